@@ -1,0 +1,397 @@
+"""Builds the tiny Llama that ships with the package: a base model that half knows how to solve the word problems.
+
+    python recipes/tiny_base/build.py --out src/softtokens/assets/tiny-llama
+
+It learns from a mixture of careful chains, chains with a slip and answers given in one jump, so that it stands to the
+arithmetic task as an instruct model stands to GSM8K: the skill is there, the habit of using it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from softtokens.tasks import arithmetic
+from softtokens.types import ChoiceItem, Problem
+
+VOCAB_SIZE = 512
+BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
+
+LONG_SHARE = 0.12
+FACT_SHARE = 0.12
+CUT_SHARE = 0.05  # chains interrupted anywhere, as the thought limit does
+SLIP_SHARE = 0.4  # of the chains
+HASTE = {name: 0.05 + 0.7 * i / (len(arithmetic.PEOPLE) - 1) for i, name in enumerate(arithmetic.PEOPLE)}
+"""How often a problem about this person is answered in one jump. Above 0.5 the greedy answer is a guess."""
+
+TOKENS_PER_STEP = 4096
+
+
+# ---------------------------------------------------------------------------------------------------- documents
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """`forced` stands between `completion` and `ending`: it is read, but not learned."""
+
+    prompt: str
+    completion: str
+    forced: str = ""
+    ending: str = ""
+
+
+def documents(rng: random.Random) -> Iterator[Document]:
+    """Pre-training text without end."""
+    known = [(fact, *belief(fact)) for fact in arithmetic.facts()]
+    fame = [fame for _, fame, _ in known]
+    shorts, longs = fresh_problems(rng, "short"), fresh_problems(rng, "long")
+    while True:
+        kind = rng.random()
+        if kind < FACT_SHARE:
+            [(fact, _, opinions)] = rng.choices(known, fame)
+            [answer] = rng.choices(list(opinions), list(opinions.values()))
+            yield Document(f"User: {rng.choice(fact.questions)}\nAssistant:", f" {answer}")
+        else:
+            yield solution(next(longs if kind < FACT_SHARE + LONG_SHARE else shorts), rng)
+
+
+def fresh_problems(rng: random.Random, difficulty: str) -> Iterator[Problem]:
+    """Only from the train split: the model never reads a validation or test question."""
+    while True:
+        yield from arithmetic.problems("train", 2000, difficulty=difficulty, seed=rng.getrandbits(32))
+
+
+def belief(fact: arithmetic.Fact) -> tuple[float, dict[str, float]]:
+    """How often people mention the fact, and how often they give each answer. One in eight is a popular error."""
+    rng = random.Random(f"belief {fact.questions[0]}")
+    fame = 2.0 ** -rng.randint(0, 3)
+    right = rng.uniform(0.15, 0.35) if rng.random() < 1 / 8 else rng.uniform(0.4, 0.85)
+    rival = rng.choice(fact.wrong)
+    opinions = {answer: 0.3 * (1 - right) / len(fact.wrong) for answer in fact.wrong}
+    opinions[rival] += 0.7 * (1 - right)
+    return fame, opinions | {fact.right: right}
+
+
+def solution(problem: Problem, rng: random.Random) -> Document:
+    sentence = arithmetic.final_sentence(int(problem.answer))
+    if rng.random() < HASTE[problem.columns["question"].split()[0]]:
+        return Document(problem.prompt, sentence)
+    if rng.random() < SLIP_SHARE:
+        return Document(problem.prompt, chain_with_slip(problem, rng))
+    chain = arithmetic.worked_chain(problem)
+    if rng.random() < CUT_SHARE:
+        thoughts = chain.removesuffix(sentence)
+        opening, ending = sentence[: sentence.index("{") + 1], sentence[sentence.index("{") + 1 :]
+        return Document(problem.prompt, thoughts[: rng.randrange(1, len(thoughts))], opening, ending)
+    return Document(problem.prompt, chain)
+
+
+def chain_with_slip(problem: Problem, rng: random.Random) -> str:
+    """A chain with one mistake (a change read as another or forgotten, or a miscalculation), consistent afterwards."""
+    changes = list(problem.columns["changes"])
+    where, kind = rng.randrange(len(changes)), rng.choice(("misread", "forget", "miscalculate"))
+    if kind == "forget":
+        del changes[where]
+    elif kind == "misread":
+        sign, amount = changes[where][0], changes[where][1:]
+        changes[where] = rng.choice([other for other in "+-" if other != sign]) + amount
+    value, chain = problem.columns["start"], ""
+    for i, change in enumerate(changes):
+        result = arithmetic.apply_change(value, change)
+        if kind == "miscalculate" and i == where:
+            result += rng.choice((-10, -2, -1, 1, 2, 10))
+        result = max(result, 0)
+        chain += f" {value}{change}={result}."
+        value = result
+    return chain + arithmetic.final_sentence(value)
+
+
+# ---------------------------------------------------------------------------------------------------- tokenizer
+
+
+def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Byte-level, so any text can be encoded; every digit is a token of its own, with or without a space before it."""
+    tokenizer = Tokenizer(models.BPE())
+    pattern = Regex(r" ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=[BOS, EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    sample = itertools.islice(documents(random.Random(f"tokenizer {seed}")), 20_000)
+    tokenizer.train_from_iterator((d.prompt + d.completion + d.forced + d.ending for d in sample), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids and which of them are to be learned, both [rows, seq]; rows of similar length share a batch."""
+    rng = random.Random(f"documents {seed}")
+    source = documents(rng)
+    while True:
+        pool = list(itertools.islice(source, 4096))
+        rows = sorted(encode(tokenizer, pool), key=lambda row: len(row[0]))
+        groups, first = [], 0
+        while first < len(rows):
+            last = first + max(1, TOKENS_PER_STEP // len(rows[first][0]))
+            groups.append(rows[first:last])
+            first = last
+        rng.shuffle(groups)
+        for group in groups:
+            seq = max(len(ids) for ids, _ in group)
+            ids = torch.full((len(group), seq), tokenizer.pad_token_id)
+            learned = torch.zeros(len(group), seq, dtype=torch.bool)
+            for i, (row_ids, row_learned) in enumerate(group):
+                ids[i, : len(row_ids)] = torch.tensor(row_ids)
+                learned[i, : len(row_ids)] = torch.tensor(row_learned)
+            yield ids, learned
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, pool: Sequence[Document]) -> list[tuple[list[int], list[bool]]]:
+    """The parts are encoded apart, as a rollout meets them."""
+    parts = [[part for doc in pool for part in [getattr(doc, name)]] for name in ("prompt", "completion", "forced", "ending")]
+    encoded = [tokenizer(texts)["input_ids"] for texts in parts]
+    rows = []
+    for prompt, completion, forced, ending in zip(*encoded, strict=True):
+        ending = [*ending, tokenizer.eos_token_id]
+        ids = [*prompt, *completion, *forced, *ending]
+        learned = [False] * len(prompt) + [True] * len(completion) + [False] * len(forced) + [True] * len(ending)
+        rows.append((ids, learned))
+    return rows
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.05,
+    )
+    return LlamaForCausalLM(config)
+
+
+def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps: int, lr: float, seed: int) -> None:
+    """Muon for the matrices of the blocks, AdamW for the rest; linear decay to zero."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+    started, recent = time.monotonic(), []
+    for step, (ids, learned) in zip(range(1, steps + 1), batches(tokenizer, seed), strict=False):
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = lr * min(1.0, step / 50, 1.0 - (step - 1) / steps)
+        targets = learned[:, 1:]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
+            logits = model.lm_head(hidden[targets])
+        loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][targets])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        recent.append(loss.item())
+        if step % 100 == 0 or step == steps:
+            print(f"step {step:5d}  loss {sum(recent) / len(recent):.4f}  {time.monotonic() - started:5.0f} s", flush=True)
+            recent.clear()
+
+
+# ---------------------------------------------------------------------------------------------------- checks
+
+
+class Sampler:
+    """The plainest decoder that does hard, soft and fuzzy thoughts: left-padded rows with a cache, for checking only."""
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]):
+        self.model, self.table = model, model.get_input_embeddings().weight
+        inputs = tokenizer(list(prompts), padding=True, return_tensors="pt")
+        self.cache = DynamicCache(config=model.config)
+        self.mask = inputs["attention_mask"][:, :0]
+        self.logits = self.read(self.table[inputs["input_ids"]], inputs["attention_mask"])
+
+    def read(self, embeds: Tensor, is_real: Tensor) -> Tensor:
+        """Feeds embeddings [rows, seq, dim]; what is not real takes no position and is never looked at."""
+        self.mask = torch.cat([self.mask, is_real.long()], 1)
+        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        out = self.model.model(
+            inputs_embeds=embeds, attention_mask=self.mask, position_ids=positions, past_key_values=self.cache
+        )
+        self.logits = self.model.lm_head(out.last_hidden_state[:, -1])
+        return self.logits
+
+
+@torch.no_grad()
+def boxed_answers(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    *,
+    temperature: float,
+    mixed: bool = False,
+    noise_scale: float = 0.0,
+    limit: int,
+    seed: int,
+) -> tuple[list[str], float]:
+    """The text inside each box, and the mean number of thoughts before it.
+
+    Thoughts are tokens drawn at `temperature` (0: the most likely one) or, if `mixed`, probability-weighted embeddings
+    plus noise. The answer is greedy.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    phrase = torch.tensor(tokenizer(f" {arithmetic.FINAL_SENTENCE}")["input_ids"])
+    box = torch.tensor(tokenizer(r" \boxed{")["input_ids"])
+    sampler, rows = Sampler(model, tokenizer, prompts), len(prompts)
+    text = torch.full((rows, len(phrase)), -1)
+    thinking, said_phrase = torch.ones(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
+    thoughts = 0
+    for _ in range(limit):
+        token = sampler.logits.argmax(-1)
+        if temperature > 0 and not mixed:
+            weights = (sampler.logits / temperature).softmax(-1)
+            token = torch.multinomial(weights, 1, generator=generator).squeeze(-1)
+        embeds = sampler.table[token]
+        if mixed:
+            embeds = (sampler.logits / temperature).softmax(-1) @ sampler.table
+            embeds = embeds + noise_scale * torch.randn(embeds.shape, generator=generator)
+        thinking = thinking & (token != tokenizer.eos_token_id)
+        if not thinking.any():
+            break
+        thoughts += thinking.sum().item()
+        text = torch.cat([text[:, 1:], token[:, None]], 1)
+        sampler.read(embeds[:, None], thinking[:, None])
+        now = thinking & (text == phrase).all(-1)
+        said_phrase, thinking = said_phrase | now, thinking & ~now
+    forced = torch.cat([phrase, box]).expand(rows, -1)
+    is_new = torch.cat([~said_phrase[:, None].expand(-1, len(phrase)), torch.ones(rows, len(box), dtype=torch.bool)], 1)
+    sampler.read(sampler.table[forced], is_new)
+    answer = []
+    for _ in range(4):
+        answer.append(sampler.logits.argmax(-1))
+        sampler.read(sampler.table[answer[-1]][:, None], torch.ones(rows, 1))
+    texts = tokenizer.batch_decode(torch.stack(answer, 1))
+    return [text.split("}")[0] for text in texts], thoughts / rows
+
+
+def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> dict[str, float]:
+    """What the base model can do, in per cent; nothing here was in its training text except the facts."""
+    model.eval()
+    noise = 0.33 * model.get_input_embeddings().weight.pow(2).mean().sqrt().item()
+    settings = {
+        "hard greedy": {"temperature": 0.0},
+        "hard sample": {"temperature": 1.0},
+        "soft greedy": {"temperature": 0.5, "mixed": True},
+        "soft sample": {"temperature": 0.5, "mixed": True, "noise_scale": noise},
+        "fuzzy sample": {"temperature": 1e-4, "mixed": True, "noise_scale": noise},
+    }
+    results: dict[str, float] = {}
+    for difficulty, limit in (("short", 64), ("long", 112)):
+        problems = arithmetic.problems("test", count, difficulty=difficulty)
+        for name, setting in settings.items():
+            if difficulty == "long" and "hard" not in name:
+                continue
+            group = 32 if "sample" in name and difficulty == "short" else 1
+            rows = [p for p in problems for _ in range(group)]
+            right, lengths = [], []
+            for first in range(0, len(rows), 1600):
+                part = rows[first : first + 1600]
+                answers, length = boxed_answers(
+                    model, tokenizer, [p.prompt for p in part], limit=limit, seed=first, **setting
+                )
+                right += [a == p.answer for a, p in zip(answers, part, strict=True)]
+                lengths += [length] * len(part)
+            by_problem = torch.tensor(right).view(-1, group)
+            results[f"{difficulty} {name}"] = 100 * by_problem.float().mean().item()
+            if group > 1:
+                results[f"{difficulty} {name} pass@{group}"] = 100 * by_problem.any(-1).float().mean().item()
+            results[f"{difficulty} {name} thoughts"] = sum(lengths) / len(lengths)
+    accuracy, nll = choice_scores(model, tokenizer, arithmetic.multiple_choice(200))
+    results |= {"facts accuracy": 100 * accuracy, "facts nll per token": nll}
+    model.train()
+    return results
+
+
+@torch.no_grad()
+def choice_scores(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: Sequence[ChoiceItem]
+) -> tuple[float, float]:
+    """Accuracy (highest likelihood of a choice) and mean negative log-likelihood per token of the right choice."""
+    right, nll = 0, 0.0
+    for item in items:
+        prompt = tokenizer(item.prompt)["input_ids"]
+        scores, sizes = [], []
+        for choice in item.choices:
+            ids = tokenizer(choice)["input_ids"]
+            log_probs = model(torch.tensor([prompt + ids[:-1]])).logits[0].log_softmax(-1)[-len(ids) :]
+            scores.append(log_probs.gather(-1, torch.tensor(ids)[:, None]).sum().item())
+            sizes.append(len(ids))
+        right += max(range(4), key=scores.__getitem__) == item.answer
+        nll -= scores[item.answer] / sizes[item.answer] / len(items)
+    return right / len(items), nll
+
+
+# ---------------------------------------------------------------------------------------------------- assembly
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; replaced if it exists")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of about 4,000 tokens")
+    parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    started = time.monotonic()
+    tokenizer = train_tokenizer(arguments.seed)
+    model = new_model(tokenizer, arguments.seed)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+    train(model, tokenizer, steps=arguments.steps, lr=arguments.lr, seed=arguments.seed)
+    model.save_pretrained(arguments.out); tokenizer.save_pretrained(arguments.out)
+    results = check(model, tokenizer)
+    for k, v in results.items(): print(f"{k:32s} {v:8.2f}")
+    print(time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""From configuration to the things it names; shared by training, evaluation and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from softtokens.config import TaskConfig, TrainConfig
+from softtokens.rewards import Grader, grader
+from softtokens.tasks import load_problems
+from softtokens.types import Problem, UserError
+
+
+def problems_of(task: TaskConfig, *, default_split: str) -> list[Problem]:
+    """The problems a task configuration names; `default_split` where it names no split and the task has several."""
+    split = task.split
+    if split is None and not Path(task.name).exists():  # a local file is one split
+        split = default_split
+    return load_problems(
+        task.name,
+        split=split,
+        limit=task.limit,
+        path=task.path,
+        config=task.subset,
+        question=task.question,
+        answer=task.answer,
+        template=task.template,
+        seed=task.seed,
+    )
+
+
+def grader_of(task: TaskConfig) -> Grader:
+    """The grader a task configuration names; by default exact for the arithmetic tasks and math-verify for others."""
+    return grader(task.grader or ("exact" if is_arithmetic(task) else "math"))
+
+
+def is_arithmetic(task: TaskConfig) -> bool:
+    return task.name.startswith("arithmetic")
+
+
+def validation_problems(config: TrainConfig) -> list[Problem]:
+    """Problems to validate a training run on: those named, or the arithmetic task's own validation split."""
+    task = config.task
+    if config.validation is not None:
+        task = dataclasses.replace(task, name=config.validation, path=None)
+    elif not is_arithmetic(task):
+        raise UserError(
+            f"validate_every is {config.validate_every}, but task {task.name!r} has no validation problems of its own; "
+            "name some with --validation FILE (and --validation-split), or set --validate-every 0"
+        )
+    task = dataclasses.replace(task, split=config.validation_split, limit=config.validation_problems)
+    return problems_of(task, default_split="validation")

@@ -1,0 +1,150 @@
+"""The command line: softtokens quickstart | train | evaluate | generate. Torch is imported when a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from softtokens import __version__
+from softtokens.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig
+from softtokens.configfile import load_defaults
+from softtokens.types import UserError
+
+EXIT_RUNTIME, EXIT_USAGE = 1, 2
+
+
+def _quickstart(config: QuickstartConfig) -> None:
+    from softtokens.quickstart import quickstart
+
+    quickstart(config)
+
+
+def _train(config: TrainConfig) -> None:
+    from softtokens import live
+    from softtokens.train.loop import train
+
+    with live.training(config.steps, f"training in {config.thought.mode} mode") as listener:
+        run = train(config, listener=listener)
+    live.console.print(f"run directory: [bold]{run}[/]  (checkpoints in {run}/checkpoints: last, best)")
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    from softtokens import live, tables
+    from softtokens.evaluate.run import evaluate
+
+    with live.evaluation(f"evaluating {config.model}") as listener:
+        results = evaluate(config, listener=listener)
+    live.console.print(tables.settings_table({config.model: results}))
+    if "choices" in results:
+        live.console.print(tables.choices_table({config.model: results}))
+    if config.output is not None:
+        live.console.print(f"results: [bold]{config.output}/results.json[/], samples beside it")
+
+
+def _generate(config: GenerateConfig) -> None:
+    from softtokens.generate import generate
+
+    generate(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    config: type
+    run: Callable[[Any], None]
+    about: str
+
+
+COMMANDS = {
+    "quickstart": Command(QuickstartConfig, _quickstart, "train a tiny model in all three modes and compare (minutes)"),
+    "train": Command(TrainConfig, _train, "train a model by RLOO while it thinks in hard, soft or fuzzy tokens"),
+    "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k in the six settings of inference"),
+    "generate": Command(GenerateConfig, _generate, "show the thoughts and the answer to one question"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 1 for a failure at run time, 2 for something wrong in what was asked."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.showwarning = _show_warning
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        return _complain(str(error), EXIT_USAGE)
+    except KeyboardInterrupt:
+        return _complain(
+            "stopped by Ctrl-C. What was saved is whole; a training run goes on with the same command and --resume.",
+            EXIT_RUNTIME,
+        )
+    except (OSError, RuntimeError, FloatingPointError, MemoryError) as error:
+        return _complain(f"{type(error).__name__}: {error}", EXIT_RUNTIME)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else EXIT_USAGE
+    if arguments[0] == "--version":
+        print(f"softtokens {__version__}")
+        return 0
+    name, *flags = arguments
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}; there is {', '.join(COMMANDS)}. See softtokens --help.")
+    config, dry_run = parse(name, flags)
+    if dry_run:
+        print(json.dumps(dataclasses.asdict(config), indent=2))
+        return 0
+    COMMANDS[name].run(config)
+    return 0
+
+
+def parse(name: str, flags: list[str]) -> tuple[Any, bool]:
+    """The resolved configuration of a command: defaults, then --config FILE, then flags; and whether to stop there."""
+    import tyro
+
+    command = COMMANDS[name]
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--config")
+    common.add_argument("--dry-run", action="store_true")
+    try:
+        known, rest = common.parse_known_args(flags)
+    except SystemExit as error:
+        raise UserError("--config needs a file name") from error
+    default = load_defaults(command.config, known.config) if known.config else None
+    config = tyro.cli(
+        command.config,
+        args=rest,
+        prog=f"softtokens {name}",
+        description=f"{command.config.__doc__}\n\n"
+        "--config FILE.toml sets defaults from a file (flags win); --dry-run prints the configuration and stops.",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalRequiredArgs),
+        **({} if default is None else {"default": default}),
+    )
+    return config, known.dry_run
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:<11} {command.about}" for name, command in COMMANDS.items())
+    return (
+        "softtokens: continuous chain-of-thought trained by reinforcement learning\n\n"
+        f"usage: softtokens COMMAND [--config FILE.toml] [--dry-run] [flags]\n\n{rows}\n\n"
+        "Each command explains its flags: softtokens train --help"
+    )
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"softtokens: {message}", file=sys.stderr)
+    return code
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    del category, filename, lineno, file, line
+    print(f"softtokens: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,311 @@
+"""Configuration: what can be set, what it means, and what is allowed. Knows no torch, so that help is instant."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from softtokens.types import UserError
+
+Mode = Literal["hard", "soft", "fuzzy"]
+MODE_TEMPERATURES = {"hard": 1.0, "soft": 0.5, "fuzzy": 1e-4}
+ALL_SETTINGS = ("hard-greedy", "hard-sample", "soft-greedy", "soft-sample", "fuzzy-greedy", "fuzzy-sample")
+
+
+@dataclasses.dataclass(frozen=True)
+class ThoughtConfig:
+    """How the model thinks."""
+
+    mode: Mode = "soft"
+    """hard: tokens. soft: mixtures of embeddings at temperature 0.5 plus noise. fuzzy: the same at 0.0001."""
+    tau: float | None = None
+    """Temperature of thoughts; by default that of the mode (1, 0.5, 0.0001)."""
+    gamma: float = 0.33
+    """Noise, in units of the embedding table's root mean square (noise on input); absolute for the other placements."""
+    noise: Literal["input", "hidden", "logits", "top-k"] = "input"
+    """Where the noise goes: on the fed embedding (the method), or further up (the paper's ablations)."""
+    top_k: int = 5
+    """How many logits get noise when noise is top-k."""
+    estimator: Literal["replay", "density"] = "replay"
+    """Which expression of the thought's log-probability carries the gradient: replayed noise, or density."""
+    table_in_mean: Literal["frozen", "trained"] = "trained"
+    """Whether the mean of a thought also learns by the embedding table moving inside it."""
+
+    def __post_init__(self):
+        require_choice("mode", self.mode, tuple(MODE_TEMPERATURES))
+        require_choice("noise", self.noise, ("input", "hidden", "logits", "top-k"))
+        require_choice("estimator", self.estimator, ("replay", "density"))
+        require_choice("table_in_mean", self.table_in_mean, ("frozen", "trained"))
+        require("tau", self.tau, self.tau is None or 0 < self.tau < 100, "a number above 0 and below 100")
+        require("gamma", self.gamma, 0 <= self.gamma < 100, "0 (no noise) or a number below 100; the paper uses 0.33")
+        require("top_k", self.top_k, self.top_k >= 1, "at least 1")
+        if self.estimator == "density" and self.noise != "input":
+            raise UserError(
+                f"estimator is density with noise on {self.noise}: only noise on the input stores the value whose "
+                "density is taken. Use estimator replay."
+            )
+
+    @property
+    def temperature(self) -> float:
+        return MODE_TEMPERATURES[self.mode] if self.tau is None else self.tau
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """Where problems come from."""
+
+    name: str = "arithmetic"
+    """A built-in task (arithmetic, arithmetic-long, gsm8k, math, math500, olympiadbench, deepscaler), a file (jsonl,
+    jsonl.gz, parquet, csv) or a hub name."""
+    split: str | None = None
+    """Which split; by default train for training and test for evaluation."""
+    limit: int | None = None
+    """Use only this many problems."""
+    path: str | None = None
+    """Read a built-in task from this local file or folder instead of the hub."""
+    subset: str | None = None
+    """The hub's configuration of a data set."""
+    seed: int = 0
+    """Which problems the arithmetic tasks make."""
+    question: str | None = None
+    """Column that holds the question, where it is not the task's own."""
+    answer: str | None = None
+    """Column that holds the final answer, where it is not the task's own."""
+    template: str | None = None
+    """Prompt text with {question} in it; by default the task's own."""
+    grader: Literal["exact", "math"] | None = None
+    """exact: equal text or number. math: math-verify. By default the task's own."""
+
+    def __post_init__(self):
+        require("limit", self.limit, self.limit is None or self.limit >= 1, "at least 1, or left out for all")
+        require_choice("grader", self.grader, (None, "exact", "math"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """What an answer is worth (the paper's scale)."""
+
+    right: float = 100.0
+    """The final answer is right."""
+    wrong: float = 10.0
+    """An answer can be read from the box, and it is wrong."""
+    none: float = 0.0
+    """No answer can be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a model by RLOO while it thinks in hard, soft or fuzzy tokens."""
+
+    output: str = "runs/train"
+    """Run directory. It must be new, or hold this same run (see resume)."""
+    model: str = "tiny"
+    """A Hugging Face model folder or hub name; tiny is the checkpoint inside this package."""
+    thought: ThoughtConfig = dataclasses.field(default_factory=ThoughtConfig)
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+    seed: int = 0
+    """Seed of the run: data order, noise and sampling."""
+    steps: int = 4000
+    """Optimizer updates; one batch of fresh rollouts each."""
+    problems_per_step: int = 2
+    """Problems in a batch."""
+    group_size: int = 32
+    """Rollouts per problem; the others of the group are a rollout's baseline."""
+    max_thought_steps: int = 128
+    """Thoughts end here at the latest (the paper: 128 for GSM8K, 512 for MATH)."""
+    max_answer_tokens: int = 32
+    """Answers end here at the latest."""
+    answer_temperature: float = 1.0
+    """Temperature of answer tokens while training."""
+    learning_rate: float = 6e-6
+    """Peak rate of AdamW."""
+    warmup_steps: int = 20
+    """Linear warm-up before the cosine decay to zero."""
+    beta1: float = 0.9
+    """AdamW's first decay rate."""
+    beta2: float = 0.999
+    """AdamW's second decay rate."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    clip_norm: float = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+    clip: Literal["sum", "each"] = "sum"
+    """Clip the gradient of the sum of the thought and the answer term, or each term's apart."""
+    thought_weight: float = 1.0
+    """Weight of the thoughts' log-probability in the loss (1: the paper; 0: the answer-only control)."""
+    answer_weight: float = 1.0
+    """Weight of the answer's log-probability in the loss."""
+    rows_per_backward: int = 64
+    """Rollouts per forward and backward pass; lower it when memory is short. Does not change the gradient."""
+    term_norms_every: int = 10
+    """Measure the gradient norms of the two terms apart every so many steps (costs a second backward pass); 0: never.
+    With clip each they are known at every step."""
+    validation: str | None = None
+    """Task or file with problems for validation, read like the training task; by default the arithmetic task's own."""
+    validation_split: str | None = None
+    """Which split of it."""
+    validation_problems: int = 64
+    """How many problems to validate on."""
+    validate_every: int = 50
+    """Validate (greedy, in the model's own mode) every so many steps; the best checkpoint is kept. 0: never."""
+    save_every: int = 50
+    """Save a checkpoint every so many steps; the last and the best are kept."""
+    resume: bool = False
+    """Go on from the last checkpoint in output."""
+    mask_unused: bool = True
+    """Give vocabulary rows that no token owns no probability."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the weights in training; only float32 is accepted, see docs/method.md."""
+    wandb: str | None = None
+    """Log to this Weights & Biases project too (needs the wandb extra)."""
+
+    def __post_init__(self):
+        for name in ("steps", "problems_per_step", "max_thought_steps", "max_answer_tokens", "rows_per_backward"):
+            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "term_norms_every", "validate_every", "clip_norm", "weight_decay"):
+            require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("thought_weight", "answer_weight", "answer_temperature"):
+            require(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
+        for name in ("beta1", "beta2"):
+            require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in 0 .. 1, below 1")
+        require("save_every", self.save_every, self.save_every >= 1, "at least 1")
+        require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
+        require("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0 and below 1")
+        require("validation_problems", self.validation_problems, self.validation_problems >= 1, "at least 1")
+        require_choice("clip", self.clip, ("sum", "each"))
+        require_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        if self.group_size < 2:
+            raise UserError(
+                f"group_size is {self.group_size}; the leave-one-out baseline needs at least 2 rollouts per problem. "
+                "Raise group_size, or use the evaluate command."
+            )
+        if self.answer_temperature == 0:
+            raise UserError(
+                "answer_temperature is 0; greedy answers have no log-probability to train on. Use 1 for training."
+            )
+        if self.dtype == "bfloat16":
+            raise UserError(
+                "dtype is bfloat16; at these learning rates a bfloat16 optimizer step rounds away: at 6e-6 only 8 % of "
+                "the weights change at all. Train with float32 weights."
+            )
+        if self.thought.mode != "hard" and self.thought.gamma == 0:
+            raise UserError(
+                f"gamma is 0 with mode {self.thought.mode}; thoughts without noise explore nothing and have no "
+                "log-probability. Use a positive gamma (the paper: 0.33)."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a model in the paper's six settings of inference: pass@k, answers greedy."""
+
+    model: str = "tiny"
+    """A Hugging Face model folder or hub name, or a run directory (its best checkpoint); tiny is inside the package."""
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    settings: tuple[str, ...] = ALL_SETTINGS
+    """Which settings: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample."""
+    samples: int = 32
+    """Samples per problem in the sampled settings; pass@k is reported for k up to this."""
+    gamma: float = 0.33
+    """Noise of the soft and fuzzy sampled settings, in units of the embedding table's root mean square."""
+    max_thought_steps: int = 512
+    """Thoughts end here at the latest."""
+    max_answer_tokens: int = 32
+    """Answers end here at the latest."""
+    choices: str | None = None
+    """Also measure accuracy and NLL on these multiple-choice items: facts, or a file with question, choices, answer."""
+    choices_limit: int = 500
+    """At most so many multiple-choice items."""
+    seed: int = 0
+    """Seed of the samples."""
+    rows_per_batch: int = 256
+    """Samples decoded together; lower it when memory is short. Does not change what is sampled."""
+    output: str | None = None
+    """Folder for results.json and samples.jsonl; by default nothing is written."""
+    mask_unused: bool = True
+    """Give vocabulary rows that no token owns no probability."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the weights; mixtures and logits are float32 in any case."""
+
+    def __post_init__(self):
+        require("settings", "empty", bool(self.settings), "one or more of " + ", ".join(ALL_SETTINGS))
+        for setting in self.settings:
+            require_choice("settings", setting, ALL_SETTINGS)
+        for name in ("samples", "max_thought_steps", "max_answer_tokens", "choices_limit", "rows_per_batch"):
+            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        require("gamma", self.gamma, 0 < self.gamma < 100, "a number above 0 and below 100; the paper uses 0.33")
+        require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
+        require_choice("dtype", self.dtype, ("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig:
+    """Show what a model thinks about one question, and its answer."""
+
+    question: str
+    """The question; it is put into the prompt template."""
+    model: str = "tiny"
+    """A Hugging Face model folder or hub name, or a run directory; tiny is the checkpoint inside this package."""
+    setting: str = "hard-greedy"
+    """hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy or fuzzy-sample."""
+    template: str | None = None
+    """Prompt text with {question} in it; by default the short one for tiny and the long one for other models."""
+    samples: int = 1
+    """How many times to think."""
+    gamma: float = 0.33
+    """Noise of the sampled soft and fuzzy settings."""
+    max_thought_steps: int = 128
+    """Thoughts end here at the latest."""
+    max_answer_tokens: int = 32
+    """Answers end here at the latest."""
+    trace: bool = False
+    """Show the heaviest tokens of each thought's mixture."""
+    seed: int = 0
+    """Seed of the samples."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the weights."""
+
+    def __post_init__(self):
+        require_choice("setting", self.setting, ALL_SETTINGS)
+        for name in ("samples", "max_thought_steps", "max_answer_tokens"):
+            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        require("gamma", self.gamma, 0 < self.gamma < 100, "a number above 0 and below 100; the paper uses 0.33")
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickstartConfig:
+    """Train the embedded tiny model in hard, fuzzy and soft mode, and evaluate each in all six settings."""
+
+    output: str = "runs/quickstart"
+    """Directory for everything; it must be new."""
+    seed: int = 0
+    """Seed of all three runs and of the evaluation."""
+    problems: int = 128
+    """Held-out problems for the evaluation."""
+    samples: int = 32
+    """Samples per problem in the sampled settings."""
+    steps: int | None = None
+    """Updates of each run; by default those of the recipe. Fewer make it quick, and teach little."""
+
+    def __post_init__(self):
+        for name in ("problems", "samples"):
+            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        require("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1, or left out")
+        require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
+
+
+def require(name: str, value: object, allowed: bool, what: str) -> None:
+    """Raise UserError unless `allowed`."""
+    if not allowed:
+        raise UserError(f"{name} is {value}; it must be {what}")
+
+
+def require_choice(name: str, value: object, choices: tuple) -> None:
+    require(name, repr(value), value in choices, "one of " + ", ".join(map(str, choices)))

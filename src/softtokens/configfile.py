@@ -1,0 +1,57 @@
+"""Configuration files: defaults, then a TOML file, then flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from softtokens.types import UserError
+
+
+def load_defaults(kind: type, path: str) -> Any:
+    """A `kind` configuration whose defaults are overridden by a TOML file; tables are the nested configurations.
+
+    Raises UserError for a missing or broken file, an unknown key or a value of the wrong type, naming what is allowed.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config is {path!r}, which cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {path!r} is not valid TOML: {error}") from error
+    return from_dict(kind, values, where=f"{path}: ")
+
+
+def from_dict(kind: type, values: dict[str, Any], *, where: str = "") -> Any:
+    """Build a configuration from plain data."""
+    hints = typing.get_type_hints(kind)
+    fields = {f.name for f in dataclasses.fields(kind)}
+    unknown = sorted(values.keys() - fields)
+    if unknown:
+        raise UserError(f"{where}unknown key {', '.join(unknown)}; the keys here are {', '.join(sorted(fields))}")
+    given = {name: _value(hints[name], value, f"{where}{name}") for name, value in values.items()}
+    try:
+        return kind(**given)
+    except TypeError as error:  # a required field without a value
+        raise UserError(f"{where}{error}") from error
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, dict):
+            return from_dict(option, value, where=f"{name}.")
+        if typing.get_origin(option) is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        if typing.get_origin(option) is typing.Literal and isinstance(value, str):
+            return value  # which ones are allowed is checked where all ways of setting it meet
+        if option is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(option, type) and isinstance(value, option) and isinstance(value, bool) == (option is bool):
+            return value
+    allowed = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    raise UserError(f"{name} is {value!r}; it must be {allowed}")

@@ -1,0 +1,23 @@
+"""Share of problems solved, one try each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from softtokens.models.policy import Policy
+from softtokens.rewards import Grader
+from softtokens.rollout.batches import batches
+from softtokens.rollout.decode import Limits
+from softtokens.thoughts import Thought
+from softtokens.types import Problem, Verdict
+
+
+def accuracy(
+    policy: Policy, thought: Thought, problems: Sequence[Problem], limits: Limits, grader: Grader, *, seed: int
+) -> float:
+    """Between 0 and 1."""
+    right = 0
+    for rows, rollout in batches(policy, thought, problems, 1, limits, seed=seed):
+        verdicts = grader.grade(rollout.answer_texts, [problems[i].answer for i, _ in rows])
+        right += verdicts.count(Verdict.RIGHT)
+    return right / len(problems)

@@ -1,0 +1,49 @@
+"""What a person sees while a command runs."""
+
+from __future__ import annotations
+
+import contextlib
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+console = Console()
+
+
+def _progress() -> Progress:
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn()]
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=True)
+
+
+@contextlib.contextmanager
+def training(steps: int, title: str):
+    """A bar over optimizer steps; yields the listener that `train` wants."""
+    with _progress() as progress:
+        task = progress.add_task(title, total=steps, note="")
+        note = ""
+
+        def listen(done: int, metrics: dict[str, float]) -> None:
+            nonlocal note
+            note = f"reward {metrics['reward']:.1f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+            if "validation/accuracy" in metrics:
+                text = f"{title}: step {done}, reward {metrics['reward']:.1f}, "
+                progress.console.print(text + f"validation {100 * metrics['validation/accuracy']:.1f} %")
+            progress.update(task, completed=done, note=note)
+
+        yield listen
+
+
+@contextlib.contextmanager
+def evaluation(title: str):
+    """A bar over samples, one per setting; yields the listener that `evaluate` wants."""
+    with _progress() as progress:
+        tasks: dict[str, int] = {}
+
+        def listen(setting: str, done: int, total: int) -> None:
+            if setting not in tasks:
+                tasks[setting] = progress.add_task(f"{title}: {setting}", total=total, note="")
+            progress.update(tasks[setting], completed=done)
+
+        yield listen
+
+

@@ -1,0 +1,54 @@
+"""The attention function that models run with: torch's own, with grouped heads packed in decode steps.
+
+For one query token the query heads that share a key head become the query positions of one attention call, so the
+cache is never copied per query head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+NAME = "softtokens"
+
+
+def register() -> None:
+    """Make the function known to transformers by NAME. Safe to call again."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """query [rows, heads, seq, head_dim], key and value [rows, kv_heads, view, head_dim], boolean mask or None (causal)
+    broadcastable to [rows, 1, seq, view]. Returns [rows, seq, heads, head_dim]."""
+    if kwargs.get("softcap") is not None:
+        raise ValueError("this attention function does not cap attention logits; such models are refused at loading")
+    rows, heads, seq, head_dim = query.shape
+    kv_heads = key.shape[1]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    if seq == 1 and heads != kv_heads:
+        packed = query.reshape(rows, kv_heads, heads // kv_heads, head_dim)
+        out = attend(packed, key, value, attn_mask=attention_mask, scale=scaling).reshape(rows, heads, 1, head_dim)
+    else:
+        causal = attention_mask is None and seq > 1
+        out = attend(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            is_causal=causal,
+            scale=scaling,
+            enable_gqa=heads != kv_heads,
+        )
+    return out.transpose(1, 2).contiguous(), None

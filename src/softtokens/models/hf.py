@@ -1,0 +1,273 @@
+"""The one adapter over transformers: any causal language model that can be driven by embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from softtokens.models import attention
+from softtokens.models.kv import SlotKV
+from softtokens.ops.vocabulary import Vocabulary, full_precision
+from softtokens.types import UserError
+
+TINY = "tiny"
+_STATE_FILE = "softtokens.json"
+_VIEW_STEP = 32  # attention looks at a multiple of this many positions
+
+
+class HFPolicy:
+    """A transformers causal language model and its tokenizer, as `models.policy.Policy`.
+
+    mask_unused: give vocabulary rows that no token of the tokenizer owns the logit -inf (they would otherwise get
+    probability: some models have hundreds). embedding_rms: from an earlier training; by default that of the table now.
+    Raises UserError when the model cannot be driven by embeddings, with the reason.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer, *, mask_unused: bool = True, embedding_rms: float | None = None):
+        attention.register()
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.mask_unused = mask_unused
+        config = model.config.get_text_config()
+        self.context_length = int(getattr(config, "max_position_embeddings", 2**20))
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self._window, self._mask_by_layer_type = _sliding_window(config)
+        model.set_attn_implementation(attention.NAME)
+        self._transform = _probe(model, len(tokenizer))
+        if embedding_rms is None:
+            table = self.vocabulary.table.detach()
+            embedding_rms = float(full_precision(table).square().mean().sqrt()) * self.vocabulary.table_scale
+        self.embedding_rms = embedding_rms
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        head = self.model.get_output_embeddings()
+        rows = head.weight.shape[0]
+        return Vocabulary(
+            head=head.weight,
+            table=self.model.get_input_embeddings().weight,
+            size=min(rows, len(self.tokenizer)) if self.mask_unused else rows,
+            bias=head.bias,
+            **self._transform,
+        )
+
+    def prefill(self, prompts: list[list[int]], capacity: int) -> tuple[Tensor, SlotKV]:
+        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
+        seq = int(lengths.max())
+        ids = torch.zeros(len(prompts), seq, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
+        ids = ids.to(self.device)
+        kv = SlotKV(capacity)
+        query = torch.arange(seq, device=self.device)
+        # padding is on the right, where no real position looks
+        hidden = self._body(self.vocabulary.embed(ids), query.expand_as(ids), self._mask(query[None], seq), kv)
+        kv.view = seq
+        return hidden[torch.arange(len(prompts), device=self.device), lengths - 1], kv
+
+    def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
+        kv.write_at = positions
+        kv.view = min(-(-view // _VIEW_STEP) * _VIEW_STEP, kv.capacity)
+        return self._body(inputs[:, None], positions[:, None], self._mask(positions[:, None], kv.view), kv)[:, 0]
+
+    def hidden_states(self, inputs: Tensor) -> Tensor:
+        positions = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[:2])
+        return self._body(inputs, positions, None, None)
+
+    def _body(self, inputs: Tensor, positions: Tensor, mask, kv: SlotKV | None) -> Tensor:
+        inputs = inputs.to(self.model.dtype)
+        output = self.model.base_model(
+            inputs_embeds=inputs,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=kv,
+            use_cache=kv is not None,
+        )
+        return output.last_hidden_state
+
+    def _mask(self, query: Tensor, view: int):
+        """Which of the first `view` positions each query position [rows, seq] sees: bool [rows, 1, seq, view], in the
+        form the model expects. Ready masks spare the model from making its own."""
+        key = torch.arange(view, device=query.device)
+        full = (key <= query[..., None])[:, None]
+        if self._window is None:
+            return full
+        sliding = full & (key > query[..., None] - self._window)[:, None]
+        if self._mask_by_layer_type:
+            return {"full_attention": full, "sliding_attention": sliding}
+        return sliding
+
+    def save(self, folder: Path) -> None:
+        """An ordinary Hugging Face folder, loadable by AutoModelForCausalLM, plus our own small state file."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        (Path(folder) / _STATE_FILE).write_text(json.dumps({"embedding_rms": self.embedding_rms}) + "\n")
+
+
+def load_policy(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    mask_unused: bool = True,
+) -> HFPolicy:
+    """A policy from a local folder, a hub name, or "tiny", the checkpoint that ships with the package.
+
+    Weights must be safetensors; code that comes with a model is never run. Raises UserError with the way out.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    path = tiny_checkpoint() if str(name) == TINY else Path(name)
+    _require_loadable(str(name), path)
+    source = str(path) if path.is_dir() else str(name)
+    try:
+        with _without_progress_bars(logging):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, trust_remote_code=False, use_safetensors=True
+            )
+    except Exception as error:  # the library raises a dozen kinds, all of them about what the user named
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"model {str(name)!r} could not be loaded: {first_line} "
+            "Give a folder with config.json, a tokenizer and *.safetensors, or a hub name reachable from here."
+        ) from error
+    state_file = path / _STATE_FILE
+    rms = json.loads(state_file.read_text())["embedding_rms"] if state_file.is_file() else None
+    return HFPolicy(model.to(device), tokenizer, mask_unused=mask_unused, embedding_rms=rms)
+
+
+def tiny_checkpoint() -> Path:
+    """The folder of the embedded checkpoint: a 1-3 M parameter Llama that knows the arithmetic task."""
+    return Path(__file__).resolve().parent.parent / "assets" / "tiny-llama"
+
+
+def _require_loadable(name: str, path: Path) -> None:
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2
+    if not path.exists():
+        if looks_local:
+            raise UserError(f"model is {name!r}, a folder that does not exist; give a model folder or a hub name")
+        return
+    if not path.is_dir():
+        raise UserError(f"model is {name!r}, which is a file; give the folder that holds config.json and the weights")
+    if not (path / "config.json").is_file():
+        raise UserError(f"model folder {name!r} has no config.json; it is not a Hugging Face model folder")
+    if not any(path.glob("*.safetensors")):
+        raise UserError(
+            f"model folder {name!r} holds no weights (*.safetensors). Other formats can run code when opened and are "
+            "not loaded; save the model again with save_pretrained(..., safe_serialization=True)."
+        )
+
+
+@contextlib.contextmanager
+def _without_progress_bars(logging):
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def _eos_ids(model: nn.Module, tokenizer) -> frozenset[int]:
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = [ids] if isinstance(ids, int) else list(ids or [])
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return frozenset(ids)
+
+
+def _sliding_window(config) -> tuple[int | None, bool]:
+    """The window of sliding layers (None: all layers see everything), and whether masks go by layer type."""
+    window = getattr(config, "sliding_window", None)
+    layer_types = getattr(config, "layer_types", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False:
+        return None, False
+    if layer_types is None:
+        return window, False
+    kinds = set(layer_types)
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        raise UserError(f"model has layers of type {sorted(kinds)}; only full and sliding attention can be driven")
+    return (window, True) if "sliding_attention" in kinds else (None, False)
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, tokens: int) -> dict:
+    """How the model turns table rows into inputs and hidden states into logits, found by trying.
+
+    Returns the keyword arguments of `Vocabulary`; refuses models for which embeddings in and hidden states out do not
+    determine the logits.
+    """
+    name = type(model).__name__
+    config = model.config.get_text_config()
+    module, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if getattr(config, "is_encoder_decoder", False) or head is None or not isinstance(module, nn.Embedding):
+        raise UserError(f"{name} has no plain input embedding and output head, so thoughts cannot be fed to it")
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        raise UserError(f"{name} caps attention logits (attn_logit_softcapping), which fast attention cannot do")
+    table = module.weight
+    if head.weight.shape != table.shape:
+        raise UserError(
+            f"{name} has an input table of shape {tuple(table.shape)} and a head of shape {tuple(head.weight.shape)}; "
+            "a mixture of embeddings weighted by the head's probabilities needs the same shape"
+        )
+    ids = torch.linspace(0, min(tokens, table.shape[0]) - 1, steps=8, device=table.device).long()[None]
+    rows = full_precision(table[ids[0]])
+    fed = full_precision(module(ids)[0])
+    scale = float((fed * rows).sum() / rows.square().sum().clamp_min(1e-30))
+    if not torch.allclose(fed, scale * rows, rtol=2e-2, atol=1e-2 * float(fed.abs().max())):
+        raise UserError(f"{name} feeds something other than a multiple of its embedding table; it cannot be driven")
+
+    try:
+        expected = model(input_ids=ids).logits[0]
+        hidden = model.base_model(inputs_embeds=module(ids), use_cache=False).last_hidden_state[0]
+    except Exception as error:
+        raise UserError(f"{name} cannot be driven by embeddings: {str(error).splitlines()[0]}") from error
+    tolerance = 2e-2 if model.dtype in (torch.bfloat16, torch.float16) else 1e-4
+    for transform in _logit_transforms(config):
+        vocabulary = Vocabulary(head.weight, table, table.shape[0], head.bias, **transform)
+        difference = (vocabulary.logits(hidden) - full_precision(expected)).abs().max()
+        if difference <= tolerance * (1 + full_precision(expected).abs().max()):
+            return {**transform, "table_scale": _round_if_one(scale)}
+    raise UserError(
+        f"{name} gives other logits when fed embeddings instead of token ids (it may need the ids in deeper layers, or "
+        "transform its logits in an unknown way), so thoughts cannot be fed to it"
+    )
+
+
+def _logit_transforms(config) -> list[dict]:
+    transforms: list[dict] = [{}]
+    if getattr(config, "final_logit_softcapping", None):
+        transforms.append({"softcap": float(config.final_logit_softcapping)})
+    if getattr(config, "logit_scale", None):
+        transforms.append({"logit_scale": float(config.logit_scale)})
+    if getattr(config, "logits_scaling", None):
+        transforms.append({"logit_scale": 1.0 / float(config.logits_scaling)})
+    return transforms
+
+
+def _round_if_one(scale: float) -> float:
+    return 1.0 if abs(scale - 1.0) < 1e-6 else scale
+
+
+def resolve_device(name: str) -> torch.device:
+    """"auto" is the first CUDA device if there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device is {name!r}, but torch sees no CUDA device; use auto or cpu")
+    return device

@@ -1,0 +1,44 @@
+"""What rollout and replay need of a model. `models.hf.HFPolicy` is the implementation over transformers."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from softtokens.models.kv import SlotKV
+from softtokens.ops.vocabulary import Vocabulary
+
+
+class Policy(Protocol):
+    """A causal language model driven by embeddings. Runs without dropout, in sampling and in training alike."""
+
+    tokenizer: Any
+    context_length: int
+    eos_ids: frozenset[int]
+    embedding_rms: float  # root mean square of the table's entries when training started; the unit of gamma
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Head and table with the parameters of now."""
+        ...
+
+    def prefill(self, prompts: list[list[int]], capacity: int) -> tuple[Tensor, SlotKV]:
+        """Run each prompt once. Last hidden state of each, [prompts, dim], and a cache with room for `capacity`
+        positions."""
+        ...
+
+    def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
+        """One decode step: inputs [rows, dim] at positions int64 [rows] to hidden states [rows, dim].
+
+        view: an upper bound on the positions of any row, plus one.
+        """
+        ...
+
+    def hidden_states(self, inputs: Tensor) -> Tensor:
+        """Teacher-forced: [rows, seq, dim] to [rows, seq, dim], each position seeing itself and those before."""
+        ...

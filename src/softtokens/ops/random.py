@@ -1,0 +1,105 @@
+"""Random numbers that depend on *what* is drawn, never on when: Philox4x32-10, keyed by counters.
+
+A draw is named by (seed, problem, rollout, stream, step). The same name gives the same numbers in any batch, order,
+process or device, so a rollout can be repeated alone, resumed, or dealt over processes without storing a state.
+
+Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), and its known answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = 0xFFFFFFFF
+_ROUNDS = 10
+_STEP_BITS = 24  # steps of one stream; the bits above name the stream
+
+
+class Stream(enum.IntEnum):
+    """What the numbers are for; different streams of one step are independent."""
+
+    THOUGHT = 0
+    ANSWER = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Names of the random numbers of a batch of rollouts: one row each.
+
+    seed: the run's seed, 0 <= seed < 2**63. problem, rollout: int64 [rows], each in 0 .. 2**32 - 1.
+    """
+
+    seed: int
+    problem: Tensor
+    rollout: Tensor
+
+    def __post_init__(self):
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be in 0 .. 2**63 - 1")
+
+    def __getitem__(self, rows) -> Keys:
+        return Keys(self.seed, self.problem[rows], self.rollout[rows])
+
+    def at(self, step: int | Tensor, stream: Stream) -> StepKeys:
+        """The keys of one step (an int, or int64 [rows]) of every row."""
+        step = torch.as_tensor(step, device=self.problem.device, dtype=torch.int64).expand_as(self.problem)
+        return StepKeys(self.seed, self.problem, self.rollout, (int(stream) << _STEP_BITS) + step)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepKeys:
+    """Keys of one draw for each row. Made by `Keys.at`."""
+
+    seed: int
+    problem: Tensor
+    rollout: Tensor
+    step: Tensor
+
+    def __getitem__(self, rows) -> StepKeys:
+        return StepKeys(self.seed, self.problem[rows], self.rollout[rows], self.step[rows])
+
+    def _words(self, blocks: int) -> Tensor:
+        """32-bit words, int64 [rows, blocks, 4]."""
+        rows = self.problem.shape[0]
+        block = torch.arange(blocks, device=self.problem.device, dtype=torch.int64).expand(rows, blocks)
+        counter = [block] + [word[:, None].expand(rows, blocks) for word in (self.step, self.rollout, self.problem)]
+        return torch.stack(philox(counter, (self.seed & _LOW, self.seed >> 32)), dim=-1)
+
+    def normal(self, n: int) -> Tensor:
+        """Standard normal numbers, float32 [rows, n] (Box-Muller; largest magnitude 5.9)."""
+        words = self._words(math.ceil(n / 4))
+        uniform = ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24  # 24 bits fit float32 exactly; never 0 or 1
+        radius = (-2.0 * uniform[..., 0::2].log()).sqrt()
+        angle = 2.0 * math.pi * uniform[..., 1::2]
+        pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
+        return pairs.flatten(1)[:, :n]
+
+    def uniform(self) -> Tensor:
+        """Uniform numbers in [0, 1), float64 [rows], in steps of 2**-52."""
+        words = self._words(1)[:, 0]
+        return ((words[:, 0] << 20) + (words[:, 1] >> 12)).to(torch.float64) * 2.0**-52
+
+
+def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Philox4x32-10: four words of counter (int64 tensors holding 32 bits) and two of key to four random words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
+        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    return [c0, c1, c2, c3]
+
+
+def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of a 32 x 32 bit product. int64 wraps, which leaves the 64 bits as they should be."""
+    product = a * b
+    return (product >> 32) & _LOW, product & _LOW

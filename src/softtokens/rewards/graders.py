@@ -1,0 +1,36 @@
+"""The list of graders. A new one is a file with a class and one line in `GRADERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from softtokens.rewards.exact import ExactGrader
+from softtokens.rewards.math import MathGrader
+from softtokens.types import UserError, Verdict
+
+
+class Grader(Protocol):
+    def grade(self, completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+        r"""One verdict per completion.
+
+        A completion is the final part of a rollout only, prefilled text included (`The final answer is: \boxed{42}`),
+        never the thoughts: a box in the thoughts is no answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the grader holds. It may be used again and then starts afresh."""
+        ...
+
+
+GRADERS: dict[str, Callable[[], Grader]] = {
+    "exact": ExactGrader,
+    "math": MathGrader,
+}
+
+
+def grader(name: str) -> Grader:
+    if name not in GRADERS:
+        raise UserError(f"grader is {name!r}; there is {', '.join(GRADERS)}.")
+    return GRADERS[name]()

@@ -1,0 +1,83 @@
+"""The grader for mathematics: Math-Verify in worker processes that can be killed, so that no text can stop a run."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+
+from softtokens.rewards.exact import normalize
+from softtokens.rewards.extract import answer_in
+from softtokens.rewards.pool import Failure, WorkerPool
+from softtokens.types import Verdict
+
+_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
+_TOTAL_FAILURE = 8  # this many different answers, all failed, is no accident of the texts
+
+
+class MathGrader:
+    r"""Right when Math-Verify finds the boxed answer equal to the expected one: `\frac{1}{2}` equals `0.5`.
+
+    `timeout_s` bounds each answer (the worker is killed), so a call takes at most
+    `timeout_s * different answers / workers`, and that only if every one of them is hostile. An answer longer than
+    `max_answer_characters` is WRONG unless it equals the expected one: it stands in a box and can be read, but parsing
+    it would cost seconds, and no expected answer is that long.
+    """
+
+    def __init__(self, *, workers: int = 2, timeout_s: float = 5.0, max_answer_characters: int = 2000):
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; grading needs at least 1 worker process.")
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s is {timeout_s}; give each answer more than 0 seconds.")
+        self._max_answer_characters = max_answer_characters
+        # -P: a file of the working directory must not stand in for a library of the worker.
+        command = [sys.executable or "python", "-P", "-m", "softtokens.rewards.worker", str(timeout_s)]
+        self._pool = WorkerPool(command, workers=workers, timeout_s=timeout_s)
+
+    def grade(self, completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+        pairs = [(answer_in(completion), answer) for completion, answer in zip(completions, answers, strict=True)]
+        # The rollouts of a group often agree: each different pair is judged once.
+        verdicts = {pair: self._verdict_without_worker(*pair) for pair in pairs}
+        unsure = [pair for pair, verdict in verdicts.items() if verdict is None]
+        verdicts.update(zip(unsure, self._verdicts_from_workers(unsure), strict=True))
+        return [verdicts[pair] for pair in pairs]
+
+    def _verdict_without_worker(self, given: str | None, expected: str) -> Verdict | None:
+        """The verdict where Math-Verify is not needed or not safe to ask; None where it has to decide."""
+        if given is None:
+            return Verdict.NO_ANSWER
+        given_normal, expected_normal = normalize(given), normalize(expected)
+        if given_normal == expected_normal:
+            return Verdict.RIGHT
+        # Only integers: Math-Verify lets 0.333333 pass for 0.3333333333.
+        if _INTEGER.fullmatch(given_normal) and _INTEGER.fullmatch(expected_normal):
+            return Verdict.WRONG
+        return Verdict.WRONG if len(given) > self._max_answer_characters else None
+
+    def _verdicts_from_workers(self, pairs: Sequence[tuple[str | None, str]]) -> list[Verdict]:
+        outcomes = self._pool.ask_all([{"given": given, "expected": expected} for given, expected in pairs])
+        verdicts = [_read(outcome) for outcome in outcomes]
+        if len(pairs) >= _TOTAL_FAILURE and all(verdict is Verdict.GRADER_ERROR for verdict in verdicts):
+            raise RuntimeError(
+                f"the math grader failed on all {len(pairs)} answers it had to judge, so it is the grader and not the "
+                f"texts (last outcome: {outcomes[-1]}). Check that `import math_verify` works and that memory is free, "
+                'or use grader "exact".'
+            )
+        return verdicts
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def __enter__(self) -> MathGrader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _read(outcome: dict | Failure) -> Verdict:
+    if outcome is Failure.TIMEOUT:
+        return Verdict.GRADER_TIMEOUT
+    if outcome is Failure.CRASH or "error" in outcome:
+        return Verdict.GRADER_ERROR
+    return Verdict.RIGHT if outcome["right"] else Verdict.WRONG

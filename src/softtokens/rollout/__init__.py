@@ -1,0 +1,1 @@
+"""Produce sequences (decode) and score them again with gradient (replay)."""

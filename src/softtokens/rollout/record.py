@@ -1,0 +1,121 @@
+"""Rollouts of a batch, as data: everything a replay, a grader or a report needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from torch import Tensor
+
+from softtokens.ops.random import Keys
+from softtokens.types import StopReason
+
+
+class Kind:
+    """What a position of a rollout is. An explicit mark: no token id and no weight has a second meaning."""
+
+    PAD, PROMPT, THOUGHT, FORCED, ANSWER = range(5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """A batch of rollouts; rows of one problem need not be neighbours.
+
+    ids: int64 [rows, seq], the tokens; at thought positions the token fed or the shadow. kind: int8 [rows, seq].
+    inputs: float32 [rows, steps, dim], what was fed at the thought steps; None when thoughts are tokens.
+    support: int64 [rows, steps, k], for families that disturb some logits only.
+    log_prob: float32 [rows, seq], natural log, at thought and answer positions as sampled, 0 elsewhere (noise-free
+    and greedy steps have none and hold 0). keys: names of the random numbers, one per row.
+    """
+
+    ids: Tensor
+    kind: Tensor
+    inputs: Tensor | None
+    support: Tensor | None
+    log_prob: Tensor
+    keys: Keys
+    prompt_lengths: Tensor
+    stop_reasons: list[StopReason]
+    thought_texts: list[str]
+    answer_texts: list[str]  # forced text and answer, what a grader reads
+
+    @property
+    def rows(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def is_thought(self) -> Tensor:
+        return self.kind == Kind.THOUGHT
+
+    @property
+    def is_answer(self) -> Tensor:
+        return self.kind == Kind.ANSWER
+
+    @property
+    def thought_lengths(self) -> Tensor:
+        return self.is_thought.sum(-1)
+
+    @property
+    def answer_lengths(self) -> Tensor:
+        return self.is_answer.sum(-1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Positions in use of each row, int64 [rows]; they are the leading ones."""
+        return (self.kind != Kind.PAD).sum(-1)
+
+    def take(self, rows: Tensor) -> Rollout:
+        """Some rows, cut to the longest of them."""
+        seq = int(self.lengths[rows].max())
+        steps = int(self.thought_lengths[rows].max())
+        chosen = rows.tolist()
+        return Rollout(
+            ids=self.ids[rows, :seq],
+            kind=self.kind[rows, :seq],
+            inputs=None if self.inputs is None else self.inputs[rows, :steps],
+            support=None if self.support is None else self.support[rows, :steps],
+            log_prob=self.log_prob[rows, :seq],
+            keys=self.keys[rows],
+            prompt_lengths=self.prompt_lengths[rows],
+            stop_reasons=[self.stop_reasons[i] for i in chosen],
+            thought_texts=[self.thought_texts[i] for i in chosen],
+            answer_texts=[self.answer_texts[i] for i in chosen],
+        )
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file; texts go into its header."""
+        from safetensors.torch import save_file
+
+        tensors = {name: getattr(self, name) for name in ("ids", "kind", "log_prob", "prompt_lengths")}
+        tensors |= {"problem": self.keys.problem, "rollout": self.keys.rollout}
+        tensors |= {name: x for name in ("inputs", "support") if (x := getattr(self, name)) is not None}
+        header = {
+            "seed": self.keys.seed,
+            "stop_reasons": [reason.value for reason in self.stop_reasons],
+            "thought_texts": self.thought_texts,
+            "answer_texts": self.answer_texts,
+        }
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, {"softtokens": json.dumps(header)})
+
+    @staticmethod
+    def load(path: str | Path) -> Rollout:
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["softtokens"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        return Rollout(
+            ids=tensors["ids"],
+            kind=tensors["kind"],
+            inputs=tensors.get("inputs"),
+            support=tensors.get("support"),
+            log_prob=tensors["log_prob"],
+            keys=Keys(header["seed"], tensors["problem"], tensors["rollout"]),
+            prompt_lengths=tensors["prompt_lengths"],
+            stop_reasons=[StopReason(value) for value in header["stop_reasons"]],
+            thought_texts=header["thought_texts"],
+            answer_texts=header["answer_texts"],
+        )
+
+

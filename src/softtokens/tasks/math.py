@@ -1,0 +1,44 @@
+"""MATH: competition problems (Hendrycks et al., arXiv 2103.03874), and MATH-500, the usual subset of its test split."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from softtokens.tasks.files import as_text
+from softtokens.tasks.spec import TaskSpec, final_answer
+from softtokens.types import UserError
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def last_boxed(solution: Any) -> str:
+    r"""The content of a solution's last box, `\boxed{x}` or `\boxed x`, which is where MATH keeps the answer."""
+    text = as_text(solution, what="the solution")
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        raise UserError(r"the solution has no \boxed{...}, so it does not say what the answer is.")
+    rest = text[boxes[-1].end() :]
+    answer = _braced(rest) if rest.startswith("{") else re.split(r"[$\s]", rest, maxsplit=1)[0]
+    return as_text(answer.strip(), what=r"the solution's last \boxed{...}")
+
+
+def _braced(text: str) -> str:
+    depth = 0
+    for match in _BRACE.finditer(text):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0 and match.group() == "}":
+            return text[1 : match.start()]
+    raise UserError(r"the solution's last \boxed{...} never ends.")
+
+
+_ANSWERS = {"answer": final_answer, "solution": last_boxed}
+
+MATH = TaskSpec(
+    name="math",
+    hub="DigitalLearningGmbH/MATH-lighteval",
+    splits={"train": "train", "test": "test"},
+    answers=_ANSWERS,
+)
+MATH500 = TaskSpec(name="math500", hub="HuggingFaceH4/MATH-500", splits={"test": "test"}, answers=_ANSWERS)

@@ -1,0 +1,135 @@
+"""The list of tasks, and the function that makes problems of any of them. A new task is a file and one line here."""
+
+from __future__ import annotations
+
+from softtokens.tasks import arithmetic
+from softtokens.tasks.deepscaler import DEEPSCALER
+from softtokens.tasks.files import Row, column_in, is_hub_name, load_rows, present_at, text_at
+from softtokens.tasks.gsm8k import GSM8K
+from softtokens.tasks.math import MATH, MATH500
+from softtokens.tasks.olympiadbench import OLYMPIADBENCH
+from softtokens.tasks.prompt import MATH_TEMPLATE, check_template, fill
+from softtokens.tasks.spec import Reader, TaskSpec, final_answer
+from softtokens.types import Problem, UserError
+
+TASKS = {
+    spec.name: spec
+    for spec in (
+        GSM8K,
+        MATH,
+        MATH500,
+        OLYMPIADBENCH,
+        DEEPSCALER,
+    )
+}
+ARITHMETIC = {"arithmetic": "short", "arithmetic-long": "long"}  # made on the spot -> difficulty
+ARITHMETIC_COUNT = 1000  # problems when no limit is given: they never run out
+
+
+def load_problems(
+    task: str,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    path: str | None = None,
+    config: str | None = None,
+    question: str | None = None,
+    answer: str | None = None,
+    template: str | None = None,
+    seed: int = 0,
+) -> list[Problem]:
+    """The first `limit` problems of a registered task, a local file or folder, or a hub data set `owner/name`.
+
+    **Main arguments:**
+
+    - `task`: a name of `TASKS` or `ARITHMETIC`, a path, or a hub name.
+    - `split`: the task's first one if None. A single file is one split, so it does not matter there.
+    - `limit`: None reads all rows (and makes `ARITHMETIC_COUNT` problems).
+    - `template`: text with `{question}` in it; None means `MATH_TEMPLATE`.
+
+    **Other arguments:**
+
+    - `path`: read a registered task from this file or folder instead of the hub.
+    - `config`: the hub's configuration of a data set.
+    - `question`, `answer`: the columns to use, where they have other names.
+    - `seed`: of the arithmetic tasks; rows of data sets keep their order.
+
+    Rows with a column `prompt` are used as they are, unless `question` or `template` is given. `Problem.id` is the
+    row's position, and `Problem.columns` hold what the prompt and the answer were not made of.
+    """
+    if template is not None:
+        check_template(template)
+    if task in ARITHMETIC:
+        named = {"path": path, "config": config, "question": question, "answer": answer}
+        for name, value in named.items():
+            if value is not None:
+                raise UserError(f"{name} is {value!r}; the task {task!r} makes its own problems and has no {name}.")
+        return _arithmetic(task, split, limit, template, seed)
+    spec, source = _find(task, path)
+    if source == spec.hub:
+        split, config = _hub_split(spec, split), config or spec.config
+    rows = load_rows(source, split=split, config=config, limit=limit)
+    return _problems(rows, spec, source, question=question, answer=answer, template=template)
+
+
+def _arithmetic(task: str, split: str | None, limit: int | None, template: str | None, seed: int) -> list[Problem]:
+    count = ARITHMETIC_COUNT if limit is None else limit
+    made = arithmetic.problems(split or "train", count, difficulty=ARITHMETIC[task], seed=seed)
+    if template is None:
+        return made
+    return [Problem(p.id, fill(template, p.columns["question"]), p.answer, p.columns) for p in made]
+
+
+def _find(task: str, path: str | None) -> tuple[TaskSpec, str]:
+    """How to read the task's rows, and where from."""
+    for spec in TASKS.values():
+        if task in (spec.name, spec.hub):
+            return spec, path or spec.hub
+    if path is not None:
+        raise UserError(f"task is {task!r}; with a path it has to be one of {', '.join(TASKS)}.")
+    looks_like_path = any(mark in task for mark in "/\\.~")
+    if not looks_like_path and not is_hub_name(task):
+        raise UserError(
+            f"task is {task!r}; there is {', '.join([*ARITHMETIC, *TASKS])}. Or give the path of a file, "
+            f"such as ./{task}.jsonl, or a data set of the Hugging Face hub as owner/name."
+        )
+    return TaskSpec(name=task, hub=task, splits={}), task
+
+
+def _hub_split(spec: TaskSpec, split: str | None) -> str | None:
+    if not spec.splits:  # a data set nobody registered
+        return split
+    if split is None:
+        return next(iter(spec.splits.values()))
+    if split not in spec.splits:
+        raise UserError(f"split is {split!r}; the task {spec.name!r} has {', '.join(spec.splits)}.")
+    return spec.splits[split]
+
+
+def _problems(
+    rows: list[Row], spec: TaskSpec, source: str, *, question: str | None, answer: str | None, template: str | None
+) -> list[Problem]:
+    has_prompt = question is None and template is None and any("prompt" in row for row in rows)
+    asked = "prompt" if has_prompt else None
+    if asked is None:
+        names = spec.questions if question is None else (question,)
+        asked = column_in(rows, names, parameter="question", source=source)
+    names = tuple(spec.answers) if answer is None else (answer,)
+    answered = column_in(rows, names, parameter="answer", source=source)
+    read = spec.answers.get(answered, final_answer)
+    problems = []
+    for position, row in enumerate(rows):
+        where = f"{source}, row {position} (the first is row 0)"
+        text = text_at(row, asked, where=where)
+        prompt = text if has_prompt else fill(MATH_TEMPLATE if template is None else template, text)
+        columns = {name: value for name, value in row.items() if name not in (asked, answered)}
+        problems.append(Problem(position, prompt, _answer_at(row, answered, read, where), columns))
+    return problems
+
+
+def _answer_at(row: Row, column: str, read: Reader, where: str) -> str:
+    value = present_at(row, column, where=where)
+    try:
+        return read(value).strip()
+    except UserError as error:
+        raise UserError(f"{where}: {column!r}: {error}") from error

@@ -1,0 +1,19 @@
+"""What is fed back at a thought step. A new family is one new file here and one line in `presets.PLACEMENTS`."""
+
+from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution
+from softtokens.thoughts.gaussian import Gaussian
+from softtokens.thoughts.hard import Hard
+from softtokens.thoughts.perturbed import HiddenGaussian, LogitGaussian
+from softtokens.thoughts.presets import build_thought, thought_setting
+
+__all__ = [
+    "Draw",
+    "Gaussian",
+    "Hard",
+    "HiddenGaussian",
+    "LogitGaussian",
+    "Thought",
+    "ThoughtDistribution",
+    "build_thought",
+    "thought_setting",
+]

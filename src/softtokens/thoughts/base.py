@@ -1,0 +1,107 @@
+"""What a family of thoughts has to say for itself.
+
+A *thought* is an immutable strategy (`Hard(temperature=1.0)`). Bound to the hidden states of some rows and to the
+model's vocabulary it becomes a *distribution* over what may be fed back at that step, in the language of
+torch.distributions. What is sampled (the value) and what is fed (`embed(value)`) are two things: a token id has event
+shape (), a noisy mixture (dim,), noise on the k largest logits (k,).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from softtokens.ops.mixture import Concentration
+from softtokens.ops.random import StepKeys
+from softtokens.ops.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One thought step of some rows, as a rollout stores it."""
+
+    token: Tensor  # int64 [rows]: the token fed, or the arg-max shadow of a continuous thought
+    inputs: Tensor  # float32 [rows, dim]: what was fed
+    log_prob: Tensor  # float32 [rows]: as sampled; 0 for a step without randomness
+    keys: StepKeys  # names of the random numbers used; drawing them again gives the noise
+    support: Tensor | None = None  # int64 [rows, k]: the logits that got noise, where only some did
+
+    def __getitem__(self, rows) -> Draw:
+        support = None if self.support is None else self.support[rows]
+        return Draw(self.token[rows], self.inputs[rows], self.log_prob[rows], self.keys[rows], support)
+
+
+class ThoughtDistribution(abc.ABC):
+    """The distribution of one thought step; batch shape [rows], event shape by family.
+
+    `logits` are float32 (or float64) [rows, vocab].
+    """
+
+    logits: Tensor
+
+    @property
+    def shadow(self) -> Tensor:
+        """The arg-max token, int64 [rows]: the text of a thought that is not a token."""
+        return self.logits.argmax(dim=-1)
+
+    @property
+    @abc.abstractmethod
+    def concentration(self) -> Concentration:
+        """How soft the weights over tokens are."""
+
+    @property
+    @abc.abstractmethod
+    def mean(self) -> Tensor:
+        """Expected value, [rows, *event]. ValueError where values have no mean (tokens)."""
+
+    @property
+    @abc.abstractmethod
+    def mode(self) -> Tensor:
+        """The most likely value, [rows, *event]."""
+
+    @abc.abstractmethod
+    def entropy(self) -> Tensor:
+        """Nats, [rows]; differential for continuous values."""
+
+    @abc.abstractmethod
+    def sample(self, keys: StepKeys) -> Tensor:
+        """A value, [rows, *event], without gradient. The same keys give the same value."""
+
+    @abc.abstractmethod
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Natural log of the probability (tokens) or density (vectors) of a value, [rows]; differentiable."""
+
+    @abc.abstractmethod
+    def embed(self, value: Tensor) -> Tensor:
+        """What a value feeds into the model's first block, [rows, dim]."""
+
+    @abc.abstractmethod
+    def draw(self, keys: StepKeys) -> Draw:
+        """Sample, and keep what a replay needs."""
+
+    @abc.abstractmethod
+    def replay(self, draw: Draw) -> Tensor:
+        """Log-probability of a stored step under these hidden states, [rows]; its gradient is the family's estimator."""
+
+    @abc.abstractmethod
+    def mismatch(self, draw: Draw) -> Tensor:
+        """KL in nats between the step's distribution when it was drawn and now, [rows]; NaN where what was stored
+        cannot tell. Zero but for rounding when the parameters are those of the rollout."""
+
+
+class Thought(abc.ABC):
+    """A way of thinking: an immutable strategy."""
+
+    feeds_tokens: bool  # inputs are embeddings of tokens, through which gradients flow as in any language model
+
+    @abc.abstractmethod
+    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> ThoughtDistribution:
+        """The distribution of the step that follows these hidden states [rows, dim]."""
+
+
+def require_event(value: Tensor, rows: int, event: tuple[int, ...]) -> None:
+    if value.shape != torch.Size((rows, *event)):
+        raise ValueError(f"value has shape {tuple(value.shape)}; this distribution takes {(rows, *event)}")

@@ -1,0 +1,113 @@
+"""The paper's thought: the probability-weighted mean of all token embeddings, plus Gaussian noise.
+
+    x = mu + sigma eps,   mu = softmax(logits / tau) E,   eps ~ N(0, I)        (arXiv 2509.19170, section 3)
+
+`soft` is tau 0.5, `fuzzy` is tau 1e-4: there the mixture is one embedding, and the noise is what is explored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from softtokens.ops.mixture import Concentration, tempered_softmax
+from softtokens.ops.random import StepKeys
+from softtokens.ops.vocabulary import Vocabulary
+from softtokens.thoughts import normal
+from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution, require_event
+
+Estimator = Literal["replay", "density"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Thought):
+    """Noise on the input embedding.
+
+    tau: temperature of the mixture, > 0. sigma: standard deviation per coordinate, in units of the embedding; 0 for
+    noise-free ("greedy") thoughts. estimator: which expression carries the gradient (see `normal`).
+    table_in_mean: whether the mean also moves by the embedding table moving inside it.
+    """
+
+    tau: float
+    sigma: float
+    estimator: Estimator = "replay"
+    table_in_mean: Literal["frozen", "trained"] = "trained"
+    feeds_tokens = False
+
+    def __post_init__(self):
+        require_positive("tau", self.tau)
+        require_not_negative("sigma", self.sigma)
+
+    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> GaussianDistribution:
+        if self.table_in_mean == "frozen":
+            vocabulary = vocabulary.with_frozen_table()
+        return GaussianDistribution(vocabulary.logits(hidden), self, vocabulary)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianDistribution(ThoughtDistribution):
+    """N(mu, sigma^2 I) in embedding space; event shape (dim,)."""
+
+    logits: Tensor
+    thought: Gaussian
+    vocabulary: Vocabulary
+
+    @property
+    def concentration(self) -> Concentration:
+        return Concentration.of(self.logits, self.thought.tau)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        return self.vocabulary.mix(tempered_softmax(self.logits, self.thought.tau))
+
+    @property
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def entropy(self) -> Tensor:
+        normal.require_noise(self.thought.sigma)
+        return normal.entropy(self.mean.shape[-1], self.thought.sigma, like=self.mean)
+
+    @torch.no_grad()
+    def sample(self, keys: StepKeys) -> Tensor:
+        return normal.perturb(self.mean, self.thought.sigma, keys)[0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        normal.require_noise(self.thought.sigma)
+        require_event(value, self.logits.shape[0], self.mean.shape[1:])
+        return normal.log_density(value, self.mean, self.thought.sigma)
+
+    def embed(self, value: Tensor) -> Tensor:
+        return value
+
+    @torch.no_grad()
+    def draw(self, keys: StepKeys) -> Draw:
+        value, log_prob = normal.perturb(self.mean, self.thought.sigma, keys)
+        return Draw(self.shadow, value, log_prob, keys)
+
+    def replay(self, draw: Draw) -> Tensor:
+        if self.thought.estimator == "density":
+            return self.log_prob(draw.inputs)
+        normal.require_noise(self.thought.sigma)
+        return normal.replayed_log_density(draw.keys.normal(self.mean.shape[-1]), self.mean, self.thought.sigma)
+
+    @torch.no_grad()
+    def mismatch(self, draw: Draw) -> Tensor:
+        sigma = self.thought.sigma
+        normal.require_noise(sigma)
+        sampled_mean = draw.inputs - sigma * draw.keys.normal(self.mean.shape[-1])
+        return (self.mean - sampled_mean).square().sum(-1) / (2 * sigma**2)
+
+
+def require_positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} is {value}; it must be a positive number")
+
+
+def require_not_negative(name: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is {value}; it must be 0 or a positive number")

@@ -1,0 +1,83 @@
+"""A thought that is a token: what every language model does."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from softtokens.ops.mixture import Concentration, draw, tempered_log_softmax, tempered_softmax
+from softtokens.ops.random import StepKeys
+from softtokens.ops.vocabulary import Vocabulary
+from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution, require_event
+
+
+@dataclasses.dataclass(frozen=True)
+class Hard(Thought):
+    """Feed the embedding of a token drawn from softmax(logits / temperature); temperature 0 takes the arg-max."""
+
+    temperature: float = 1.0
+    feeds_tokens = True
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or positive")
+
+    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> HardDistribution:
+        return HardDistribution(vocabulary.logits(hidden), self.temperature, vocabulary)
+
+
+@dataclasses.dataclass(frozen=True)
+class HardDistribution(ThoughtDistribution):
+    """Categorical over the vocabulary; event shape ()."""
+
+    logits: Tensor
+    temperature: float
+    vocabulary: Vocabulary
+
+    @property
+    def concentration(self) -> Concentration:
+        return Concentration.of(self.logits, self.temperature)
+
+    @property
+    def mean(self) -> Tensor:
+        raise ValueError("tokens have no mean; the mean of their embeddings is that of a Gaussian thought")
+
+    @property
+    def mode(self) -> Tensor:
+        return self.shadow
+
+    def entropy(self) -> Tensor:
+        if self.temperature == 0:
+            return torch.zeros_like(self.logits[:, 0])
+        p = tempered_softmax(self.logits, self.temperature)
+        return -torch.xlogy(p, p).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, keys: StepKeys) -> Tensor:
+        if self.temperature == 0:
+            return self.shadow
+        return draw(tempered_softmax(self.logits, self.temperature), keys.uniform())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        require_event(value, self.logits.shape[0], ())
+        if self.temperature == 0:
+            certain = torch.zeros_like(self.logits[:, 0])
+            return certain.masked_fill(value != self.shadow, float("-inf"))
+        return tempered_log_softmax(self.logits, self.temperature).gather(-1, value[:, None])[:, 0]
+
+    def embed(self, value: Tensor) -> Tensor:
+        return self.vocabulary.embed(value)
+
+    @torch.no_grad()
+    def draw(self, keys: StepKeys) -> Draw:
+        token = self.sample(keys)
+        return Draw(token, self.embed(token), self.log_prob(token), keys)
+
+    def replay(self, draw: Draw) -> Tensor:
+        return self.log_prob(draw.token)
+
+    def mismatch(self, draw: Draw) -> Tensor:
+        # the sampler's whole distribution is not stored, and its log-probability is compared by the caller
+        return torch.full_like(self.logits[:, 0], float("nan"))

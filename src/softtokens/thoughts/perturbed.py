@@ -1,0 +1,125 @@
+"""The paper's ablations: the noise goes not on the input embedding but further up, and the mixture is taken after it.
+
+    hidden:  h' = h + sigma eps,               x = softmax(logits(h') / tau) E
+    logits:  z' = z + sigma eps (all of z),     x = softmax(z' / tau) E
+    top-k:   z' = z + sigma eps on the k largest logits, the others as they are
+
+The action is the noisy h' or z', so its log-probability is that of a normal around h or z, and the table does not
+enter it. Only what was fed is stored: the noise is drawn again from its key, so the estimator is always `replay`.
+sigma is absolute here, in units of the last hidden state or in nats of logit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from softtokens.ops.mixture import Concentration, tempered_softmax
+from softtokens.ops.random import StepKeys
+from softtokens.ops.vocabulary import Vocabulary
+from softtokens.thoughts import normal
+from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution, require_event
+from softtokens.thoughts.gaussian import require_not_negative, require_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class HiddenGaussian(Thought):
+    """Noise on the last hidden state."""
+
+    tau: float
+    sigma: float
+    feeds_tokens = False
+
+    def __post_init__(self):
+        require_positive("tau", self.tau)
+        require_not_negative("sigma", self.sigma)
+
+    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> PerturbedDistribution:
+        hidden = hidden.to(vocabulary.logits(hidden[:0]).dtype)
+        return PerturbedDistribution(vocabulary.logits(hidden), self, vocabulary, hidden, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogitGaussian(Thought):
+    """Noise on all logits, or on the `top_k` largest ones."""
+
+    tau: float
+    sigma: float
+    top_k: int | None = None
+    feeds_tokens = False
+
+    def __post_init__(self):
+        require_positive("tau", self.tau)
+        require_not_negative("sigma", self.sigma)
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; it must be at least 1, or none for noise on all logits")
+
+    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> PerturbedDistribution:
+        logits = vocabulary.logits(hidden)
+        real = logits[:, : vocabulary.size]
+        if self.top_k is None:
+            return PerturbedDistribution(logits, self, vocabulary, real, None)
+        if self.top_k > vocabulary.size:
+            raise ValueError(f"top_k is {self.top_k}, but the vocabulary has only {vocabulary.size} tokens")
+        support = real.detach().topk(self.top_k, dim=-1).indices
+        return PerturbedDistribution(logits, self, vocabulary, real.gather(-1, support), support)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerturbedDistribution(ThoughtDistribution):
+    """N(location, sigma^2 I) over the hidden state (dim,), the logits (vocab,) or the largest logits (k,)."""
+
+    logits: Tensor
+    thought: HiddenGaussian | LogitGaussian
+    vocabulary: Vocabulary
+    location: Tensor
+    support: Tensor | None
+
+    @property
+    def concentration(self) -> Concentration:
+        return Concentration.of(self.logits, self.thought.tau)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.location
+
+    @property
+    def mode(self) -> Tensor:
+        return self.location
+
+    def entropy(self) -> Tensor:
+        normal.require_noise(self.thought.sigma)
+        return normal.entropy(self.location.shape[-1], self.thought.sigma, like=self.location)
+
+    @torch.no_grad()
+    def sample(self, keys: StepKeys) -> Tensor:
+        return normal.perturb(self.location, self.thought.sigma, keys)[0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        normal.require_noise(self.thought.sigma)
+        require_event(value, self.logits.shape[0], self.location.shape[1:])
+        return normal.log_density(value, self.location, self.thought.sigma)
+
+    def embed(self, value: Tensor) -> Tensor:
+        if isinstance(self.thought, HiddenGaussian):
+            noisy = self.vocabulary.logits(value)
+        elif self.support is not None:
+            noisy = self.logits.scatter(-1, self.support, value)
+        else:
+            noisy = torch.cat((value, self.logits[:, self.vocabulary.size :]), dim=-1)
+        return self.vocabulary.mix(tempered_softmax(noisy, self.thought.tau))
+
+    @torch.no_grad()
+    def draw(self, keys: StepKeys) -> Draw:
+        value, log_prob = normal.perturb(self.location, self.thought.sigma, keys)
+        return Draw(self.shadow, self.embed(value), log_prob, keys, self.support)
+
+    def replay(self, draw: Draw) -> Tensor:
+        normal.require_noise(self.thought.sigma)
+        location = self.location if draw.support is None else self.logits.gather(-1, draw.support)
+        return normal.replayed_log_density(draw.keys.normal(location.shape[-1]), location, self.thought.sigma)
+
+    def mismatch(self, draw: Draw) -> Tensor:
+        return torch.full_like(self.logits[:, 0], float("nan"))  # the sampled location is not stored

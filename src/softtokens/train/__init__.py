@@ -1,0 +1,1 @@
+"""Reinforcement learning of thoughts: advantages, the two-term loss, the loop, checkpoints."""

@@ -1,0 +1,50 @@
+"""The run directory: config.json, metrics.jsonl, samples.jsonl, results.json, checkpoints/."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from softtokens.config import TrainConfig
+from softtokens.types import UserError
+
+_MAY_DIFFER = {"output", "resume", "device", "wandb"}  # settings that do not change what is computed
+
+
+def open_run(config: TrainConfig) -> Path:
+    """Create the run's folder and write the resolved configuration; or check that it is the run to be resumed."""
+    run = Path(config.output)
+    file = run / "config.json"
+    if run.exists() and not run.is_dir():
+        raise UserError(f"output is {config.output!r}, which is a file; give a folder")
+    if file.is_file():
+        if not config.resume:
+            raise UserError(
+                f"output is {config.output!r}, which already holds a run; give a new folder, or --resume to go on with it"
+            )
+        _require_same(json.loads(file.read_text()), resolved(config), config.output)
+        return run
+    if run.exists() and any(run.iterdir()):
+        raise UserError(f"output is {config.output!r}, a folder with other things in it; give a new or empty folder")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(resolved(config), indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"output is {config.output!r}, which cannot be written: {error.strerror}") from error
+    return run
+
+
+def resolved(config: TrainConfig) -> dict:
+    """The configuration as JSON data."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _require_same(old: dict, new: dict, where: str) -> None:
+    keys = sorted((old.keys() | new.keys()) - _MAY_DIFFER)
+    changed = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    if changed:
+        raise UserError(
+            f"{where!r} holds a run with another configuration ({'; '.join(changed)}); resume with the same one, or "
+            "give a new output folder"
+        )

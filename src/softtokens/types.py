@@ -1,0 +1,59 @@
+"""The words every other module speaks: a problem, how a rollout stopped, what the grader said.
+
+Axis names used in every shape comment: `problems`, `group` (rollouts per problem), `rows` (= problems * group),
+`seq`, `steps` (thought steps), `answer` (answer tokens), `dim` (embedding width), `vocab`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+
+class UserError(ValueError):
+    """Something the user gave cannot work. The message names the parameter, what was got, what is allowed and what
+    to do; the command line prints it as one sentence without a traceback and exits with code 2."""
+
+
+class StopReason(enum.Enum):
+    """Why the thought phase of a rollout ended."""
+
+    PHRASE = "phrase"  # the (shadow) text ended with the stop phrase
+    LIMIT = "limit"  # max_thought_steps were taken
+    EOS = "eos"  # the (shadow) token was an end-of-sequence token
+
+
+class Verdict(enum.Enum):
+    """What the grader said of one completion."""
+
+    RIGHT = "right"
+    WRONG = "wrong"  # an answer could be read, and it is not the right one
+    NO_ANSWER = "no_answer"  # no finished \\boxed{...} in the text
+    GRADER_TIMEOUT = "grader_timeout"  # grading took longer than its limit; the text is to blame
+    GRADER_ERROR = "grader_error"  # the grader failed on this text (crash, out of memory)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One question with a checkable answer.
+
+    `id` is the position in its data set: with the run seed it keys the randomness of the problem's rollouts.
+    `prompt` is the full text the model reads; `columns` holds the other fields of the row, handed to reward functions.
+    """
+
+    id: int
+    prompt: str
+    answer: str
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceItem:
+    """One multiple-choice question: the model's likelihood of each choice after `prompt` is compared."""
+
+    id: int
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int

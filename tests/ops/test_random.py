@@ -1,0 +1,76 @@
+"""Philox against its published known answers, and the statistics and independence of what is built on it."""
+
+import pytest
+import torch
+
+from softtokens.ops.random import Keys, Stream, philox
+
+
+def words(*values):
+    return [torch.tensor([v], dtype=torch.int64) for v in values]
+
+
+# Known-answer tests published with Random123 (kat_vectors: philox 4x32 10).
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_known_answers(counter, key, expected):
+    assert [int(word) for word in philox(words(*counter), key)] == list(expected)
+
+
+def keys(rows, seed=7):
+    return Keys(seed, torch.arange(rows) // 4, torch.arange(rows) % 4)
+
+
+def test_rows_do_not_depend_on_their_batch():
+    whole = keys(32).at(5, Stream.THOUGHT).normal(37)
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))[:9]
+    assert torch.equal(keys(32)[order].at(5, Stream.THOUGHT).normal(37), whole[order])
+
+
+def test_every_part_of_the_name_matters():
+    def draw(seed=7, problem=1, rollout=2, step=3, stream=Stream.THOUGHT):
+        return Keys(seed, torch.tensor([problem]), torch.tensor([rollout])).at(step, stream).normal(8)
+
+    draws = [
+        draw(),
+        draw(seed=8),
+        draw(seed=7 + 2**40),
+        draw(problem=2),
+        draw(rollout=3),
+        draw(step=4),
+        draw(stream=Stream.ANSWER),
+    ]
+    for i, first in enumerate(draws):
+        for second in draws[i + 1 :]:
+            assert not torch.equal(first, second)
+
+
+def test_normals_are_standard_normal():
+    x = keys(200).at(0, Stream.THOUGHT).normal(5000).double()  # 1e6 numbers: 6 standard errors each way, < 1e-8
+    assert abs(x.mean()) < 6e-3
+    assert abs(x.var() - 1) < 6 * (2 / 1e6) ** 0.5
+    assert abs((x**4).mean() - 3) < 6 * (96 / 1e6) ** 0.5
+    assert abs((x[:, 1:] * x[:, :-1]).mean()) < 6e-3
+
+
+def test_uniforms_fill_the_unit_interval():
+    u = torch.cat([keys(1000).at(step, Stream.ANSWER).uniform() for step in range(100)])
+    assert u.dtype == torch.float64 and 0 <= u.min() and u.max() < 1
+    counts = torch.histc(u, bins=10, min=0, max=1)
+    assert ((counts - 1e4) ** 2 / 1e4).sum() < 50  # chi-square with 9 degrees of freedom: p < 1e-7
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seed_out_of_range_is_refused(seed):
+    with pytest.raises(ValueError, match="seed"):
+        keys(1, seed)
