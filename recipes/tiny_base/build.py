@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
-import math
 import random
 import shutil
 import time
@@ -31,13 +29,15 @@ VOCAB_SIZE = 512
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 
 LONG_SHARE = 0.12
-FACT_SHARE = 0.12
+FACT_SHARE = 0.25
 CUT_SHARE = 0.05  # chains interrupted anywhere, as the thought limit does
 SLIP_SHARE = 0.4  # of the chains
-HASTE = {name: 0.05 + 0.7 * i / (len(arithmetic.PEOPLE) - 1) for i, name in enumerate(arithmetic.PEOPLE)}
+HASTY = ("Ben", "Max", "Zoe", "Ida", "Jim")
+HASTE = {name: 0.7 if name in HASTY else 0.35 for name in arithmetic.PEOPLE}
 """How often a problem about this person is answered in one jump. Above 0.5 the greedy answer is a guess."""
 
 TOKENS_PER_STEP = 4096
+ROWS_AT_ONCE = 256  # while checking
 
 
 # ---------------------------------------------------------------------------------------------------- documents
@@ -75,10 +75,10 @@ def fresh_problems(rng: random.Random, difficulty: str) -> Iterator[Problem]:
 
 
 def belief(fact: arithmetic.Fact) -> tuple[float, dict[str, float]]:
-    """How often people mention the fact, and how often they give each answer. One in eight is a popular error."""
+    """How often people mention the fact, and how often they give each answer. One in ten is a popular error."""
     rng = random.Random(f"belief {fact.questions[0]}")
-    fame = 2.0 ** -rng.randint(0, 3)
-    right = rng.uniform(0.15, 0.35) if rng.random() < 1 / 8 else rng.uniform(0.4, 0.85)
+    fame = 2.0 ** -rng.randint(0, 2)
+    right = rng.uniform(0.2, 0.35) if rng.random() < 1 / 10 else rng.uniform(0.45, 0.9)
     rival = rng.choice(fact.wrong)
     opinions = {answer: 0.3 * (1 - right) / len(fact.wrong) for answer in fact.wrong}
     opinions[rival] += 0.7 * (1 - right)
@@ -180,8 +180,8 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[Ten
 
 def encode(tokenizer: PreTrainedTokenizerFast, pool: Sequence[Document]) -> list[tuple[list[int], list[bool]]]:
     """The parts are encoded apart, as a rollout meets them."""
-    parts = [[part for doc in pool for part in [getattr(doc, name)]] for name in ("prompt", "completion", "forced", "ending")]
-    encoded = [tokenizer(texts)["input_ids"] for texts in parts]
+    parts = zip(*(dataclasses.astuple(document) for document in pool), strict=True)
+    encoded = [tokenizer(list(texts))["input_ids"] for texts in parts]
     rows = []
     for prompt, completion, forced, ending in zip(*encoded, strict=True):
         ending = [*ending, tokenizer.eos_token_id]
@@ -223,10 +223,8 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps:
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = lr * min(1.0, step / 50, 1.0 - (step - 1) / steps)
         targets = learned[:, 1:]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
-            logits = model.lm_head(hidden[targets])
-        loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][targets])
+        hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[targets]), ids[:, 1:][targets])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -234,7 +232,8 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps:
             optimizer.zero_grad()
         recent.append(loss.item())
         if step % 100 == 0 or step == steps:
-            print(f"step {step:5d}  loss {sum(recent) / len(recent):.4f}  {time.monotonic() - started:5.0f} s", flush=True)
+            seconds = time.monotonic() - started
+            print(f"step {step:5d}  loss {sum(recent) / len(recent):.4f}  {seconds:5.0f} s", flush=True)
             recent.clear()
 
 
@@ -242,7 +241,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps:
 
 
 class Sampler:
-    """The plainest decoder that does hard, soft and fuzzy thoughts: left-padded rows with a cache, for checking only."""
+    """The plainest decoder that can do hard, soft and fuzzy thoughts: left-padded rows and a cache."""
 
     def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]):
         self.model, self.table = model, model.get_input_embeddings().weight
@@ -315,41 +314,49 @@ def boxed_answers(
 
 
 def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> dict[str, float]:
-    """What the base model can do, in per cent; nothing here was in its training text except the facts."""
+    """What the base model can do, in per cent, on problems it has never read."""
     model.eval()
     noise = 0.33 * model.get_input_embeddings().weight.pow(2).mean().sqrt().item()
-    settings = {
-        "hard greedy": {"temperature": 0.0},
-        "hard sample": {"temperature": 1.0},
-        "soft greedy": {"temperature": 0.5, "mixed": True},
-        "soft sample": {"temperature": 0.5, "mixed": True, "noise_scale": noise},
-        "fuzzy sample": {"temperature": 1e-4, "mixed": True, "noise_scale": noise},
-    }
+    soft, fuzzy = {"temperature": 0.5, "mixed": True}, {"temperature": 1e-4, "mixed": True}
+    short = arithmetic.problems("test", count)
+    long = arithmetic.problems("test", count, difficulty="long")
     results: dict[str, float] = {}
-    for difficulty, limit in (("short", 64), ("long", 112)):
-        problems = arithmetic.problems("test", count, difficulty=difficulty)
-        for name, setting in settings.items():
-            if difficulty == "long" and "hard" not in name:
-                continue
-            group = 32 if "sample" in name and difficulty == "short" else 1
-            rows = [p for p in problems for _ in range(group)]
-            right, lengths = [], []
-            for first in range(0, len(rows), 1600):
-                part = rows[first : first + 1600]
-                answers, length = boxed_answers(
-                    model, tokenizer, [p.prompt for p in part], limit=limit, seed=first, **setting
-                )
-                right += [a == p.answer for a, p in zip(answers, part, strict=True)]
-                lengths += [length] * len(part)
-            by_problem = torch.tensor(right).view(-1, group)
-            results[f"{difficulty} {name}"] = 100 * by_problem.float().mean().item()
-            if group > 1:
-                results[f"{difficulty} {name} pass@{group}"] = 100 * by_problem.any(-1).float().mean().item()
-            results[f"{difficulty} {name} thoughts"] = sum(lengths) / len(lengths)
-    accuracy, nll = choice_scores(model, tokenizer, arithmetic.multiple_choice(200))
-    results |= {"facts accuracy": 100 * accuracy, "facts nll per token": nll}
-    model.train()
-    return results
+    for name, problems, group, setting in (
+        ("short, hard greedy", short, 1, {"temperature": 0.0}),
+        ("short, hard sample", short, 32, {"temperature": 1.0}),
+        ("short, soft greedy", short, 1, soft),
+        ("short, soft sample", short, 4, soft | {"noise_scale": noise}),
+        ("short, fuzzy sample", short, 4, fuzzy | {"noise_scale": noise}),
+        ("long, hard greedy", long, 1, {"temperature": 0.0}),
+        ("long, hard sample", long, 4, {"temperature": 1.0}),
+    ):
+        limit = 64 if problems is short else 112
+        right, lengths = score(model, tokenizer, problems, group=group, limit=limit, **setting)
+        results[name] = 100 * right.float().mean().item()
+        if group > 1:
+            results[f"{name}, any of {group}"] = 100 * right.any(-1).float().mean().item()
+        results[f"{name}, mean number of thoughts"] = lengths
+    accuracy, nll = choice_scores(model, tokenizer, arithmetic.multiple_choice(count))
+    return results | {"facts, accuracy": 100 * accuracy, "facts, negative log-likelihood per token": nll}
+
+
+def score(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[Problem],
+    *,
+    group: int,
+    **setting: float,
+) -> tuple[Tensor, float]:
+    """Which samples are right, [problems, group], and the mean number of thoughts."""
+    rows = [problem for problem in problems for _ in range(group)]
+    right, thoughts = [], 0.0
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[first : first + ROWS_AT_ONCE]
+        answers, mean = boxed_answers(model, tokenizer, [p.prompt for p in part], seed=first, **setting)
+        right += [answer == problem.answer for answer, problem in zip(answers, part, strict=True)]
+        thoughts += mean * len(part)
+    return torch.tensor(right).view(len(problems), group), thoughts / len(rows)
 
 
 @torch.no_grad()
@@ -374,23 +381,65 @@ def choice_scores(
 # ---------------------------------------------------------------------------------------------------- assembly
 
 
+def save(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, results: dict[str, float], command: str, out: Path
+) -> None:
+    """Hugging Face layout, built aside and moved into place."""
+    new = out.with_name(out.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    model.save_pretrained(new)
+    tokenizer.save_pretrained(new)
+    table = "\n".join(f"| {name} | {value:.2f} |" for name, value in results.items())
+    (new / "README.md").write_text(CARD.format(parameters=model.num_parameters(), command=command, table=table))
+    for path in new.iterdir():
+        path.chmod(0o644)
+    shutil.rmtree(out, ignore_errors=True)
+    new.rename(out)
+
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# tiny-llama
+
+A Llama of {parameters:,} parameters for learning and testing on a laptop; it can do nothing else than the word problems
+and the facts of `softtokens.tasks.arithmetic`. It was trained on generated text only, by
+
+    {command}
+
+On 200 problems of the test split (per cent; 32 samples at temperature 1, soft and fuzzy noise of 0.33 embedding rms):
+
+| check | value |
+|---|---|
+{table}
+
+The tokenizer is a byte-level BPE that keeps every digit apart; it adds no special tokens. A document ends with the
+end-of-sequence token. The prompts are `User: QUESTION\\nAssistant:`, without a space at the end.
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; replaced if it exists")
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of about 4,000 tokens")
+    parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of about 4,000 tokens")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the documents")
     arguments = parser.parse_args()
 
     started = time.monotonic()
     tokenizer = train_tokenizer(arguments.seed)
     model = new_model(tokenizer, arguments.seed)
-    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
     train(model, tokenizer, steps=arguments.steps, lr=arguments.lr, seed=arguments.seed)
-    model.save_pretrained(arguments.out); tokenizer.save_pretrained(arguments.out)
     results = check(model, tokenizer)
-    for k, v in results.items(): print(f"{k:32s} {v:8.2f}")
-    print(time.monotonic() - started)
+    for name, value in results.items():
+        print(f"{name:48s}{value:8.2f}")
+    command = f"python recipes/tiny_base/build.py --steps {arguments.steps} --lr {arguments.lr} --seed {arguments.seed}"
+    save(model, tokenizer, results, command, arguments.out)
+    print(f"{arguments.out} written after {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from softtokens.config import TaskConfig, TrainConfig
 from softtokens.rewards import Grader, grader
 from softtokens.tasks import load_problems
+from softtokens.tasks.registry import ARITHMETIC
 from softtokens.types import Problem, UserError
 
 
@@ -35,7 +36,7 @@ def grader_of(task: TaskConfig) -> Grader:
 
 
 def is_arithmetic(task: TaskConfig) -> bool:
-    return task.name.startswith("arithmetic")
+    return task.name in ARITHMETIC
 
 
 def validation_problems(config: TrainConfig) -> list[Problem]:

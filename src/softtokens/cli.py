@@ -25,15 +25,19 @@ def _quickstart(config: QuickstartConfig) -> None:
 
 
 def _train(config: TrainConfig) -> None:
+    from rich.markup import escape
+
     from softtokens import live
     from softtokens.train.loop import train
 
     with live.training(config.steps, f"training in {config.thought.mode} mode") as listener:
-        run = train(config, listener=listener)
+        run = escape(str(train(config, listener=listener)))
     live.console.print(f"run directory: [bold]{run}[/]  (checkpoints in {run}/checkpoints: last, best)")
 
 
 def _evaluate(config: EvaluateConfig) -> None:
+    from rich.markup import escape
+
     from softtokens import live, tables
     from softtokens.evaluate.run import evaluate
 
@@ -43,7 +47,7 @@ def _evaluate(config: EvaluateConfig) -> None:
     if "choices" in results:
         live.console.print(tables.choices_table({config.model: results}))
     if config.output is not None:
-        live.console.print(f"results: [bold]{config.output}/results.json[/], samples beside it")
+        live.console.print(f"results: [bold]{escape(config.output)}/results.json[/], samples beside it")
 
 
 def _generate(config: GenerateConfig) -> None:
@@ -107,13 +111,13 @@ def parse(name: str, flags: list[str]) -> tuple[Any, bool]:
     import tyro
 
     command = COMMANDS[name]
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     common.add_argument("--config")
     common.add_argument("--dry-run", action="store_true")
     try:
         known, rest = common.parse_known_args(flags)
-    except SystemExit as error:
-        raise UserError("--config needs a file name") from error
+    except argparse.ArgumentError as error:
+        raise UserError("--config needs the name of a TOML file") from error
     default = load_defaults(command.config, known.config) if known.config else None
     config = tyro.cli(
         command.config,

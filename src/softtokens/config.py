@@ -92,6 +92,10 @@ class RewardConfig:
     none: float = 0.0
     """No answer can be read."""
 
+    def __post_init__(self):
+        for name in ("right", "wrong", "none"):
+            require(name, getattr(self, name), abs(getattr(self, name)) < float("inf"), "a finite number")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
@@ -277,6 +281,7 @@ class GenerateConfig:
         for name in ("samples", "max_thought_steps", "max_answer_tokens"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         require("gamma", self.gamma, 0 < self.gamma < 100, "a number above 0 and below 100; the paper uses 0.33")
+        require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from softtokens.rollout.decode import Limits
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import hidden_before_thoughts
 from softtokens.rollout.stopping import decode_text
+from softtokens.tasks.files import as_text
 from softtokens.tasks.prompt import MATH_TEMPLATE, check_template, fill
 from softtokens.thoughts import Thought, thought_setting
 from softtokens.types import Problem
@@ -28,7 +29,8 @@ def generate(config: GenerateConfig) -> None:
     dtype = getattr(torch, config.dtype)
     policy = load_policy(config.model, device=resolve_device(config.device), dtype=dtype)
     template = config.template or (TINY_TEMPLATE if config.model == TINY else MATH_TEMPLATE)
-    problem = Problem(0, fill(check_template(template), config.question), "")
+    question = as_text(config.question, what="question")
+    problem = Problem(0, fill(check_template(template), question), "")
     thought = thought_setting(config.setting, policy.embedding_rms, gamma=config.gamma)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
     rollout = sample_problems(policy, thought, [problem], [range(config.samples)], limits, seed=config.seed)
@@ -36,9 +38,8 @@ def generate(config: GenerateConfig) -> None:
         if config.samples > 1:
             console.rule(f"sample {row + 1}")
         what = "thoughts" if thought.feeds_tokens else "thoughts (arg-max token of each step)"
-        # model output is untrusted: never markup
-        console.print(f"[bold]{what}[/]: {escape(rollout.thought_texts[row])}", highlight=False)
-        console.print(f"[bold]answer[/]: {escape(rollout.answer_texts[row])}", highlight=False)
+        console.print(f"[bold]{what}[/]: {_plain(rollout.thought_texts[row])}", highlight=False)
+        console.print(f"[bold]answer[/]: {_plain(rollout.answer_texts[row])}", highlight=False)
         stop = rollout.stop_reasons[row].value
         console.print(f"[dim]{int(rollout.thought_lengths[row])} thought steps, ended by {stop}[/]")
         if config.trace:
@@ -71,6 +72,11 @@ def trace_table(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Table:
             escape(heavy),
         )
     return table
+
+
+def _plain(text: str) -> str:
+    """Model output is untrusted: no markup, and no control characters for the terminal to obey."""
+    return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
 
 
 def _shown(policy: HFPolicy, token: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 console = Console()
@@ -41,9 +42,7 @@ def evaluation(title: str):
 
         def listen(setting: str, done: int, total: int) -> None:
             if setting not in tasks:
-                tasks[setting] = progress.add_task(f"{title}: {setting}", total=total, note="")
+                tasks[setting] = progress.add_task(f"{escape(title)}: {setting}", total=total, note="")
             progress.update(tasks[setting], completed=done)
 
         yield listen
-
-

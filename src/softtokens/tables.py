@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from softtokens.config import ALL_SETTINGS
@@ -17,9 +18,10 @@ def settings_table(results: dict[str, dict[str, Any]], title: str = "share of pr
     table.add_column("model")
     for setting in settings:
         largest = max(r["settings"][setting]["samples"] for r in results.values() if setting in r["settings"])
-        table.add_column(setting.replace("-", "\n") + ("\n@1" if largest == 1 else f"\n@1 / @{largest}"), justify="right")
+        ks = "@1" if largest == 1 else f"@1 / @{largest}"
+        table.add_column(setting.replace("-", "\n") + "\n" + ks, justify="right")
     for name, result in results.items():
-        table.add_row(name, *(_cell(result["settings"].get(setting)) for setting in settings))
+        table.add_row(escape(name), *(_cell(result["settings"].get(setting)) for setting in settings))
     return table
 
 
@@ -31,7 +33,7 @@ def choices_table(results: dict[str, dict[str, Any]], title: str = "multiple cho
         if "choices" in result:
             c = result["choices"]
             accuracy = _with_margin(c["accuracy"], c["accuracy_interval"], 100)
-            table.add_row(name, accuracy, _with_margin(c["nll_per_token"], c["nll_interval"], 1, digits=3))
+            table.add_row(escape(name), accuracy, _with_margin(c["nll_per_token"], c["nll_interval"], 1, digits=3))
     return table
 
 

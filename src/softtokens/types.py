@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Something the user gave cannot work. The message names the parameter, what was got, what is allowed and what
-    to do; the command line prints it as one sentence without a traceback and exits with code 2."""
+    to do; the command line prints it as one sentence without a traceback and exits with code 2.
+
+    No ValueError: the parser of flags would put those into a frame of its own."""
 
 
 class StopReason(enum.Enum):

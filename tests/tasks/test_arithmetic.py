@@ -11,7 +11,8 @@ from softtokens.tasks import arithmetic
 from softtokens.types import UserError
 
 PINNED = [
-    "User: Zoe puts 43 stamps in a box. Amy takes out 9. She puts in 7 more. How many stamps are in the box?\nAssistant:",
+    "User: Zoe puts 43 stamps in a box. Amy takes out 9. She puts in 7 more. "
+    "How many stamps are in the box?\nAssistant:",
     "User: Jim has 3 shells. Now he has twice as many. He sells 6. He buys 15 more. He sells 12. "
     "How many shells does he have?\nAssistant:",
 ]
@@ -113,8 +114,8 @@ def test_no_question_has_two_right_answers():
         (lambda: arithmetic.problems("dev", 1), "split is 'dev'.*train, validation, test"),
         (lambda: arithmetic.problems("train", 0), "count is 0.*1 problem or more"),
         (lambda: arithmetic.problems("train", 1, difficulty="hard"), "difficulty is 'hard'.*short, long"),
-        (lambda: arithmetic.multiple_choice(0), "count is 0.*between 1 and"),
-        (lambda: arithmetic.multiple_choice(100_000), "count is 100000.*between 1 and"),
+        (lambda: arithmetic.multiple_choice(0), "count is 0.*1 to"),
+        (lambda: arithmetic.multiple_choice(100_000), "count is 100000.*1 to"),
     ],
 )
 def test_bad_values_are_named_with_what_is_allowed(call, message):

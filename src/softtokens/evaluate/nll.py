@@ -22,7 +22,8 @@ class ChoiceScores:
     """Per item, as arrays.
 
     correct: the right choice has the largest log-probability. correct_normalized: after division by its number of
-    characters (lm-eval's acc_norm). nll_per_token: nats per token of the right choice.
+    characters, not counting the space before it (lm-eval's acc_norm). nll_per_token: nats per token of the right
+    choice.
     """
 
     correct: np.ndarray
@@ -44,7 +45,7 @@ def score_choices(policy: Policy, items: Sequence[ChoiceItem], *, rows_per_batch
     row = 0
     for item in items:
         scores = total[row : row + len(item.choices)]
-        per_character = scores / [len(choice) for choice in item.choices]
+        per_character = scores / [len(choice.lstrip()) for choice in item.choices]
         correct.append(scores.argmax() == item.answer)
         normalized.append(per_character.argmax() == item.answer)
         nll.append(-scores[item.answer] / len(pairs[row + item.answer][1]))
@@ -76,4 +77,5 @@ def _log_probs(policy: Policy, pairs: list[tuple[list[int], list[int]]]) -> list
     hidden = policy.hidden_states(vocabulary.embed(grid))
     log_prob = token_log_prob(vocabulary, hidden[:, :-1][scored[:, 1:]], grid[scored], 1.0)
     row = torch.nonzero(scored)[:, 0]
-    return torch.zeros(len(pairs), dtype=torch.float64, device=policy.device).index_add(0, row, log_prob.double()).tolist()
+    total = torch.zeros(len(pairs), dtype=torch.float64, device=policy.device)
+    return total.index_add(0, row, log_prob.double()).tolist()

@@ -34,8 +34,9 @@ def evaluate(config: EvaluateConfig, *, listener: Listener | None = None) -> dic
     torch.set_flush_denormal(True)  # see train.loop
     output = _new_output(config.output)
     dtype = getattr(torch, config.dtype)
-    policy = load_policy(config.model, device=resolve_device(config.device), dtype=dtype, mask_unused=config.mask_unused)
     problems = problems_of(config.task, default_split="test")
+    device = resolve_device(config.device)
+    policy = load_policy(config.model, device=device, dtype=dtype, mask_unused=config.mask_unused)
     results: dict[str, Any] = {"config": dataclasses.asdict(config), "settings": {}}
     grader = grader_of(config.task)
     sample_file = None if output is None else open(output / "samples.jsonl", "w", encoding="utf-8")  # noqa: SIM115

@@ -107,7 +107,10 @@ class HFPolicy:
 
     def save(self, folder: Path) -> None:
         """An ordinary Hugging Face folder, loadable by AutoModelForCausalLM, plus our own small state file."""
-        self.model.save_pretrained(folder)
+        from transformers.utils import logging
+
+        with _without_progress_bars(logging):
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         (Path(folder) / _STATE_FILE).write_text(json.dumps({"embedding_rms": self.embedding_rms}) + "\n")
 
@@ -261,7 +264,7 @@ def _round_if_one(scale: float) -> float:
 
 
 def resolve_device(name: str) -> torch.device:
-    """"auto" is the first CUDA device if there is one, else the CPU."""
+    """The device of that name; "auto" is the first CUDA device if there is one, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

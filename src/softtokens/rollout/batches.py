@@ -8,7 +8,7 @@ import torch
 
 from softtokens.models.policy import Policy
 from softtokens.ops.random import Keys
-from softtokens.rollout.decode import Limits, sample_rollout
+from softtokens.rollout.decode import Limits, needed_positions, sample_rollout
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
 from softtokens.types import Problem, UserError
@@ -21,6 +21,11 @@ def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int
         if not ids:
             raise UserError(f"the prompt of problem {problem.id} is empty")
     return encoded
+
+
+def require_room(policy: Policy, problems: Sequence[Problem], limits: Limits) -> None:
+    """Raise UserError if any prompt and the limits do not fit the model's context: before a run, not days into it."""
+    needed_positions(policy, encode_prompts(policy, problems), limits)
 
 
 def sample_problems(

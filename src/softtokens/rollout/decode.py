@@ -61,7 +61,7 @@ def sample_rollout(
     not fit the model's context.
     """
     forced = _forced_texts(policy.tokenizer, policy.device)
-    capacity = _require_room(policy, prompts, limits, longest_forced=max(len(ids) for ids in forced.ids))
+    capacity = needed_positions(policy, prompts, limits)
     vocabulary = policy.vocabulary
     live = _start(policy, prompts, prompt_of_row, keys, capacity)
     tape = _Tape(live, thought)
@@ -135,7 +135,9 @@ def _emit(live: _Live, thought: Thought, vocabulary: Vocabulary, limits: Limits,
     if len(thinking):
         keys = live.keys[thinking].at(live.count[thinking], Stream.THOUGHT)
         drawn = thought.at(live.hidden[thinking], vocabulary).draw(keys)
-        token[thinking], inputs[thinking], log_prob[thinking] = drawn.token, drawn.inputs.float(), drawn.log_prob.float()
+        token[thinking] = drawn.token
+        inputs[thinking] = drawn.inputs.float()
+        log_prob[thinking] = drawn.log_prob.float()
         if drawn.support is not None:
             support = drawn.support.new_zeros(rows, drawn.support.shape[1])
             support[thinking] = drawn.support
@@ -149,11 +151,9 @@ def _emit(live: _Live, thought: Thought, vocabulary: Vocabulary, limits: Limits,
     if len(answering):
         keys = live.keys[answering].at(live.count[answering], Stream.ANSWER)
         drawn = Hard(limits.answer_temperature).at(live.hidden[answering], vocabulary).draw(keys)
-        token[answering], inputs[answering], log_prob[answering] = (
-            drawn.token,
-            drawn.inputs.float(),
-            drawn.log_prob.float(),
-        )
+        token[answering] = drawn.token
+        inputs[answering] = drawn.inputs.float()
+        log_prob[answering] = drawn.log_prob.float()
     return _Emission(token, inputs, log_prob, support)
 
 
@@ -297,8 +297,9 @@ def _stop_table(tokenizer, vocab: int, device) -> stopping.StopTable:
     return stopping.StopTable(table.next_state.to(device), table.ends_in_space.to(device))
 
 
-def _require_room(policy: Policy, prompts: list[list[int]], limits: Limits, longest_forced: int) -> int:
-    """The number of positions the longest row may need."""
+def needed_positions(policy: Policy, prompts: list[list[int]], limits: Limits) -> int:
+    """How many positions the longest row may need. UserError when that is more than the model's context."""
+    longest_forced = max(map(len, _forced_texts(policy.tokenizer, policy.device).ids))
     if not prompts or min(map(len, prompts)) == 0:
         raise UserError("a prompt is empty; every prompt needs at least one token")
     longest = max(map(len, prompts))
@@ -306,7 +307,7 @@ def _require_room(policy: Policy, prompts: list[list[int]], limits: Limits, long
     if needed > policy.context_length:
         raise UserError(
             f"the longest prompt has {longest} tokens; with max_thought_steps {limits.max_thought_steps}, "
-            f"{longest_forced} forced and max_answer_tokens {limits.max_answer_tokens} it needs {needed} positions, but "
-            f"the model's context is {policy.context_length}. Lower the limits, or drop the long problems."
+            f"{longest_forced} forced and max_answer_tokens {limits.max_answer_tokens} it needs {needed} positions, "
+            f"but the model's context is {policy.context_length}. Lower the limits, or drop the long problems."
         )
     return needed

@@ -117,5 +117,3 @@ class Rollout:
             thought_texts=header["thought_texts"],
             answer_texts=header["answer_texts"],
         )
-
-

@@ -19,6 +19,7 @@ from softtokens.types import StopReason
 
 STOP_PHRASE = "The final answer is: "
 BOX = "\\boxed{"
+_SPACES = (" ", "\t", "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ def stop_table(tokenizer, vocab: int, phrase: str = STOP_PHRASE) -> StopTable:
     if not core:
         raise ValueError(f"the stop phrase is {phrase!r}; it needs at least one character that is not a space")
     texts = token_texts(tokenizer, vocab)
-    alphabet = {character: i + 1 for i, character in enumerate(dict.fromkeys(core + " \t\n"))}
+    alphabet = {character: i + 1 for i, character in enumerate(dict.fromkeys(core + "".join(_SPACES)))}
     step = _character_automaton(core, alphabet)
     longest = max((len(text) for text in texts), default=0)
     codes = np.zeros((vocab, max(longest, 1)), dtype=np.int16)
@@ -53,7 +54,7 @@ def stop_table(tokenizer, vocab: int, phrase: str = STOP_PHRASE) -> StopTable:
     states = np.repeat(np.arange(step.shape[0])[:, None], vocab, axis=1)
     for i in range(longest):
         states = np.where(i < lengths, step[states, codes[:, i]], states)
-    ends_in_space = np.array([text[-1:].isspace() for text in texts])
+    ends_in_space = np.array([text.endswith(_SPACES) for text in texts])
     return StopTable(torch.from_numpy(states.astype(np.int16)), torch.from_numpy(ends_in_space))
 
 
@@ -65,7 +66,7 @@ def _character_automaton(core: str, alphabet: dict[str, int]) -> np.ndarray:
     step = np.zeros((len(core) + 1, len(alphabet) + 1), dtype=np.int64)
     for state in range(len(core) + 1):
         for character, code in alphabet.items():
-            if state == len(core) and character.isspace():
+            if state == len(core) and character in _SPACES:
                 step[state, code] = state
                 continue
             seen = core[:state] + character
@@ -89,7 +90,7 @@ def decode_text(tokenizer, ids: list[int]) -> str:
 
 def stops_by_text(text: str, phrase: str = STOP_PHRASE) -> bool:
     """The rule itself; the automaton's twin in the tests."""
-    return text.rstrip(" \t\n").endswith(phrase.rstrip())
+    return text.rstrip("".join(_SPACES)).endswith(phrase.rstrip())
 
 
 def forced_text(reason: StopReason, ends_in_space: bool, phrase: str = STOP_PHRASE) -> str:

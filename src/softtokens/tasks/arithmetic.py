@@ -1,7 +1,7 @@
 """Small word problems a tiny model can solve step by step, and everyday facts that training on them never touches.
 
-Everything is drawn from `random.Random` with explicit text seeds, so a split is the same on every machine. Which split a
-problem belongs to is decided by a hash of its question: whatever the seed, train, validation and test never share one.
+Everything is drawn from `random.Random` with explicit text seeds, so a split is the same on every machine. A hash of
+the question decides which split a problem belongs to: whatever the seeds, train, validation and test never share one.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def multiple_choice(count: int, *, seed: int = 0) -> list[ChoiceItem]:
     """
     pool = [(fact, question) for fact in facts() for question in fact.questions]
     if not 1 <= count <= len(pool):
-        raise UserError(f"count is {count}; the arithmetic task has between 1 and {len(pool)} multiple-choice questions.")
+        raise UserError(f"count is {count}; the arithmetic task has 1 to {len(pool)} multiple-choice questions.")
     rng = random.Random(f"facts {seed}")
     positions = [i % 4 for i in range(count)]
     rng.shuffle(positions)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 
-import torch
 from torch import Tensor
 
 from softtokens.ops.mixture import Concentration
@@ -102,6 +101,6 @@ class Thought(abc.ABC):
         """The distribution of the step that follows these hidden states [rows, dim]."""
 
 
-def require_event(value: Tensor, rows: int, event: tuple[int, ...]) -> None:
-    if value.shape != torch.Size((rows, *event)):
-        raise ValueError(f"value has shape {tuple(value.shape)}; this distribution takes {(rows, *event)}")
+def require_event(value: Tensor, *shape: int) -> None:
+    if tuple(value.shape) != shape:
+        raise ValueError(f"value has shape {tuple(value.shape)}; this distribution takes {shape}")

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -60,7 +59,7 @@ class GaussianDistribution(ThoughtDistribution):
     def concentration(self) -> Concentration:
         return Concentration.of(self.logits, self.thought.tau)
 
-    @cached_property
+    @property
     def mean(self) -> Tensor:
         return self.vocabulary.mix(tempered_softmax(self.logits, self.thought.tau))
 
@@ -70,7 +69,7 @@ class GaussianDistribution(ThoughtDistribution):
 
     def entropy(self) -> Tensor:
         normal.require_noise(self.thought.sigma)
-        return normal.entropy(self.mean.shape[-1], self.thought.sigma, like=self.mean)
+        return normal.entropy(self.vocabulary.table.shape[-1], self.thought.sigma, like=self.logits)
 
     @torch.no_grad()
     def sample(self, keys: StepKeys) -> Tensor:
@@ -78,8 +77,9 @@ class GaussianDistribution(ThoughtDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         normal.require_noise(self.thought.sigma)
-        require_event(value, self.logits.shape[0], self.mean.shape[1:])
-        return normal.log_density(value, self.mean, self.thought.sigma)
+        mean = self.mean
+        require_event(value, *mean.shape)
+        return normal.log_density(value, mean, self.thought.sigma)
 
     def embed(self, value: Tensor) -> Tensor:
         return value
@@ -93,14 +93,16 @@ class GaussianDistribution(ThoughtDistribution):
         if self.thought.estimator == "density":
             return self.log_prob(draw.inputs)
         normal.require_noise(self.thought.sigma)
-        return normal.replayed_log_density(draw.keys.normal(self.mean.shape[-1]), self.mean, self.thought.sigma)
+        mean = self.mean
+        return normal.replayed_log_density(draw.keys.normal(mean.shape[-1]), mean, self.thought.sigma)
 
     @torch.no_grad()
     def mismatch(self, draw: Draw) -> Tensor:
         sigma = self.thought.sigma
         normal.require_noise(sigma)
-        sampled_mean = draw.inputs - sigma * draw.keys.normal(self.mean.shape[-1])
-        return (self.mean - sampled_mean).square().sum(-1) / (2 * sigma**2)
+        mean = self.mean
+        sampled_mean = draw.inputs - sigma * draw.keys.normal(mean.shape[-1]).to(mean.dtype)
+        return (mean - sampled_mean).square().sum(-1) / (2 * sigma**2)
 
 
 def require_positive(name: str, value: float) -> None:

@@ -61,7 +61,7 @@ class HardDistribution(ThoughtDistribution):
         return draw(tempered_softmax(self.logits, self.temperature), keys.uniform())
 
     def log_prob(self, value: Tensor) -> Tensor:
-        require_event(value, self.logits.shape[0], ())
+        require_event(value, self.logits.shape[0])
         if self.temperature == 0:
             certain = torch.zeros_like(self.logits[:, 0])
             return certain.masked_fill(value != self.shadow, float("-inf"))

@@ -52,5 +52,5 @@ def perturb(location: Tensor, sigma: float, keys: StepKeys) -> tuple[Tensor, Ten
     """location + sigma eps, and its log-density [rows]; without noise the location itself, and 0."""
     if sigma == 0:
         return location, torch.zeros_like(location[:, 0])
-    noise = keys.normal(location.shape[-1])
+    noise = keys.normal(location.shape[-1]).to(location.dtype)
     return location + sigma * noise, log_density_of_noise(noise, sigma)

@@ -99,7 +99,7 @@ class PerturbedDistribution(ThoughtDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         normal.require_noise(self.thought.sigma)
-        require_event(value, self.logits.shape[0], self.location.shape[1:])
+        require_event(value, *self.location.shape)
         return normal.log_density(value, self.location, self.thought.sigma)
 
     def embed(self, value: Tensor) -> Tensor:

@@ -59,9 +59,7 @@ def save_checkpoint(run: Path, policy: HFPolicy, optimizer: torch.optim.Optimize
             shutil.rmtree(final)
         unfinished.rename(final)
         _flush(root)
-        _point(root / "last", final.name)
-        if progress.best_step == progress.step:
-            _point(root / "best", final.name)
+        point_links(run, progress)
         _retain(root, progress)
     except Exception as error:  # safetensors raises its own kind for a full disk
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -69,6 +67,14 @@ def save_checkpoint(run: Path, policy: HFPolicy, optimizer: torch.optim.Optimize
             f"checkpoint {final} could not be saved: {error}. Earlier checkpoints are untouched; make room and resume."
         ) from error
     return final
+
+
+def point_links(run: Path, progress: Progress) -> None:
+    """Point `last` and `best` at their checkpoints; again on resume, should a kill have come between save and link."""
+    root = run / "checkpoints"
+    _point(root / "last", _name(progress.step))
+    if progress.best_step is not None and (root / _name(progress.best_step)).is_dir():
+        _point(root / "best", _name(progress.best_step))
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, Progress] | None:

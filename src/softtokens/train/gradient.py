@@ -49,10 +49,10 @@ def accumulate_gradient(
         terms = policy_terms(part, advantages[rows], rollout.rows)
         losses["loss/thought"] += float(terms[0].detach())
         losses["loss/answer"] += float(terms[1].detach())
-        weighted = [weights.thought * terms[0], weights.answer * terms[1]]
+        # a term of weight 0 is left out, not multiplied: 0 * inf would be NaN
+        weighted = [w * t if w else 0 for w, t in zip((weights.thought, weights.answer), terms, strict=True)]
         if not apart:
-            # a term of weight 0 is left out, not multiplied: 0 * inf would be NaN
-            weighted = [sum(t for t, w in zip(weighted, (weights.thought, weights.answer), strict=True) if w)]
+            weighted = [sum(weighted)]
         for i, (total, loss) in enumerate(zip(gradients, weighted, strict=True)):
             _add_gradient(total, loss, parameters, keep_graph=i + 1 < len(gradients))
         seen.append(_detached(part))

@@ -15,12 +15,12 @@ from softtokens.config import TrainConfig
 from softtokens.evaluate.accuracy import accuracy
 from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.rewards import Grader, RewardScale
-from softtokens.rollout.batches import sample_problems
+from softtokens.rollout.batches import require_room, sample_problems
 from softtokens.rollout.decode import Limits
 from softtokens.thoughts import Thought, build_thought
 from softtokens.train import rundir
 from softtokens.train.advantage import leave_one_out
-from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, save_checkpoint
+from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, point_links, save_checkpoint
 from softtokens.train.data import problems_of_step
 from softtokens.train.gradient import TermWeights, accumulate_gradient
 from softtokens.train.metrics import replay_metrics, reward_metrics, rollout_metrics
@@ -124,7 +124,9 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     """
     # thoughts at tau 1e-4 leave softmax tails of denormal numbers, which processors compute very slowly
     torch.set_flush_denormal(True)
-    run = rundir.open_run(config)
+    run = rundir.check_output(config)
+    problems = problems_of(config.task, default_split="train")
+    validation = validation_problems(config) if config.validate_every else []
     found = newest_checkpoint(run) if config.resume else None
     folder, progress = found or (None, Progress())
     policy = load_policy(folder or config.model, device=resolve_device(config.device), mask_unused=config.mask_unused)
@@ -135,14 +137,16 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     if folder is not None:
         load_optimizer(folder, optimizer)
 
-    problems = problems_of(config.task, default_split="train")
-    validation = validation_problems(config) if config.validate_every else []
     judge = grader_of(config.task)
     scale = RewardScale(**dataclasses.asdict(config.reward))
     score = graded(judge, scale) if reward_func is None else by_function(reward_func)
     thought = build_thought(config.thought, policy.embedding_rms)
     trainee = Trainee(config, policy, optimizer, thought, problems, score)
+    require_room(policy, [*problems, *validation], trainee.limits)
 
+    rundir.open_run(config)
+    if folder is not None:
+        point_links(run, progress)
     tracker = Tracker(
         run,
         keep_bytes=progress.metrics_bytes,
@@ -184,7 +188,7 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up to the peak, then a cosine to zero at the last step."""
+    """Of update 0, 1, ...: linear warm-up to the peak, then a cosine that reaches zero just after the last one."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     rest = max(1, config.steps - config.warmup_steps)

@@ -17,7 +17,8 @@ def reward_metrics(rewards: Tensor, verdicts: list[Verdict] | None) -> dict[str,
     metrics = {
         "reward": float(rewards.mean()),
         "reward_std": float(spread.mean()),
-        "frac_reward_zero_std": float((spread == 0).float().mean()),
+        # by comparison: the rounded deviation of equal rewards is not always 0
+        "frac_reward_zero_std": float((rewards == rewards[:, :1]).all(-1).float().mean()),
     }
     if verdicts is not None:
         metrics |= {f"verdict/{v.value}": verdicts.count(v) / len(verdicts) for v in Verdict}

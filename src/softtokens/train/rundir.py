@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from softtokens.config import TrainConfig
 from softtokens.types import UserError
 
+_CONFIG = "config.json"
 _MAY_DIFFER = {"output", "resume", "device", "wandb"}  # settings that do not change what is computed
 
 
-def open_run(config: TrainConfig) -> Path:
-    """Create the run's folder and write the resolved configuration; or check that it is the run to be resumed."""
+def check_output(config: TrainConfig) -> Path:
+    """The run's folder, if the run may be written there: it is new or empty, or holds the run to be resumed."""
     run = Path(config.output)
-    file = run / "config.json"
+    file = run / _CONFIG
     if run.exists() and not run.is_dir():
         raise UserError(f"output is {config.output!r}, which is a file; give a folder")
     if file.is_file():
         if not config.resume:
             raise UserError(
-                f"output is {config.output!r}, which already holds a run; give a new folder, or --resume to go on with it"
+                f"output is {config.output!r}, which already holds a run; give a new folder, or --resume to go on "
+                "with it"
             )
         _require_same(json.loads(file.read_text()), resolved(config), config.output)
-        return run
-    if run.exists() and any(run.iterdir()):
+    elif run.exists() and any(run.iterdir()):
         raise UserError(f"output is {config.output!r}, a folder with other things in it; give a new or empty folder")
+    return run
+
+
+def open_run(config: TrainConfig) -> Path:
+    """Create the run's folder and write the resolved configuration. From here on it is a run."""
+    run = check_output(config)
+    file = run / _CONFIG
+    if file.is_file():
+        return run
     try:
         run.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(resolved(config), indent=1) + "\n")
+        unfinished = run / f".{_CONFIG}"
+        unfinished.write_text(json.dumps(resolved(config), indent=1) + "\n")
+        os.replace(unfinished, file)
     except OSError as error:
         raise UserError(f"output is {config.output!r}, which cannot be written: {error.strerror}") from error
     return run

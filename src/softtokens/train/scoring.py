@@ -47,7 +47,10 @@ def by_function(function: RewardFunction) -> Scorer:
             answer=[problem.answer for problem in problems],
             **columns,
         )
-        rewards = [float(reward) for reward in rewards]
+        try:
+            rewards = [float(reward) for reward in rewards]
+        except TypeError as error:  # None, for one
+            raise UserError(f"the reward function returned something other than a list of numbers: {error}") from error
         if len(rewards) != len(problems):
             raise UserError(f"the reward function returned {len(rewards)} rewards for {len(problems)} completions")
         for i, reward in enumerate(rewards):

@@ -1,0 +1,171 @@
+"""The adapter against transformers itself, for every architecture."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import EXTRA_ROWS, FAMILIES, build_model
+
+from softtokens.models.hf import HFPolicy, load_policy
+from softtokens.types import UserError
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@every_family
+@torch.no_grad()
+def test_logits_from_embeddings_are_those_from_tokens(family, make_policy, prompts):
+    policy = make_policy(family)
+    ids = torch.tensor([prompts[0]])
+    expected = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+    hidden = policy.hidden_states(policy.vocabulary.embed(ids))[0]
+    size = len(policy.tokenizer)
+    logits = policy.vocabulary.logits(hidden)
+    torch.testing.assert_close(logits[:, :size], expected[:, :size], rtol=1e-4, atol=1e-4)
+    assert logits.shape[1] == size + EXTRA_ROWS
+    assert (logits[:, size:] == float("-inf")).all()
+
+
+@every_family
+@torch.no_grad()
+def test_decoding_with_the_cache_is_the_teacher_forced_pass(family, make_policy, prompts):
+    """Prompts of mixed length in one batch, each at its own position, against each alone and whole."""
+    policy = make_policy(family)
+    steps = 12  # beyond the sliding window of 8
+    fed = torch.randn(len(prompts), steps, 32, generator=torch.Generator().manual_seed(0))
+    hidden, kv = policy.prefill(prompts, 64)
+    position = torch.tensor([len(p) for p in prompts])
+    seen = [hidden]
+    for step in range(steps):
+        view = int(position.max()) + 1
+        seen.append(policy.step(fed[:, step], position, kv, view))
+        position = position + 1
+    seen = torch.stack(seen, dim=1)
+    for row, prompt in enumerate(prompts):
+        inputs = torch.cat([policy.vocabulary.embed(torch.tensor(prompt)), fed[row]])[None]
+        expected = policy.hidden_states(inputs)[0, len(prompt) - 1 :]
+        torch.testing.assert_close(seen[row], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_gemma_table_is_scaled(make_policy, prompts):
+    policy = make_policy("gemma3")
+    ids = torch.tensor(prompts[0])
+    torch.testing.assert_close(policy.vocabulary.embed(ids), policy.model.get_input_embeddings()(ids))
+    weight = policy.model.get_input_embeddings().weight
+    scale = policy.vocabulary.table_scale
+    assert policy.embedding_rms == pytest.approx(scale * float(weight.square().mean().sqrt()), rel=1e-5)
+
+
+@torch.no_grad()
+def test_grouped_heads_attend_as_in_transformers(tokenizer, prompts):
+    ours = HFPolicy(build_model("llama", 310), tokenizer)
+    theirs = build_model("llama", 310)
+    theirs.set_attn_implementation("eager")
+    ids = torch.tensor([prompts[2]])
+    expected = theirs.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    torch.testing.assert_close(ours.hidden_states(ours.vocabulary.embed(ids)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_a_saved_policy_is_an_ordinary_checkpoint(family, make_policy, prompts, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policy = make_policy(family)
+    policy.embedding_rms = 0.125  # as frozen at the start of some training
+    policy.save(tmp_path)
+    loaded = load_policy(tmp_path)
+    assert loaded.embedding_rms == 0.125
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).encode("Tom has 4") == policy.tokenizer.encode("Tom has 4")
+    for name, parameter in policy.model.named_parameters():
+        assert torch.equal(plain.get_parameter(name), parameter)
+        assert torch.equal(loaded.model.get_parameter(name), parameter)
+    assert list(tmp_path.glob("*.bin")) == []
+    assert "softtokens" not in (tmp_path / "config.json").read_text()
+
+
+def test_bfloat16_weights_give_float32_logits(tokenizer, prompts):
+    policy = HFPolicy(build_model("llama", 310, dtype=torch.bfloat16), tokenizer)
+    with torch.no_grad():
+        hidden = policy.hidden_states(policy.vocabulary.embed(torch.tensor([prompts[0]])))[0]
+        logits = policy.vocabulary.logits(hidden)
+    assert hidden.dtype == torch.bfloat16 and logits.dtype == torch.float32
+    head = policy.model.get_output_embeddings().weight
+    exact = hidden.double() @ head.double().T
+    torch.testing.assert_close(logits[:, : len(tokenizer)].double(), exact[:, : len(tokenizer)], rtol=1e-5, atol=1e-5)
+    rounded = logits.bfloat16().float()
+    assert (rounded[:, :100] - exact[:, :100]).abs().max() > 100 * (logits[:, :100] - exact[:, :100]).abs().max()
+
+
+def test_mask_unused_is_an_option(tokenizer, prompts):
+    policy = HFPolicy(build_model("llama", 310), tokenizer, mask_unused=False)
+    hidden = policy.prefill(prompts, 64)[0]
+    assert policy.vocabulary.logits(hidden).isfinite().all()
+
+
+def refused(match, name, **keywords):
+    with pytest.raises(UserError, match=match):
+        load_policy(name, **keywords)
+
+
+def test_what_cannot_be_loaded_is_refused_with_the_reason(tmp_path, make_policy):
+    refused("does not exist", tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    refused("is a file", tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    refused("no config.json", tmp_path / "empty")
+    folder = tmp_path / "model"
+    make_policy().save(folder)
+    (folder / "model.safetensors").rename(folder / "weights.bin")
+    refused("no weights", folder)
+    (folder / "model.safetensors").write_bytes(b"nonsense")
+    refused("could not be loaded", folder)
+    (folder / "config.json").write_text("{")
+    refused("could not be loaded", folder)
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path, make_policy):
+    folder = tmp_path / "model"
+    make_policy().save(folder)
+    witness = tmp_path / "ran"
+    (folder / "custom.py").write_text(f"open({str(witness)!r}, 'w')\n")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "custom", "auto_map": {"AutoConfig": "custom.C", "AutoModelForCausalLM": "custom.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused("could not be loaded", folder)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (lambda m: m.config.__setattr__("attn_logit_softcapping", 30.0), "caps attention"),
+        (lambda m: m.set_output_embeddings(torch.nn.Linear(16, 310)), "same shape"),
+        (lambda m: m.set_input_embeddings(PositionDependent(310, 32)), "multiple of its embedding table"),
+        (lambda m: m.lm_head.register_forward_hook(lambda module, args, out: out**3), "other logits"),
+    ],
+)
+def test_a_model_that_embeddings_cannot_drive_is_refused(tokenizer, break_it, reason):
+    model = build_model("llama-untied", 310)
+    break_it(model)
+    with pytest.raises(UserError, match=reason):
+        HFPolicy(model, tokenizer)
+
+
+class PositionDependent(torch.nn.Embedding):
+    def forward(self, ids):
+        return super().forward(ids) + torch.arange(ids.shape[-1])[:, None]
+
+
+def test_a_head_with_bias_and_a_cap_are_understood(tokenizer):
+    model = build_model("gemma3", 310, final_logit_softcapping=5.0)
+    policy = HFPolicy(model, tokenizer)
+    assert policy.vocabulary.softcap == 5.0
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        logits = policy.vocabulary.logits(policy.hidden_states(policy.vocabulary.embed(ids))[0])
+        expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+    torch.testing.assert_close(logits[:, :300], expected[:, :300], rtol=1e-4, atol=1e-4)

@@ -1,0 +1,263 @@
+"""Rollouts: what is emitted, what a rollout depends on, and that replay scores it as it was sampled."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import FAMILIES
+
+from softtokens.models.hf import load_policy
+from softtokens.ops.random import Keys
+from softtokens.rollout import decode
+from softtokens.rollout.decode import Limits, sample_rollout
+from softtokens.rollout.record import Kind, Rollout
+from softtokens.rollout.replay import replay
+from softtokens.rollout.stopping import decode_text, stops_by_text
+from softtokens.thoughts import Gaussian, Hard, HiddenGaussian, LogitGaussian
+from softtokens.types import StopReason, UserError
+
+GROUP, LIMITS = 4, Limits(max_thought_steps=12, max_answer_tokens=5)
+
+
+def thoughts_of(policy, names=None):
+    unit = 0.33 * policy.embedding_rms
+    thoughts = {
+        "hard": Hard(),
+        "soft": Gaussian(0.5, unit),
+        "soft-density": Gaussian(0.5, unit, estimator="density"),
+        "fuzzy": Gaussian(1e-4, unit),
+        "hidden": HiddenGaussian(0.5, 0.3),
+        "logits": LogitGaussian(0.5, 0.3),
+        "top-k": LogitGaussian(0.5, 0.3, 5),
+    }
+    return {name: thoughts[name] for name in names or thoughts}
+
+
+def sample(policy, thought, prompts, *, limits=LIMITS, group=GROUP, problems=None, seed=11):
+    problems = list(range(len(prompts))) if problems is None else problems
+    of_row = [i for i in range(len(prompts)) for _ in range(group)]
+    keys = Keys(seed, torch.tensor([problems[i] for i in of_row]), torch.arange(len(of_row)) % group)
+    return sample_rollout(policy, thought, prompts, of_row, keys, limits)
+
+
+def test_every_part_is_marked(policy, prompts, tokenizer):
+    rollout = sample(policy, Gaussian(0.5, 0.1), prompts)
+    for row in range(rollout.rows):
+        kinds = rollout.kind[row].tolist()
+        ids = rollout.ids[row]
+        prompt = prompts[row // GROUP]
+        assert sorted(kinds, key=[1, 2, 3, 4, 0].index) == kinds  # prompt, thoughts, forced, answer, padding
+        assert ids[: len(prompt)].tolist() == prompt and kinds.count(Kind.PROMPT) == len(prompt)
+        assert 1 <= kinds.count(Kind.THOUGHT) <= 12 and 1 <= kinds.count(Kind.ANSWER) <= 5
+        assert rollout.thought_texts[row] == decode_text(tokenizer, ids[rollout.is_thought[row]].tolist())
+        forced = decode_text(tokenizer, ids[rollout.kind[row] == Kind.FORCED].tolist())
+        assert rollout.answer_texts[row].startswith(forced) and forced.endswith("\\boxed{")
+        if rollout.stop_reasons[row] is StopReason.LIMIT:
+            assert kinds.count(Kind.THOUGHT) == 12 and "The final answer is:" in forced
+    assert rollout.inputs.shape == (rollout.rows, int(rollout.thought_lengths.max()), 32)
+    assert not rollout.log_prob[~(rollout.is_thought | rollout.is_answer)].any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k"])
+def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family, name):
+    policy = make_policy(family)
+    (thought,) = thoughts_of(policy, [name]).values()
+    rollout = sample(policy, thought, prompts)
+    again = replay(policy, thought, rollout)
+    torch.testing.assert_close(
+        again.thought_log_prob[again.is_thought_step].detach(), rollout.log_prob[rollout.is_thought], rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(
+        again.answer_log_prob[again.is_answer_step].detach(), rollout.log_prob[rollout.is_answer], rtol=1e-4, atol=1e-4
+    )
+    assert not again.thought_log_prob[~again.is_thought_step].any()
+    if name in ("soft", "soft-density", "fuzzy"):
+        assert again.mismatch.max() < 1e-6
+    assert (again.max_weight[again.is_thought_step] > 0).all()
+    assert (again.effective_support[again.is_thought_step] >= 0.999).all()
+
+
+@pytest.mark.parametrize("name", ["hard", "soft", "fuzzy", "top-k"])
+def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name):
+    """Replay in small chunks against one model call on each row alone with every logit in memory."""
+    policy = make_policy("llama")
+    (thought,) = thoughts_of(policy, [name]).values()
+    rollout = sample(policy, thought, prompts[:2], group=2)
+    parameters = list(policy.model.parameters())
+    coefficient = torch.randn(rollout.rows, generator=torch.Generator().manual_seed(1))
+
+    part = replay(policy, thought, rollout, chunk_elements=3 * policy.vocabulary.head.shape[0])
+    loss = (coefficient * (part.thought_log_prob.sum(-1) + part.answer_log_prob.sum(-1))).sum()
+    gradient = torch.autograd.grad(loss, parameters)
+
+    total = 0.0
+    for row in range(rollout.rows):
+        length, kind = int(rollout.lengths[row]), rollout.kind[row]
+        inputs = policy.model.get_input_embeddings()(rollout.ids[row, :length])
+        chosen = kind[:length] == Kind.THOUGHT
+        if not thought.feeds_tokens:
+            inputs = inputs.clone()
+            inputs[chosen] = rollout.inputs[row, : int(chosen.sum())]
+        hidden = policy.model.model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0]
+        logits = (hidden @ policy.model.lm_head.weight.T)[:, : len(policy.tokenizer)]
+        log_p = torch.log_softmax(logits, -1)
+        step = 0
+        for at in range(length):
+            if kind[at] == Kind.ANSWER or (kind[at] == Kind.THOUGHT and thought.feeds_tokens):
+                total = total + coefficient[row] * log_p[at - 1, rollout.ids[row, at]]
+            elif kind[at] == Kind.THOUGHT:
+                keys = rollout.keys[torch.tensor([row])].at(step, decode.Stream.THOUGHT)
+                if isinstance(thought, Gaussian):
+                    table = policy.model.get_input_embeddings().weight[: len(policy.tokenizer)]
+                    location = torch.softmax(logits[at - 1] / thought.tau, -1) @ table
+                else:
+                    location = logits[at - 1][rollout.support[row, step]]
+                total = total + coefficient[row] * (keys.normal(len(location))[0] @ location) / thought.sigma
+                step += 1
+    expected = torch.autograd.grad(total, parameters)
+    scale = max(float(g.abs().max()) for g in expected)
+    for ours, obvious in zip(gradient, expected, strict=True):
+        torch.testing.assert_close(ours, obvious, rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_chunks_do_not_matter(policy, prompts):
+    thought = Gaussian(0.5, 0.1)
+    rollout = sample(policy, thought, prompts)
+    parameters = list(policy.model.parameters())
+
+    def scored(chunk_elements):
+        part = replay(policy, thought, rollout, chunk_elements=chunk_elements)
+        loss = part.thought_log_prob.sum() + part.answer_log_prob.sum()
+        return [part.thought_log_prob.detach(), *torch.autograd.grad(loss, parameters)]
+
+    for small, large in zip(scored(1), scored(1 << 30), strict=True):
+        torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-4 * float(large.abs().max()))
+
+
+def same_rows(one: Rollout, rows, other: Rollout, bitwise: bool):
+    for mine, theirs in zip(rows, range(other.rows), strict=True):
+        steps, length = int(other.thought_lengths[theirs]), int(other.lengths[theirs])
+        assert one.ids[mine, :length].tolist() == other.ids[theirs, :length].tolist()
+        assert one.answer_texts[mine] == other.answer_texts[theirs]
+        assert one.stop_reasons[mine] == other.stop_reasons[theirs]
+        if other.inputs is not None:
+            a, b = one.inputs[mine, :steps], other.inputs[theirs, :steps]
+            assert torch.equal(a, b) if bitwise else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["hard", "soft", "top-k"])
+def test_a_rollout_does_not_depend_on_its_batch(make_policy, prompts, family, name):
+    """Prompts of mixed length together, each alone, and in reverse order.
+
+    In float64: a random model is chaotic, and float32 rounding, which does depend on the batch's shape, grows with the
+    steps.
+    """
+    policy = make_policy(family, dtype=torch.float64)
+    (thought,) = thoughts_of(policy, [name]).values()
+    whole = sample(policy, thought, prompts)
+    for i, prompt in enumerate(prompts):
+        alone = sample(policy, thought, [prompt], problems=[i])
+        same_rows(whole, range(i * GROUP, (i + 1) * GROUP), alone, bitwise=False)
+    reverse = sample(policy, thought, prompts[::-1], problems=[2, 1, 0])
+    rows = [r for i in (2, 1, 0) for r in range(i * GROUP, (i + 1) * GROUP)]
+    same_rows(whole, rows, reverse, bitwise=False)
+
+
+def test_batches_of_eight_and_more_give_the_same_bits(policy, prompts):
+    thought = Gaussian(0.5, 0.1)
+    whole = sample(policy, thought, prompts, group=16)
+    for i, prompt in enumerate(prompts):
+        alone = sample(policy, thought, [prompt], group=16, problems=[i])
+        same_rows(whole, range(i * 16, (i + 1) * 16), alone, bitwise=True)
+
+
+def test_leaving_the_batch_changes_nothing(policy, prompts, monkeypatch):
+    """Rows that finish early leave; the others go on as if nobody had."""
+    limits = Limits(max_thought_steps=30, max_answer_tokens=2)
+    thought = Hard(8.0)  # hot enough for end-of-sequence tokens at all times
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "_leave", lambda live, inputs: (live, inputs))
+        kept = sample(policy, thought, prompts, limits=limits, group=32)
+    shrunk = sample(policy, thought, prompts, limits=limits, group=32)
+    assert len(set(shrunk.thought_lengths.tolist())) > 3
+    same_rows(kept, range(kept.rows), shrunk, bitwise=True)
+
+
+def test_thoughts_end_at_the_phrase_the_limit_or_the_end_of_sequence(prompts, tokenizer):
+    tiny = load_policy("tiny")
+    texts = ["User: Tom has 14 apples. He buys 7 more. How many apples does he have?\nAssistant:"]
+    ids = [tiny.tokenizer.encode(text) for text in texts]
+    for thought in (Hard(), Gaussian(0.5, 0.33 * tiny.embedding_rms), Hard(5.0)):
+        rollout = sample(tiny, thought, ids, group=32, limits=Limits(max_thought_steps=24, max_answer_tokens=8))
+        for row, reason in enumerate(rollout.stop_reasons):
+            text = rollout.thought_texts[row]
+            last = int(rollout.ids[row][rollout.is_thought[row]][-1])
+            assert (reason is StopReason.PHRASE) == stops_by_text(text)
+            assert (reason is StopReason.EOS) == (last in tiny.eos_ids)
+            if reason is StopReason.LIMIT:
+                assert int(rollout.thought_lengths[row]) == 24
+            whole = text + rollout.answer_texts[row]
+            assert "The final answer is: \\boxed{" in whole
+        reasons = set(rollout.stop_reasons)
+        assert reasons == {StopReason.LIMIT, StopReason.EOS} if thought == Hard(5.0) else StopReason.PHRASE in reasons
+
+
+def test_answers_can_be_greedy_while_thoughts_are_not(policy, prompts):
+    limits = dataclasses.replace(LIMITS, answer_temperature=0.0)
+    rollout = sample(policy, Gaussian(0.5, 0.1), prompts, limits=limits)
+    again = replay(policy, Gaussian(0.5, 0.1), rollout)
+    assert not rollout.log_prob[rollout.is_answer].any()
+    row = 0
+    at = int(torch.nonzero(rollout.is_answer[row])[0])
+    inputs = policy.vocabulary.embed(rollout.ids[row : row + 1, :at])
+    steps = rollout.is_thought[row, :at]
+    inputs[0, steps] = rollout.inputs[row, : int(steps.sum())]
+    with torch.no_grad():
+        logits = policy.vocabulary.logits(policy.hidden_states(inputs)[0, -1:])
+    assert int(logits.argmax()) == int(rollout.ids[row, at])
+    assert again.answer_log_prob.shape[0] == rollout.rows
+
+
+def test_a_rollout_can_be_saved_and_replayed(policy, prompts, tmp_path):
+    for thought in thoughts_of(policy, ["hard", "soft", "top-k"]).values():
+        rollout = sample(policy, thought, prompts)
+        rollout.save(tmp_path / "rollout.safetensors")
+        loaded = Rollout.load(tmp_path / "rollout.safetensors")
+        assert loaded.stop_reasons == rollout.stop_reasons
+        assert loaded.thought_texts == rollout.thought_texts and loaded.answer_texts == rollout.answer_texts
+        expected, again = (replay(policy, thought, r) for r in (rollout, loaded))
+        assert torch.equal(again.thought_log_prob, expected.thought_log_prob)
+        assert torch.equal(again.answer_log_prob, expected.answer_log_prob)
+
+
+def test_a_stored_step_is_of_the_size_of_an_embedding(policy, prompts, tmp_path):
+    """d numbers per thought step, never the vocabulary."""
+    rollout = sample(policy, LogitGaussian(0.5, 0.3), prompts)
+    for field in dataclasses.fields(rollout):
+        value = getattr(rollout, field.name)
+        if torch.is_tensor(value):
+            assert policy.vocabulary.head.shape[0] not in value.shape
+
+
+def test_some_rows_replay_as_among_all(policy, prompts):
+    thought = Gaussian(0.5, 0.1)
+    rollout = sample(policy, thought, prompts)
+    rows = torch.tensor([7, 2, 9])
+    some, every = replay(policy, thought, rollout.take(rows)), replay(policy, thought, rollout)
+    torch.testing.assert_close(
+        some.thought_log_prob.sum(-1), every.thought_log_prob.sum(-1)[rows], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_what_does_not_fit_is_refused(policy, prompts):
+    with pytest.raises(UserError, match="context is 256"):
+        sample(policy, Hard(), prompts, limits=Limits(max_thought_steps=250))
+    with pytest.raises(UserError, match="empty"):
+        sample(policy, Hard(), [[]])
+    for bad in ({"max_thought_steps": 0}, {"max_answer_tokens": 0}, {"answer_temperature": -1.0}):
+        with pytest.raises(UserError, match=next(iter(bad))):
+            Limits(**bad)

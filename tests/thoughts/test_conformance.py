@@ -1,0 +1,297 @@
+"""One battery over every family of thoughts, in float64 on a small vocabulary, against closed forms.
+
+Statistical checks use fixed keys; a bound of six standard errors on a few dozen numbers has a chance of a false alarm
+below 1e-6 for a correct family.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from softtokens.ops import reference
+from softtokens.ops.random import Keys, Stream
+from softtokens.ops.vocabulary import Vocabulary
+from softtokens.thoughts import Gaussian, Hard, HiddenGaussian, LogitGaussian
+
+DIM, TOKENS, UNUSED, SIGMA = 6, 11, 3, 0.2
+
+THOUGHTS = {
+    "hard": Hard(1.0),
+    "hard-cool": Hard(0.6),
+    "soft": Gaussian(0.5, SIGMA),
+    "soft-density": Gaussian(0.5, SIGMA, estimator="density"),
+    "soft-frozen-table": Gaussian(0.5, SIGMA, table_in_mean="frozen"),
+    "fuzzy": Gaussian(1e-4, SIGMA),
+    "noise-on-hidden": HiddenGaussian(0.5, SIGMA),
+    "noise-on-logits": LogitGaussian(0.5, SIGMA),
+    "noise-on-top-k": LogitGaussian(0.5, SIGMA, top_k=4),
+}
+GAUSSIAN = {name: thought for name, thought in THOUGHTS.items() if isinstance(thought, Gaussian)}
+NOISY = {name: thought for name, thought in THOUGHTS.items() if not isinstance(thought, Hard)}
+
+every_thought = pytest.mark.parametrize("thought", THOUGHTS.values(), ids=THOUGHTS)
+every_noisy = pytest.mark.parametrize("thought", NOISY.values(), ids=NOISY)
+every_gaussian = pytest.mark.parametrize("thought", GAUSSIAN.values(), ids=GAUSSIAN)
+
+
+@pytest.fixture
+def vocabulary():
+    generator = torch.Generator().manual_seed(3)
+    head, table = torch.randn(2, TOKENS + UNUSED, DIM, dtype=torch.float64, generator=generator)
+    return Vocabulary(head, table, size=TOKENS)
+
+
+@pytest.fixture
+def hidden():
+    return torch.randn(5, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
+def near_tie(hidden, vocabulary, gap):
+    """Hidden states moved so that their two largest logits differ by `gap`."""
+    head = vocabulary.head[:TOKENS]
+    first, second = (hidden @ head.T).topk(2).indices.T
+    across = head[first] - head[second]
+    excess = (hidden * across).sum(-1, keepdim=True) - gap
+    return hidden - excess * across / across.square().sum(-1, keepdim=True)
+
+
+def keys(rows, *, seed=5, step=0):
+    return Keys(seed, torch.arange(rows) // 7, torch.arange(rows) % 7).at(step, Stream.THOUGHT)
+
+
+def scores(thought, hidden_row, vocabulary, rows, estimate):
+    """Gradients of the log-probability of `rows` samples with respect to the hidden state: [rows, dim]."""
+    hidden = hidden_row.expand(rows, DIM).clone().requires_grad_()
+    distribution = thought.at(hidden, vocabulary)
+    drawn = distribution.draw(keys(rows))
+    log_prob = distribution.replay(drawn) if estimate == "replay" else distribution.log_prob(value_of(thought, drawn))
+    return torch.autograd.grad(log_prob.sum(), hidden)[0]
+
+
+def value_of(thought, drawn):
+    return drawn.token if isinstance(thought, Hard) else drawn.inputs
+
+
+@every_thought
+def test_score_has_zero_mean(thought, hidden, vocabulary):
+    tau = getattr(thought, "tau", None)
+    row = near_tie(hidden, vocabulary, gap=0.7 * tau)[0] if tau and tau < 0.01 else hidden[0]
+    score = scores(thought, row, vocabulary, 20_000, "replay")
+    assert score.abs().max() > 0
+    error = score.std(0) / math.sqrt(len(score))
+    assert (score.mean(0).abs() <= 6 * error + 1e-12).all()
+
+
+@every_thought
+def test_log_prob_agrees_with_finite_differences(thought, hidden, vocabulary):
+    """Derivatives with respect to the hidden state, the head and (where it is trained) the table."""
+    if getattr(thought, "tau", 1) < 0.01:
+        # a softmax this sharp has no usable finite differences of its own; the same formula at a milder temperature
+        thought = dataclasses.replace(thought, tau=0.05)
+    with torch.no_grad():
+        distribution = thought.at(hidden, vocabulary)
+        value = distribution.sample(keys(len(hidden)))
+    trains_table = isinstance(thought, Gaussian) and thought.table_in_mean == "trained"
+
+    def log_prob(h, head, table):
+        return thought.at(h, dataclasses.replace(vocabulary, head=head, table=table)).log_prob(value)
+
+    leaves = (hidden, vocabulary.head, vocabulary.table)
+    leaves = tuple(x.clone().requires_grad_(trains_table or i < 2) for i, x in enumerate(leaves))
+    assert torch.autograd.gradcheck(log_prob, leaves, eps=1e-6, atol=1e-6)
+    if not trains_table:
+        table = vocabulary.table.clone().requires_grad_()
+        gradient = torch.autograd.grad(
+            log_prob(hidden.requires_grad_(), vocabulary.head, table).sum(), table, allow_unused=True
+        )
+        assert gradient == (None,) or not gradient[0].any()
+
+
+@every_noisy
+def test_density_is_the_closed_form(thought, hidden, vocabulary):
+    distribution = thought.at(hidden, vocabulary)
+    value = distribution.sample(keys(len(hidden)))
+    expected = reference.gaussian_log_prob(value, distribution.mean, thought.sigma)
+    torch.testing.assert_close(distribution.log_prob(value), expected)
+
+
+@every_gaussian
+def test_mean_is_the_mixture(thought, hidden, vocabulary):
+    expected = reference.mixture(hidden, vocabulary.head[:TOKENS], vocabulary.table[:TOKENS], thought.tau)
+    torch.testing.assert_close(thought.at(hidden, vocabulary).mean, expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_token_log_prob_is_the_closed_form(temperature, hidden, vocabulary):
+    tokens = torch.arange(len(hidden))
+    expected = reference.token_log_prob(hidden, vocabulary.head[:TOKENS], tokens, temperature)
+    torch.testing.assert_close(Hard(temperature).at(hidden, vocabulary).log_prob(tokens), expected)
+
+
+@every_gaussian
+def test_score_in_logits_is_the_closed_form(thought, hidden, vocabulary):
+    """d log pi / d z_v = p_v (e_v - mu) . eps / (tau sigma), for both estimators."""
+    tau = thought.tau
+    hidden = near_tie(hidden, vocabulary, gap=0.7 * tau)
+    drawn = thought.at(hidden, vocabulary).draw(keys(len(hidden)))
+    distribution = thought.at(hidden, vocabulary)
+    logits = distribution.logits.detach().requires_grad_()
+    log_prob = dataclasses.replace(distribution, logits=logits).replay(drawn)
+    gradient = torch.autograd.grad(log_prob.sum(), logits)[0][:, :TOKENS]
+    p = torch.softmax(logits.detach()[:, :TOKENS] / tau, -1)
+    table = vocabulary.table[:TOKENS]
+    noise = keys(len(hidden)).normal(DIM).double()
+    expected = p * ((table[None] - (p @ table)[:, None]) * noise[:, None]).sum(-1) / (tau * thought.sigma)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+
+
+@every_gaussian
+def test_estimators_agree_at_the_sampling_parameters(thought, hidden, vocabulary):
+    row = near_tie(hidden, vocabulary, gap=0.7 * thought.tau)[1]
+    density = scores(dataclasses.replace(thought, estimator="density"), row, vocabulary, 20, "replay")
+    replayed = scores(dataclasses.replace(thought, estimator="replay"), row, vocabulary, 20, "replay")
+    torch.testing.assert_close(density, replayed, rtol=1e-6, atol=1e-6 * float(density.abs().max()))
+
+
+@pytest.mark.parametrize("thought", [HiddenGaussian(0.5, SIGMA), LogitGaussian(0.5, SIGMA), LogitGaussian(0.5, SIGMA, 4)])
+def test_replay_of_perturbed_thoughts_has_the_gradient_of_the_density(thought, hidden, vocabulary):
+    hidden = hidden.requires_grad_()
+    distribution = thought.at(hidden, vocabulary)
+    value, drawn = distribution.sample(keys(5)), distribution.draw(keys(5))
+    (by_density,) = torch.autograd.grad(distribution.log_prob(value).sum(), hidden, retain_graph=True)
+    (by_replay,) = torch.autograd.grad(distribution.replay(drawn).sum(), hidden)
+    torch.testing.assert_close(by_replay, by_density)
+    torch.testing.assert_close(drawn.inputs, distribution.embed(value))
+
+
+@every_thought
+def test_replay_and_draw_give_the_log_prob_of_the_sample(thought, hidden, vocabulary):
+    distribution = thought.at(hidden, vocabulary)
+    drawn = distribution.draw(keys(len(hidden)))
+    value = distribution.sample(keys(len(hidden)))
+    expected = distribution.log_prob(value)
+    torch.testing.assert_close(drawn.log_prob.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(distribution.replay(drawn), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("thought", [Hard(0.0), Gaussian(1e-6, 0.0), HiddenGaussian(1e-6, 0.0), LogitGaussian(1e-6, 0.0)])
+def test_without_noise_and_temperature_thoughts_are_greedy_tokens(thought, hidden, vocabulary):
+    greedy = (hidden @ vocabulary.head[:TOKENS].T).argmax(-1)
+    drawn = thought.at(hidden, vocabulary).draw(keys(len(hidden)))
+    assert torch.equal(drawn.token, greedy)
+    torch.testing.assert_close(drawn.inputs, vocabulary.table[greedy])
+    assert not drawn.log_prob.any()
+
+
+@pytest.mark.parametrize("thought", [Gaussian(0.5, 0.0), HiddenGaussian(0.5, 0.0), LogitGaussian(0.5, 0.0)])
+def test_a_thought_without_noise_has_no_density(thought, hidden, vocabulary):
+    distribution = thought.at(hidden, vocabulary)
+    for ask in (distribution.entropy, lambda: distribution.replay(distribution.draw(keys(5)))):
+        with pytest.raises(ValueError, match="sigma is 0"):
+            ask()
+
+
+@every_thought
+def test_unused_rows_are_never_thought_of(thought, hidden, vocabulary):
+    """Rows beyond the tokenizer get neither tokens, nor shadow, nor weight, even where their logits are the largest."""
+    head = vocabulary.head.clone()
+    head[TOKENS:] = 100 * hidden[0]
+    loud = dataclasses.replace(vocabulary, head=head)
+    table = vocabulary.table.clone()
+    table[TOKENS:] = float("nan") if isinstance(thought, Hard) else 1e9
+    loud = dataclasses.replace(loud, table=table)
+    drawn = thought.at(hidden, loud).draw(keys(len(hidden)))
+    assert (drawn.token < TOKENS).all()
+    assert drawn.inputs.abs().max() < 1e3
+
+
+@every_thought
+def test_shadow_is_the_arg_max(thought, hidden, vocabulary):
+    distribution = thought.at(hidden, vocabulary)
+    expected = (hidden @ vocabulary.head[:TOKENS].T).argmax(-1)
+    assert torch.equal(distribution.shadow, expected)
+    if not isinstance(thought, Hard):
+        assert torch.equal(distribution.draw(keys(len(hidden))).token, expected)
+
+
+@every_thought
+def test_samples_depend_on_their_key_alone(thought, hidden, vocabulary):
+    hidden = hidden.repeat(6, 1)
+    whole = thought.at(hidden, vocabulary).draw(keys(30))
+    order = torch.tensor([17, 3, 29, 8])
+    part = thought.at(hidden[order], vocabulary).draw(keys(30)[order])
+    torch.testing.assert_close(part.inputs, whole.inputs[order], rtol=1e-12, atol=1e-12)
+    assert torch.equal(part.token, whole.token[order])
+    torch.manual_seed(0)  # global state has no say
+    again = thought.at(hidden, vocabulary).draw(keys(30))
+    assert torch.equal(again.inputs, whole.inputs)
+    for other in (keys(30, seed=6), keys(30, step=1)):
+        assert not torch.equal(thought.at(hidden, vocabulary).draw(other).inputs, whole.inputs)
+
+
+@every_thought
+def test_entropy_is_the_mean_of_minus_log_prob(thought, hidden, vocabulary):
+    rows = 20_000
+    distribution = thought.at(hidden[:1].expand(rows, DIM), vocabulary)
+    surprise = -distribution.log_prob(distribution.sample(keys(rows)))
+    assert abs(surprise.mean() - distribution.entropy()[0]) < 6 * surprise.std() / math.sqrt(rows)
+
+
+@every_noisy
+def test_sample_moments(thought, hidden, vocabulary):
+    rows = 20_000
+    distribution = thought.at(hidden[:1].expand(rows, DIM), vocabulary)
+    deviation = (distribution.sample(keys(rows)) - distribution.mean) / thought.sigma
+    assert deviation.mean(0).abs().max() < 6 / math.sqrt(rows)
+    assert (deviation.var(0) - 1).abs().max() < 6 * math.sqrt(2 / rows)
+    assert (distribution.log_prob(distribution.mode) >= distribution.log_prob(distribution.sample(keys(rows)))).all()
+
+
+def test_tokens_are_drawn_in_proportion(hidden, vocabulary):
+    rows = 50_000
+    distribution = Hard(0.8).at(hidden[:1].expand(rows, DIM), vocabulary)
+    share = torch.bincount(distribution.sample(keys(rows)), minlength=TOKENS + UNUSED).double() / rows
+    p = torch.softmax(distribution.logits[0] / 0.8, -1)
+    assert (share - p).abs().max() < 6 * 0.5 / math.sqrt(rows)
+    assert distribution.mode[0] == p.argmax()
+
+
+@every_thought
+def test_a_value_of_the_wrong_shape_is_refused(thought, hidden, vocabulary):
+    with pytest.raises(ValueError, match="shape"):
+        thought.at(hidden, vocabulary).log_prob(torch.zeros(5, 99))
+
+
+@pytest.mark.parametrize("thought", GAUSSIAN.values(), ids=GAUSSIAN)
+def test_mismatch_is_the_kl_of_moved_means(thought, hidden, vocabulary):
+    drawn = thought.at(hidden, vocabulary).draw(keys(5))
+    same = thought.at(hidden, vocabulary).mismatch(drawn)
+    assert same.abs().max() < 1e-10
+    moved = thought.at(hidden + 0.3, vocabulary)
+    expected = (moved.mean - thought.at(hidden, vocabulary).mean).square().sum(-1) / (2 * SIGMA**2)
+    torch.testing.assert_close(moved.mismatch(drawn), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Hard(-1), "temperature"),
+        (lambda: Gaussian(0, 0.1), "tau"),
+        (lambda: Gaussian(0.5, -0.1), "sigma"),
+        (lambda: Gaussian(float("nan"), 0.1), "tau"),
+        (lambda: HiddenGaussian(-1, 0.1), "tau"),
+        (lambda: LogitGaussian(0.5, 0.1, top_k=0), "top_k"),
+    ],
+)
+def test_absurd_values_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_top_k_larger_than_the_vocabulary_is_refused(hidden, vocabulary):
+    with pytest.raises(ValueError, match="top_k"):
+        LogitGaussian(0.5, 0.1, top_k=TOKENS + 1).at(hidden, vocabulary)

@@ -1,0 +1,32 @@
+"""The command line with rewards that differ between texts, so that every step of a random model has a gradient.
+
+    python driver.py THREADS HOOK_FILE train --output ...
+
+The lines of HOOK_FILE run first: they make the process stop at a known place, or its disk full.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from softtokens import cli
+from softtokens.train import loop
+
+
+def reward_texts(setattr: Callable) -> None:
+    def score(problems, thoughts, answers):
+        del problems
+        return [float(sum(map(ord, t + a)) % 11) for t, a in zip(thoughts, answers, strict=True)], None
+
+    setattr(loop, "graded", lambda judge, scale: score)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[1]))  # those of the process that compares bits
+    reward_texts(setattr)
+    exec(Path(sys.argv[2]).read_text())
+    sys.exit(cli.main(sys.argv[3:]))

@@ -1,0 +1,250 @@
+"""A run that was killed and resumed is the run that was not, bit for bit."""
+
+import json
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from softtokens import cli
+from softtokens.models.hf import load_policy
+from softtokens.train import loop
+
+WAIT = """
+import time
+from pathlib import Path
+from softtokens.train import checkpoint, loop, tracking
+
+def wait():
+    Path({ready!r}).touch()
+    time.sleep(600)
+"""
+
+# where to die: 8 steps, saved after 2, 4, 6, 8 (and 3, the first validation)
+KILLED_WHILE = {
+    "before-any-checkpoint": """
+loop.accumulate_gradient = lambda *a, **k: wait()
+""",
+    "saving": """
+save = checkpoint._save_optimizer
+def slow(optimizer, path):
+    save(optimizer, path)
+    if "step-000006" in str(path):
+        path.write_bytes(path.read_bytes()[:1000])
+        wait()
+checkpoint._save_optimizer = slow
+""",
+    "linking": """
+point = checkpoint._point
+checkpoint._point = lambda link, target: wait() if target == "step-000006" else point(link, target)
+""",
+    "linking-the-last-checkpoint": """
+point = checkpoint._point
+checkpoint._point = lambda link, target: wait() if target == "step-000008" else point(link, target)
+""",
+    "dropping-old-checkpoints": """
+remove = checkpoint.shutil.rmtree
+def half(folder, **options):
+    if Path(folder).name == "step-000002":
+        next(Path(folder).glob("model*")).unlink()
+        wait()
+    remove(folder, **options)
+checkpoint.shutil.rmtree = half
+""",
+    "updating": """
+step, calls = loop.accumulate_gradient, []
+def slow(*arguments, **options):
+    calls.append(1)
+    return wait() if len(calls) == 6 else step(*arguments, **options)
+loop.accumulate_gradient = slow
+""",
+    "logging": """
+write = tracking.JsonLines.write
+def half(lines, row):
+    if row["step"] == 6 and "problem" in row:
+        lines._file.write(b'{"step": 6, "prob')
+        lines._file.flush()
+        wait()
+    write(lines, row)
+tracking.JsonLines.write = half
+""",
+}
+
+
+@pytest.fixture
+def uninterrupted(flags, tmp_path, text_rewards):
+    assert cli.main(flags(tmp_path / "uninterrupted")) == 0
+    return tmp_path / "uninterrupted"
+
+
+@pytest.mark.parametrize("moment", KILLED_WHILE)
+def test_killed_and_resumed(flags, tmp_path, start, wait_for, uninterrupted, moment):
+    run, ready = tmp_path / "run", tmp_path / "ready"
+    process = start(flags(run), WAIT.format(ready=str(ready)) + KILLED_WHILE[moment])
+    wait_for(ready.exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert cli.main(flags(run, "--resume")) == 0
+    assert_same_run(run, uninterrupted)
+    assert not list((run / "checkpoints").glob(".saving*"))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_at_random_moments(flags, tmp_path, start, wait_for, text_rewards):
+    longer = ("--steps", "60", "--save-every", "3", "--validate-every", "7")
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert cli.main(flags(whole, *longer)) == 0
+    moments = random.Random(0)
+    done = 0
+    for _ in range(8):
+        process = start(flags(run, *longer, "--resume"))
+        wanted = done + moments.randint(1, 8)
+        wait_for(lambda wanted=wanted: number_of_lines(run / "metrics.jsonl") >= wanted, process)
+        try:
+            process.wait(moments.uniform(0, 0.3))  # about a step, or a save
+        except Exception:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        done = number_of_lines(run / "metrics.jsonl")
+    assert cli.main(flags(run, *longer, "--resume")) == 0
+    assert_same_run(run, whole)
+
+
+def test_a_finished_run_resumes_to_itself(flags, uninterrupted):
+    before = contents(uninterrupted)
+    assert cli.main(flags(uninterrupted, "--resume")) == 0
+    assert contents(uninterrupted) == before
+
+
+def test_resume_of_nothing_starts(flags, tmp_path, uninterrupted):
+    assert cli.main(flags(tmp_path / "run", "--resume")) == 0
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--learning-rate", "0.002"], "learning_rate was 0.001, is 0.002"),
+        (["--steps", "9"], "steps was 8, is 9"),
+        (["--thought.gamma", "0.5"], "'gamma': 0.5"),
+    ],
+)
+def test_resume_with_another_configuration_is_refused(flags, uninterrupted, capsys, changed, message):
+    before = contents(uninterrupted)
+    assert cli.main(flags(uninterrupted, "--resume", *changed)) == 2
+    assert message in capsys.readouterr().err
+    assert contents(uninterrupted) == before
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("damage", ["model.safetensors", "optimizer.safetensors", "trainer.json", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(flags, tmp_path, uninterrupted, capsys, damage):
+    run = tmp_path / "run"
+    stop_after(run, flags, step=7)
+    newest = run / "checkpoints/step-000006"
+    if damage == "missing":
+        (newest / "tokenizer.json").unlink()
+    else:
+        content = (newest / damage).read_bytes()
+        (newest / damage).write_bytes(content[: len(content) // 2])
+    capsys.readouterr()
+    assert cli.main(flags(run, "--resume")) == 0
+    error = capsys.readouterr().err
+    assert f"warning: checkpoint {newest} is damaged" in error
+    assert "using the one before it" in error
+    assert_same_run(run, uninterrupted)
+
+
+def test_last_and_best_are_models_that_anything_loads(flags, tmp_path, text_rewards, monkeypatch):
+    """best is the first of the best validations; last is the last step; a third one is kept in case of damage."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    accuracies = iter([0.25, 0.75, 0.75, 0.5])  # at steps 2, 4, 6, 8
+    at_validation = []
+
+    def validate(trainee, problems, judge):
+        del problems, judge
+        at_validation.append([p.detach().clone() for p in trainee.parameters])
+        return next(accuracies)
+
+    monkeypatch.setattr(loop, "_validate", validate)
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--validate-every", "2")) == 0
+    root = run / "checkpoints"
+    assert sorted(p.name for p in root.glob("step-*")) == ["step-000004", "step-000006", "step-000008"]
+    for link, step in (("best", 4), ("last", 8)):
+        assert (root / link).is_symlink()
+        assert (root / link).resolve() == (root / f"step-{step:06d}").resolve()
+        model = AutoModelForCausalLM.from_pretrained(root / link)
+        for ours, theirs in zip(at_validation[step // 2 - 1], model.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+    text = "User: Tom has 4 apples."
+    tokenizer = AutoTokenizer.from_pretrained(root / "best")
+    assert tokenizer.encode(text) == load_policy(root / "last").tokenizer.encode(text)
+    assert lines(run / "metrics.jsonl")[3]["validation/accuracy"] == 0.75
+
+
+def test_the_unit_of_noise_is_that_of_the_start(uninterrupted, model_folder):
+    policy = load_policy(uninterrupted / "checkpoints/last")
+    assert policy.embedding_rms == load_policy(model_folder).embedding_rms
+    now = float(policy.vocabulary.table.detach().square().mean().sqrt())
+    assert abs(now - policy.embedding_rms) > 1e-6  # the table has moved, the unit has not
+
+
+def stop_after(run: Path, flags, *, step: int) -> None:
+    """A run that ends in the middle, by an exception from the listener's side."""
+
+    class Stop(RuntimeError):
+        pass
+
+    def listener(done, metrics):
+        del metrics
+        if done == step:
+            raise Stop
+
+    config, _ = cli.parse("train", flags(run)[1:])
+    with pytest.raises(Stop):
+        loop.train(config, listener=listener)
+
+
+def assert_same_run(run: Path, expected: Path) -> None:
+    assert without_times(run) == without_times(expected)
+    assert [line["step"] for line in lines(run / "metrics.jsonl")] == list(
+        range(1, len(lines(run / "metrics.jsonl")) + 1)
+    )
+    assert (run / "samples.jsonl").read_bytes() == (expected / "samples.jsonl").read_bytes()
+    for link in ("last", "best"):
+        ours, theirs = run / "checkpoints" / link, expected / "checkpoints" / link
+        assert ours.resolve().name == theirs.resolve().name
+        assert_same_tensors(ours / "model.safetensors", theirs / "model.safetensors")
+        assert_same_tensors(ours / "optimizer.safetensors", theirs / "optimizer.safetensors")
+    kept = [sorted(p.name for p in (r / "checkpoints").iterdir()) for r in (run, expected)]
+    assert kept[0] == kept[1]
+
+
+def assert_same_tensors(file: Path, expected: Path) -> None:
+    ours, theirs = load_file(file), load_file(expected)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def without_times(run: Path) -> list[dict]:
+    timed = ("time/", "tokens_per_second")
+    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines(run / "metrics.jsonl")]
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def number_of_lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """All files but TensorBoard's, which names a new one each time."""
+    files = (p for p in run.rglob("*") if p.is_file() and p.parent.name != "tensorboard")
+    return {str(p.relative_to(run)): p.read_bytes() for p in files}

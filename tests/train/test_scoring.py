@@ -1,0 +1,69 @@
+import pytest
+
+from softtokens.rewards import RewardScale, grader
+from softtokens.train.scoring import by_function, graded
+from softtokens.types import Problem, UserError, Verdict
+
+PROBLEMS = [
+    Problem(0, "1 + 1 =", "2", {"level": "easy", "source": "a"}),
+    Problem(1, "40 + 2 =", "42", {"level": "hard"}),
+]
+THOUGHTS, ANSWERS = [" well", " so"], [r" The final answer is: \boxed{2}", r" \boxed{41}"]
+
+
+def test_a_grader_and_the_scale():
+    rewards, verdicts = graded(grader("exact"), RewardScale(right=7, wrong=3, none=-1))(
+        [*PROBLEMS, PROBLEMS[0]], [*THOUGHTS, r" \boxed{2}"], [*ANSWERS, r" \boxed{2"]
+    )
+    assert rewards == [7, 3, -1]  # a box in the thoughts is no answer
+    assert verdicts == [Verdict.RIGHT, Verdict.WRONG, Verdict.NO_ANSWER]
+
+
+def test_a_reward_function_as_written_for_trl():
+    calls = []
+
+    def reward_func(prompts, completions, **columns):
+        calls.append((prompts, completions, columns))
+        return [len(completion) for completion in completions]
+
+    rewards, verdicts = by_function(reward_func)(PROBLEMS, THOUGHTS, ANSWERS)
+    completions = [THOUGHTS[0] + ANSWERS[0], THOUGHTS[1] + ANSWERS[1]]
+    columns = {"answer": ["2", "42"], "level": ["easy", "hard"], "source": ["a", None]}
+    assert calls == [(["1 + 1 =", "40 + 2 ="], completions, columns)]
+    assert rewards == [float(len(completion)) for completion in completions]
+    assert all(isinstance(reward, float) for reward in rewards)
+    assert verdicts is None
+
+
+def test_a_reward_function_may_name_what_it_needs():
+    def reward_func(completions, answer, **kwargs):
+        del kwargs
+        return [float(expected in text) for text, expected in zip(completions, answer, strict=True)]
+
+    assert by_function(reward_func)(PROBLEMS, THOUGHTS, ANSWERS)[0] == [1.0, 0.0]
+
+
+def test_columns_do_not_hide_prompts_and_answers():
+    problem = Problem(0, "the prompt", "the answer", {"prompt": "x", "completion": "x", "answer": "x"})
+
+    def reward_func(prompts, completions, answer):
+        assert (prompts, answer) == (["the prompt"], ["the answer"])
+        return [1.0] * len(completions)
+
+    assert by_function(reward_func)([problem], ["a"], ["b"])[0] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([1.0], "1 rewards for 2 completions"),
+        ([1.0, 2.0, 3.0], "3 rewards for 2 completions"),
+        ([1.0, float("nan")], "nan for completion 1"),
+        ([float("-inf"), 1.0], "-inf for completion 0"),
+        ([None, 1.0], "something other than a list of numbers"),
+        (None, "something other than a list of numbers"),
+    ],
+)
+def test_rewards_that_cannot_be_used_are_refused(returned, message):
+    with pytest.raises(UserError, match=message):
+        by_function(lambda **columns: returned)(PROBLEMS, THOUGHTS, ANSWERS)

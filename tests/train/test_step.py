@@ -1,0 +1,146 @@
+"""One update: the schedule, what is refused, and that it is the update of the loss."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from softtokens import cli
+from softtokens.config import TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.train import loop
+from softtokens.train.gradient import accumulate_gradient
+from softtokens.train.loop import learning_rate, train
+
+
+def test_learning_rate_warms_up_peaks_and_falls_to_zero():
+    config = TrainConfig(steps=100, warmup_steps=20, learning_rate=6e-6)
+    rates = [learning_rate(config, step) for step in range(101)]
+    assert rates[0] == pytest.approx(6e-6 / 20)
+    assert rates[9] == pytest.approx(6e-6 / 2)
+    assert rates[19] == rates[20] == pytest.approx(6e-6)  # the end of the warm-up, the start of the cosine
+    assert rates[60] == pytest.approx(3e-6)  # half-way down
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[100] == pytest.approx(0, abs=1e-20)
+    assert min(rates[:100]) > 0  # no update is wasted
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 20), (5, 5), (7, 0)])
+def test_learning_rate_of_short_runs(steps, warmup):
+    config = TrainConfig(steps=steps, warmup_steps=warmup, learning_rate=1e-3)
+    assert all(0 < learning_rate(config, step) <= 1e-3 for step in range(steps))
+
+
+def config_for(model_folder, data_file, output, **changes):
+    task = TaskConfig(name=str(data_file), template="User: {question}", grader="exact")
+    defaults = dict(
+        output=str(output), model=str(model_folder), task=task, steps=2, group_size=3, max_thought_steps=5,
+        max_answer_tokens=4, learning_rate=1e-2, warmup_steps=0, validate_every=0, clip_norm=0.0, device="cpu",
+    )  # fmt: skip
+    return TrainConfig(**defaults | changes)
+
+
+def by_length(completions, **columns):
+    del columns
+    return [float(len(completion)) for completion in completions]
+
+
+@pytest.fixture
+def parameters_seen(monkeypatch):
+    """The trainee's parameters before each update, copied; and the trainee itself."""
+    seen, step = [], loop.train_step
+
+    def spy(trainee, number):
+        seen.append((trainee, [p.detach().clone() for p in trainee.parameters]))
+        return step(trainee, number)
+
+    monkeypatch.setattr(loop, "train_step", spy)
+    return seen
+
+
+def adam_first_step(before, gradient, rate):
+    """AdamW's first update without decay: the rate times the sign, softened by epsilon."""
+    return [p - rate * g / (g.abs() + 1e-8) for p, g in zip(before, gradient, strict=True)]
+
+
+def test_a_step_is_adamw_on_the_gradient_of_its_rollouts(
+    model_folder, data_file, tmp_path, parameters_seen, monkeypatch
+):
+    gradients = []
+
+    def spy(*arguments, **options):
+        returned = accumulate_gradient(*arguments, **options)
+        gradients.append([p.grad.clone() for p in arguments[1]])
+        return returned
+
+    monkeypatch.setattr(loop, "accumulate_gradient", spy)
+    config = config_for(model_folder, data_file, tmp_path / "run")
+    train(config, reward_func=by_length)
+    (_, before), (_, after) = parameters_seen
+    torch.testing.assert_close(after, adam_first_step(before, gradients[0], 1e-2), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", ["sum", "each"])
+def test_the_gradient_norm_is_clipped(model_folder, data_file, tmp_path, monkeypatch, clip):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def spy(optimizer, *arguments):
+        norms.append(float(torch.nn.utils.get_total_norm([p.grad for p in optimizer.param_groups[0]["params"]])))
+        return step(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    config = config_for(model_folder, data_file, tmp_path / "run", clip_norm=1e-3, clip=clip, term_norms_every=1)
+    train(config, reward_func=by_length)
+    assert len(norms) == 2
+    assert all(0 < norm <= (1.001e-3 if clip == "sum" else 2.002e-3) for norm in norms)  # each of two terms: twice
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert all(line["grad_norm/thought"] > 1e-3 for line in lines)  # logged as they were before clipping
+
+
+@pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])
+def test_what_must_not_matter_to_a_run_does_not(model_folder, data_file, tmp_path, parameters_seen, mode):
+    ends = []
+    for name, changes in {"whole": {}, "parts": {"rows_per_backward": 2}, "apart": {"term_norms_every": 1}}.items():
+        config = config_for(model_folder, data_file, tmp_path / name, thought=ThoughtConfig(mode=mode), steps=1)
+        train(dataclasses.replace(config, **changes), reward_func=by_length)
+        ends.append([p.detach().clone() for p in parameters_seen[-1][0].parameters])
+    # Adam's first step is nearly the sign of the gradient: entries of rounding size may go either way
+    for other in ends[1:]:
+        moved = sum(int(((a - b).abs() > 1e-4).sum()) for a, b in zip(ends[0], other, strict=True))
+        assert moved < 0.01 * sum(p.numel() for p in ends[0])
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(
+    flags, tmp_path, monkeypatch, parameters_seen, capsys, value
+):
+    def spoiled(policy, parameters, *arguments, **options):
+        returned = accumulate_gradient(policy, parameters, *arguments, **options)
+        if len(parameters_seen) == 3:
+            parameters[1].grad.view(-1)[0] = float(value)
+        return returned
+
+    monkeypatch.setattr(loop, "accumulate_gradient", spoiled)
+    output = tmp_path / "run"
+    assert cli.main(flags(output)) == 1
+    error = capsys.readouterr().err
+    assert f"gradient norm of step 3 is {value}; the parameters were not changed" in error
+    assert len(error.strip().splitlines()) == 1
+    trainee, before = parameters_seen[-1]
+    assert all(torch.equal(a, b) for a, b in zip(before, trainee.parameters, strict=True))
+    assert (output / "checkpoints/last").resolve().name == "step-000002"
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_reward_function_and_a_listener(model_folder, data_file, tmp_path):
+    heard = []
+    config = config_for(model_folder, data_file, tmp_path / "run")
+    run = train(config, reward_func=by_length, listener=lambda done, metrics: heard.append((done, metrics)))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [done for done, _ in heard] == [1, 2]
+    assert [line["reward"] for line in lines] == [metrics["reward"] for _, metrics in heard]
+    assert "verdict/right" not in lines[0]
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert [s["reward"] for s in samples] == [len(s["thoughts"] + s["answer"]) for s in samples]
+    assert len(samples) == 2 * 2  # the first rollout of each problem of each step
