@@ -221,8 +221,8 @@ class EvaluateConfig:
     """Answers end here at the latest."""
     choices: str | None = None
     """Also measure accuracy and NLL on these multiple-choice items: facts, or a file with question, choices, answer."""
-    choices_limit: int = 500
-    """At most so many multiple-choice items."""
+    choices_limit: int | None = None
+    """Only so many multiple-choice items; by default 200 facts, or all of a file."""
     seed: int = 0
     """Seed of the samples."""
     rows_per_batch: int = 256
@@ -240,8 +240,10 @@ class EvaluateConfig:
         require("settings", "empty", bool(self.settings), "one or more of " + ", ".join(ALL_SETTINGS))
         for setting in self.settings:
             require_choice("settings", setting, ALL_SETTINGS)
-        for name in ("samples", "max_thought_steps", "max_answer_tokens", "choices_limit", "rows_per_batch"):
+        for name in ("samples", "max_thought_steps", "max_answer_tokens", "rows_per_batch"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        limit = self.choices_limit
+        require("choices_limit", limit, limit is None or limit >= 1, "at least 1, or left out")
         require("gamma", self.gamma, 0 < self.gamma < 100, "a number above 0 and below 100; the paper uses 0.33")
         require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
         require_choice("dtype", self.dtype, ("float32", "bfloat16"))

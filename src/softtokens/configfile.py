@@ -32,7 +32,7 @@ def from_dict(kind: type, values: dict[str, Any], *, where: str = "") -> Any:
     fields = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(values.keys() - fields)
     if unknown:
-        raise UserError(f"{where}unknown key {', '.join(unknown)}; the keys here are {', '.join(sorted(fields))}")
+        raise UserError(f"{where}{', '.join(unknown)}: unknown key; the keys here are {', '.join(sorted(fields))}")
     given = {name: _value(hints[name], value, f"{where}{name}") for name, value in values.items()}
     try:
         return kind(**given)
@@ -41,7 +41,8 @@ def from_dict(kind: type, values: dict[str, Any], *, where: str = "") -> Any:
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)  # Literal[...] | None is a typing.Union
+    options = typing.get_args(hint) if is_union else (hint,)
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(value, dict):
             return from_dict(option, value, where=f"{name}.")
@@ -53,5 +54,15 @@ def _value(hint: Any, value: Any, name: str) -> Any:
             return float(value)
         if isinstance(option, type) and isinstance(value, option) and isinstance(value, bool) == (option is bool):
             return value
-    allowed = " or ".join(getattr(o, "__name__", str(o)) for o in options)
+    allowed = " or ".join(_in_words(option) for option in options if option is not type(None))
     raise UserError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def _in_words(kind: Any) -> str:
+    if dataclasses.is_dataclass(kind):
+        return "a table"
+    if typing.get_origin(kind) is tuple:
+        return "a list of texts"
+    if typing.get_origin(kind) is typing.Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[kind]

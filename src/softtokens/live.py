@@ -46,3 +46,24 @@ def evaluation(title: str):
             progress.update(tasks[setting], completed=done)
 
         yield listen
+
+
+@contextlib.contextmanager
+def quickstart(totals: dict[tuple[str, str], int]):
+    """A bar per (model, phase); yields the listener `(model, phase, done, metrics)`."""
+    with _progress() as progress:
+        tasks = {
+            (name, phase): progress.add_task(f"{name}: {phase}", total=total, note="", start=False)
+            for (name, phase), total in totals.items()
+        }
+
+        def listen(name: str, phase: str, done: int, metrics: dict[str, float]) -> None:
+            task = tasks[name, phase]
+            progress.start_task(task)
+            note = f"reward {metrics['reward']:.1f}" if metrics else ""
+            progress.update(task, completed=done, note=note)
+            if "validation/accuracy" in metrics:
+                solved = 100 * metrics["validation/accuracy"]
+                progress.console.print(f"{name}: step {done}, {note}, validation {solved:.1f} % (greedy, own mode)")
+
+        yield listen

@@ -11,15 +11,13 @@ from softtokens.config import ALL_SETTINGS
 
 
 def settings_table(results: dict[str, dict[str, Any]], title: str = "share of problems solved, percent") -> Table:
-    """Rows: models. Columns: the settings, pass@1 and for sampled ones also pass@n. ± is half the 95 % interval of
-    pass@1, over problems."""
+    """Rows: models. Columns: the settings. A cell holds pass@1 with half its 95 % interval over problems, and below it,
+    in sampled settings, pass@n for all n samples."""
     settings = [s for s in ALL_SETTINGS if any(s in r["settings"] for r in results.values())]
-    table = Table(title=title, header_style="bold")
+    table = Table(title=title, header_style="bold", show_lines=True)
     table.add_column("model")
     for setting in settings:
-        largest = max(r["settings"][setting]["samples"] for r in results.values() if setting in r["settings"])
-        ks = "@1" if largest == 1 else f"@1 / @{largest}"
-        table.add_column(setting.replace("-", "\n") + "\n" + ks, justify="right")
+        table.add_column(setting.replace("-", "\n"), justify="right")
     for name, result in results.items():
         table.add_row(escape(name), *(_cell(result["settings"].get(setting)) for setting in settings))
     return table
@@ -42,7 +40,7 @@ def _cell(result: dict[str, Any] | None) -> str:
         return "-"
     text = _with_margin(result["pass@k"]["1"], result["interval"]["1"], 100)
     largest = str(result["samples"])
-    return text if largest == "1" else f"{text} / {100 * result['pass@k'][largest]:.0f}"
+    return text if largest == "1" else f"{text}\n@{largest}: {100 * result['pass@k'][largest]:.0f}"
 
 
 def _with_margin(value: float, interval: tuple[float, float], scale: float, digits: int = 1) -> str:

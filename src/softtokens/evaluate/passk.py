@@ -42,6 +42,12 @@ def bootstrap_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, 
     return float(low), float(high)
 
 
+def paired_difference(a: np.ndarray, b: np.ndarray) -> dict[str, object]:
+    """Mean of a - b over the same problems, with its 95 % interval."""
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    return {"mean": float(difference.mean()), "interval": bootstrap_interval(difference)}
+
+
 def ks_up_to(samples: int) -> list[int]:
     """1, 2, 4, ... up to the number of samples, which is always included."""
     ks = [1 << i for i in range(samples.bit_length()) if 1 << i <= samples]

@@ -20,7 +20,7 @@ from softtokens.evaluate.passk import bootstrap_interval, ks_up_to, pass_at_k
 from softtokens.models.hf import load_policy, resolve_device
 from softtokens.models.policy import Policy
 from softtokens.rewards import Grader
-from softtokens.rollout.batches import batches
+from softtokens.rollout.batches import batches, require_room
 from softtokens.rollout.decode import Limits
 from softtokens.tasks import load_choice_items
 from softtokens.thoughts import thought_setting
@@ -35,8 +35,10 @@ def evaluate(config: EvaluateConfig, *, listener: Listener | None = None) -> dic
     output = _new_output(config.output)
     dtype = getattr(torch, config.dtype)
     problems = problems_of(config.task, default_split="test")
+    items = [] if config.choices is None else load_choice_items(config.choices, limit=config.choices_limit)
     device = resolve_device(config.device)
     policy = load_policy(config.model, device=device, dtype=dtype, mask_unused=config.mask_unused)
+    require_room(policy, problems, Limits(config.max_thought_steps, config.max_answer_tokens))
     results: dict[str, Any] = {"config": dataclasses.asdict(config), "settings": {}}
     grader = grader_of(config.task)
     sample_file = None if output is None else open(output / "samples.jsonl", "w", encoding="utf-8")  # noqa: SIM115
@@ -46,8 +48,7 @@ def evaluate(config: EvaluateConfig, *, listener: Listener | None = None) -> dic
             results["settings"][setting] = result
             if sample_file is not None:
                 sample_file.writelines(json.dumps(sample) + "\n" for sample in samples)
-        if config.choices is not None:
-            items = load_choice_items(config.choices, limit=config.choices_limit)
+        if items:
             results["choices"] = summarize_choices(score_choices(policy, items))
     finally:
         grader.close()

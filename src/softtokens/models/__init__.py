@@ -1,1 +1,1 @@
-"""A text model seen as three things: embed tokens, run the body (with a cache or teacher-forced), read the vocabulary."""
+"""A text model seen as three things: embed tokens, run the body (cached or teacher-forced), read the vocabulary."""

@@ -122,14 +122,15 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     mask_unused: bool = True,
 ) -> HFPolicy:
-    """A policy from a local folder, a hub name, or "tiny", the checkpoint that ships with the package.
+    """A policy from a local folder, a hub name, or "tiny", the checkpoint that ships with the package. The folder of a
+    training run stands for its best checkpoint.
 
     Weights must be safetensors; code that comes with a model is never run. Raises UserError with the way out.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    path = tiny_checkpoint() if str(name) == TINY else Path(name)
+    path = tiny_checkpoint() if str(name) == TINY else _checkpoint_in(Path(name))
     _require_loadable(str(name), path)
     source = str(path) if path.is_dir() else str(name)
     try:
@@ -152,6 +153,12 @@ def load_policy(
 def tiny_checkpoint() -> Path:
     """The folder of the embedded checkpoint: a 1-3 M parameter Llama that knows the arithmetic task."""
     return Path(__file__).resolve().parent.parent / "assets" / "tiny-llama"
+
+
+def _checkpoint_in(path: Path) -> Path:
+    """Of a run's folder the best checkpoint, or the last of a run without validation; any other path as it is."""
+    links = [path / "checkpoints" / link for link in ("best", "last")]
+    return next((link for link in links if link.is_dir()), path)
 
 
 def _require_loadable(name: str, path: Path) -> None:

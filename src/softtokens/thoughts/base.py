@@ -83,7 +83,7 @@ class ThoughtDistribution(abc.ABC):
 
     @abc.abstractmethod
     def replay(self, draw: Draw) -> Tensor:
-        """Log-probability of a stored step under these hidden states, [rows]; its gradient is the family's estimator."""
+        """Log-probability of a stored step under these hidden states, [rows]; its gradient is the estimator."""
 
     @abc.abstractmethod
     def mismatch(self, draw: Draw) -> Tensor:

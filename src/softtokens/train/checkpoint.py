@@ -59,8 +59,7 @@ def save_checkpoint(run: Path, policy: HFPolicy, optimizer: torch.optim.Optimize
             shutil.rmtree(final)
         unfinished.rename(final)
         _flush(root)
-        point_links(run, progress)
-        _retain(root, progress)
+        tidy(run, progress)
     except Exception as error:  # safetensors raises its own kind for a full disk
         shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(
@@ -69,12 +68,14 @@ def save_checkpoint(run: Path, policy: HFPolicy, optimizer: torch.optim.Optimize
     return final
 
 
-def point_links(run: Path, progress: Progress) -> None:
-    """Point `last` and `best` at their checkpoints; again on resume, should a kill have come between save and link."""
+def tidy(run: Path, progress: Progress) -> None:
+    """Point `last` and `best` at their checkpoints and drop the ones not needed. A resumed run does it again: the kill
+    may have come between a save and this."""
     root = run / "checkpoints"
     _point(root / "last", _name(progress.step))
     if progress.best_step is not None and (root / _name(progress.best_step)).is_dir():
         _point(root / "best", _name(progress.best_step))
+    _retain(root, progress)
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, Progress] | None:
@@ -127,8 +128,8 @@ def _point(link: Path, target: str) -> None:
 
 
 def _retain(root: Path, progress: Progress) -> None:
-    """Keep the last two (should the newest turn out damaged) and the best."""
-    kept = sorted(p.name for p in root.glob("step-*"))[-2:]
+    """Keep the last two (should the newest turn out damaged), the best, and the one that the run is at."""
+    kept = [*sorted(p.name for p in root.glob("step-*"))[-2:], _name(progress.step)]
     if progress.best_step is not None:
         kept.append(_name(progress.best_step))
     for folder in root.glob("step-*"):

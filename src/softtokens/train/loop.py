@@ -17,16 +17,17 @@ from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.rewards import Grader, RewardScale
 from softtokens.rollout.batches import require_room, sample_problems
 from softtokens.rollout.decode import Limits
+from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought, build_thought
 from softtokens.train import rundir
 from softtokens.train.advantage import leave_one_out
-from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, point_links, save_checkpoint
+from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, save_checkpoint, tidy
 from softtokens.train.data import problems_of_step
 from softtokens.train.gradient import TermWeights, accumulate_gradient
 from softtokens.train.metrics import replay_metrics, reward_metrics, rollout_metrics
 from softtokens.train.scoring import RewardFunction, Scorer, by_function, graded
 from softtokens.train.tracking import JsonLines, Tracker
-from softtokens.types import Problem
+from softtokens.types import Problem, Verdict
 
 Listener = Callable[[int, dict[str, float]], None]  # called with the updates done and the step's metrics
 
@@ -67,6 +68,10 @@ def train_step(t: Trainee, step: int) -> tuple[dict[str, float], list[dict]]:
     advantages = leave_one_out(rewards).flatten()
     scored = time.perf_counter()
 
+    firsts = range(0, rollout.rows, config.group_size)
+    samples = [_sample(step, rollout, row, problem_of_row[row], scores[row], verdicts) for row in firsts]
+    order = rollout.lengths.argsort()  # rows of similar length share a backward pass
+    rollout, advantages = rollout.take(order), advantages[order]
     measure_apart = config.term_norms_every > 0 and step % config.term_norms_every == 0
     seen, metrics = accumulate_gradient(
         t.policy,
@@ -99,20 +104,6 @@ def train_step(t: Trainee, step: int) -> tuple[dict[str, float], list[dict]]:
         "time/step": updated - started,
         "tokens_per_second": metrics["num_tokens"] / (sampled - started),
     }
-    samples = [
-        {
-            "step": step + 1,
-            "problem": problem_of_row[row].id,
-            "prompt": problem_of_row[row].prompt,
-            "thoughts": rollout.thought_texts[row],
-            "answer": rollout.answer_texts[row],
-            "expected": problem_of_row[row].answer,
-            "stop": rollout.stop_reasons[row].value,
-            "reward": scores[row],
-            "verdict": verdicts[row].value if verdicts else None,
-        }
-        for row in range(0, rollout.rows, config.group_size)
-    ]
     return metrics, samples
 
 
@@ -146,7 +137,7 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
 
     rundir.open_run(config)
     if folder is not None:
-        point_links(run, progress)
+        tidy(run, progress)
     tracker = Tracker(
         run,
         keep_bytes=progress.metrics_bytes,
@@ -185,6 +176,23 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
         sample_lines.close()
         judge.close()
     return run
+
+
+def _sample(
+    step: int, rollout: Rollout, row: int, problem: Problem, reward: float, verdicts: list[Verdict] | None
+) -> dict:
+    """One line of samples.jsonl."""
+    return {
+        "step": step + 1,
+        "problem": problem.id,
+        "prompt": problem.prompt,
+        "thoughts": rollout.thought_texts[row],
+        "answer": rollout.answer_texts[row],
+        "expected": problem.answer,
+        "stop": rollout.stop_reasons[row].value,
+        "reward": reward,
+        "verdict": verdicts[row].value if verdicts else None,
+    }
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

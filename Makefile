@@ -1,0 +1,54 @@
+# make quickstart   train a tiny model in all three modes and compare them (minutes, no network beyond the package index)
+# make test         the test suite
+# make help         everything else
+
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST_VENV ?= .venv-oldest
+BIN = $(VENV)/bin
+ARGS ?=
+
+# Spinning threads that lose their core make small models ten times slower when the machine is busy.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help quickstart test test-slow test-oldest lint base clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@echo "make test-slow    the tests marked slow: kill and resume, the anchor against TRL, learning on the toy"
+	@echo "make test-oldest  models and rollouts against the oldest supported transformers"
+	@echo "make lint         ruff"
+	@echo "make base         rebuild the embedded checkpoint"
+
+quickstart: $(VENV)/.installed
+	$(BIN)/softtokens quickstart $(ARGS)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-oldest: $(OLDEST_VENV)/.installed
+	$(OLDEST_VENV)/bin/python -m pytest tests/models tests/rollout $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+base: $(VENV)/.installed
+	$(BIN)/python recipes/tiny_base/build.py $(ARGS)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "softtokens needs Python 3.11 or newer; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,anchor]'
+	@touch $@
+
+$(OLDEST_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/python -m pip install --quiet torch==2.13.0 transformers==5.0.0 --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(OLDEST_VENV)

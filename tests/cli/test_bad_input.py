@@ -1,0 +1,200 @@
+"""What a user gets wrong is answered by one sentence and exit code 2, before anything is written."""
+
+import gzip
+import json
+import shutil
+
+import pytest
+
+TRAIN = ["train", "--device", "cpu", "--steps", "1", "--group-size", "2"]
+SHORT = ["--max-thought-steps", "3", "--max-answer-tokens", "2"]
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """Run something that must be refused; returns the sentence."""
+
+    def refused(*arguments, code=2):
+        got, out, err = run(*arguments)
+        assert got == code, err
+        assert "Traceback" not in err
+        assert err.startswith("softtokens: ")
+        assert len(err.splitlines()) == 1
+        assert out.strip() == ""
+        assert not (tmp_path / "run").exists()
+        return err
+
+    return refused
+
+
+@pytest.fixture
+def training(model_folder, data_file, tmp_path):
+    """Flags of a training run that would work."""
+    where = ["--output", tmp_path / "run", "--model", model_folder, "--task.name", data_file, "--validate-every", "0"]
+    return [*TRAIN, *SHORT, *where, "--task.template", "User: {question}"]
+
+
+def test_the_flags_below_would_work(run, training, tmp_path):
+    assert run(*training)[0] == 0
+    assert (tmp_path / "run/metrics.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no rows; at least 1 is needed"),
+        ("\n\n", "holds no rows; at least 1 is needed"),
+        ('{"question": "1", "answer": 1}\n{"question": "2", "ans\n', "line 2 is not valid JSON"),
+        ('{"question": "1", "answer": 1}\n[1, 2]\n', "line 2 is [1, 2]; each row has to be an object"),
+        ('{"q": "1", "answer": "1"}\n', "has no column 'question' or 'problem'; it has 'q', 'answer'"),
+        ('{"question": "1"}\n', "has no column 'answer'"),
+        ('{"question": "1", "answer": null}\n', "'answer' is missing or null"),
+        ('{"question": "", "answer": "1"}\n', "'question' is empty"),
+    ],
+)
+def test_a_data_file_that_is_wrong(refused, training, data_file, content, message):
+    data_file.write_text(content)
+    assert message in refused(*training)
+
+
+def test_a_data_file_that_is_not_what_its_name_says(refused, training, tmp_path):
+    file = tmp_path / "problems.jsonl.gz"
+    file.write_bytes(gzip.compress(b'{"question": "1", "answer": "1"}\n' * 100)[:30])
+    assert "Is it complete, and is its ending right?" in refused(*training, "--task.name", file)
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_a_prompt_longer_than_the_context(refused, training, tmp_path, where):
+    """Found before the first step, wherever the long problem stands."""
+    file = tmp_path / "long.jsonl"
+    rows = [{"question": "short", "answer": "1"}] * 30 + [{"question": "apples " * 200, "answer": "1"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = {"training": ["--task.name", file], "validation": ["--validation", file, "--validate-every", "1"]}[where]
+    message = refused(*training, *flags)
+    assert "the longest prompt has" in message
+    assert "the model's context is 256. Lower the limits, or drop the long problems" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--group-size", "1"], "group_size is 1; the leave-one-out baseline needs at least 2 rollouts per problem"),
+        (["--max-thought-steps", "0"], "max_thought_steps is 0; it must be at least 1"),
+        (["--thought.gamma", "-0.33"], "gamma is -0.33; it must be 0 (no noise) or a number below 100"),
+        (["--thought.gamma", "0"], "gamma is 0 with mode soft; thoughts without noise explore nothing"),
+        (["--dtype", "bfloat16"], "Train with float32 weights"),
+        (["--reward.right", "nan"], "right is nan; it must be a finite number"),
+        (["--device", "toaster"], "device is 'toaster'; it must be auto, cpu, cuda or cuda:N"),
+        (["--task.name", "gsm9k"], "task is 'gsm9k'; there is arithmetic, arithmetic-long, gsm8k"),
+        (["--task.name", "./none.jsonl"], "there is no file or folder './none.jsonl'"),
+        (["--task.template", "Hello"], "template is 'Hello'; it has to say where the question goes: {question}"),
+        (["--validate-every", "1"], "has no validation problems of its own; name some with --validation FILE"),
+        (["--model", "/nowhere/model"], "model is '/nowhere/model', a folder that does not exist"),
+    ],
+)
+def test_a_setting_that_is_wrong(refused, training, flags, message):
+    assert message in refused(*training, *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--thought.mode", "liquid"], "invalid choice 'liquid' for argument '--thought.mode'"),
+        (["--steps", "many"], "invalid literal for int"),
+        (["--stepz", "3"], "Unrecognized options: --stepz"),
+    ],
+)
+def test_flags_that_cannot_be_parsed(run, training, flags, message, tmp_path):
+    """The parser answers in a frame of its own, with the flags that may have been meant."""
+    code, out, err = run(*training, *flags)
+    assert (code, out) == (2, "")
+    assert message in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_named_after_a_built_in_task_is_a_file(refused, training, data_file):
+    """arithmetic.jsonl has no validation split, and is no reason to compare texts only."""
+    file = shutil.copy(data_file, data_file.with_name("arithmetic.jsonl"))
+    message = refused(*training, "--task.name", file, "--validate-every", "1")
+    assert "has no validation problems of its own" in message
+
+
+@pytest.mark.parametrize(
+    ("removed", "message"),
+    [
+        ("*.safetensors", "holds no weights (*.safetensors)"),
+        ("config.json", "has no config.json; it is not a Hugging Face model folder"),
+        ("tokenizer*", "could not be loaded"),
+    ],
+)
+def test_a_model_folder_that_is_incomplete(refused, training, model_folder, tmp_path, removed, message):
+    folder = shutil.copytree(model_folder, tmp_path / "incomplete")
+    for file in folder.glob(removed):
+        file.unlink()
+    assert message in refused(*training, "--model", folder)
+
+
+def test_a_model_that_is_a_file(refused, training, data_file):
+    assert "which is a file; give the folder" in refused(*training, "--model", data_file)
+
+
+def test_an_output_that_is_taken(run, training, tmp_path, data_file):
+    output = tmp_path / "run"
+    assert run(*training)[0] == 0
+    before = {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
+    code, _, err = run(*training)
+    assert code == 2
+    assert err == (
+        f"softtokens: output is '{output}', which already holds a run; give a new folder, or --resume to go on "
+        "with it\n"
+    )
+    code, _, err = run(*training, "--resume", "--seed", "7")
+    assert code == 2
+    assert "holds a run with another configuration (seed was 0, is 7)" in err
+    assert {p: p.read_bytes() for p in output.rglob("*") if p.is_file()} == before
+
+    code, _, err = run(*training, "--output", tmp_path)
+    assert (code, "a folder with other things in it; give a new or empty folder" in err) == (2, True)
+    code, _, err = run(*training, "--output", data_file)
+    assert (code, "which is a file; give a folder" in err) == (2, True)
+    code, _, err = run(*training, "--output", data_file / "run")
+    assert (code, "which cannot be written: Not a directory" in err) == (2, True)
+
+
+def test_mistakes_leave_no_run_behind(run, training, tmp_path):
+    """After a wrong flag is put right, the same output folder is still free."""
+    assert run(*training, "--model", "/nowhere/model")[0] == 2
+    assert run(*training)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--settings", "hard"], "settings is 'hard'; it must be one of hard-greedy, hard-sample"),
+        (["--samples", "0"], "samples is 0; it must be at least 1"),
+        (["--gamma", "0"], "gamma is 0.0; it must be a number above 0"),
+        (["--choices", "facts", "--choices-limit", "9999"], "count is 9999"),
+        (["--task.split", "exam"], "split is 'exam'; the arithmetic task has train, validation, test"),
+        (["--max-thought-steps", "100000"], "the model's context is"),
+    ],
+)
+def test_evaluate_refuses(refused, model_folder, tmp_path, flags, message):
+    task = ["--task.limit", "2", "--task.template", "{question}", "--output", tmp_path / "results"]
+    assert message in refused("evaluate", "--device", "cpu", "--model", model_folder, *task, *flags)
+
+
+@pytest.mark.parametrize(
+    ("question", "flags", "message"),
+    [
+        ("", [], "question is empty"),
+        ("\udcff", [], "half a surrogate pair"),
+        ("apples " * 300, [], "the model's context is 256"),
+        ("?", ["--setting", "warm"], "setting is 'warm'; it must be one of hard-greedy"),
+        ("?", ["--template", "none"], "template is 'none'; it has to say where the question goes"),
+        ("?", ["--seed", "-1"], "seed is -1"),
+    ],
+)
+def test_generate_refuses(refused, model_folder, question, flags, message):
+    flags = [*SHORT, "--template", "{question}", *flags]
+    assert message in refused("generate", question, "--device", "cpu", "--model", model_folder, *flags)

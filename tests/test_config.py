@@ -1,0 +1,185 @@
+"""What configurations refuse, in words; and how they are read from plain data."""
+
+import ast
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from softtokens import config
+from softtokens.config import (
+    ALL_SETTINGS,
+    EvaluateConfig,
+    GenerateConfig,
+    QuickstartConfig,
+    RewardConfig,
+    TaskConfig,
+    ThoughtConfig,
+    TrainConfig,
+)
+from softtokens.configfile import from_dict, load_defaults
+from softtokens.types import UserError
+
+COMMANDS = [TrainConfig, EvaluateConfig, GenerateConfig, QuickstartConfig]
+NAN, INFINITY = float("nan"), float("inf")
+
+REFUSED = [
+    (ThoughtConfig, {"mode": "liquid"}, "mode is 'liquid'; it must be one of hard, soft, fuzzy"),
+    (ThoughtConfig, {"tau": 0.0}, "tau is 0.0; it must be a number above 0"),
+    (ThoughtConfig, {"tau": NAN}, "tau is nan"),
+    (ThoughtConfig, {"gamma": -0.1}, "gamma is -0.1; it must be 0 (no noise) or a number below 100; the paper"),
+    (ThoughtConfig, {"gamma": NAN}, "gamma is nan"),
+    (ThoughtConfig, {"noise": "attention"}, "noise is 'attention'; it must be one of input, hidden, logits, top-k"),
+    (ThoughtConfig, {"top_k": 0}, "top_k is 0; it must be at least 1"),
+    (ThoughtConfig, {"estimator": "magic"}, "estimator is 'magic'; it must be one of replay, density"),
+    (ThoughtConfig, {"estimator": "density", "noise": "hidden"}, "Use estimator replay"),
+    (ThoughtConfig, {"table_in_mean": "thawed"}, "table_in_mean is 'thawed'; it must be one of frozen, trained"),
+    (TaskConfig, {"limit": 0}, "limit is 0; it must be at least 1, or left out for all"),
+    (TaskConfig, {"grader": "human"}, "grader is 'human'; it must be one of None, exact, math"),
+    (RewardConfig, {"right": NAN}, "right is nan; it must be a finite number"),
+    (RewardConfig, {"none": -INFINITY}, "none is -inf; it must be a finite number"),
+    (TrainConfig, {"steps": 0}, "steps is 0; it must be at least 1"),
+    (TrainConfig, {"problems_per_step": 0}, "problems_per_step is 0"),
+    (TrainConfig, {"group_size": 1}, "group_size is 1; the leave-one-out baseline needs at least 2 rollouts per"),
+    (TrainConfig, {"max_thought_steps": 0}, "max_thought_steps is 0; it must be at least 1"),
+    (TrainConfig, {"max_answer_tokens": 0}, "max_answer_tokens is 0; it must be at least 1"),
+    (TrainConfig, {"rows_per_backward": 0}, "rows_per_backward is 0; it must be at least 1"),
+    (TrainConfig, {"save_every": 0}, "save_every is 0; it must be at least 1"),
+    (TrainConfig, {"validate_every": -1}, "validate_every is -1; it must be 0 or more"),
+    (TrainConfig, {"validation_problems": 0}, "validation_problems is 0; it must be at least 1"),
+    (TrainConfig, {"warmup_steps": -1}, "warmup_steps is -1; it must be 0 or more"),
+    (TrainConfig, {"term_norms_every": -1}, "term_norms_every is -1; it must be 0 or more"),
+    (TrainConfig, {"clip_norm": -1.0}, "clip_norm is -1.0; it must be 0 or more"),
+    (TrainConfig, {"clip_norm": NAN}, "clip_norm is nan; it must be 0 or more"),
+    (TrainConfig, {"clip": "none"}, "clip is 'none'; it must be one of sum, each"),
+    (TrainConfig, {"weight_decay": -0.1}, "weight_decay is -0.1; it must be 0 or more"),
+    (TrainConfig, {"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0 and below 1"),
+    (TrainConfig, {"learning_rate": NAN}, "learning_rate is nan"),
+    (TrainConfig, {"beta2": 1.0}, "beta2 is 1.0; it must be in 0 .. 1, below 1"),
+    (TrainConfig, {"thought_weight": -1.0}, "thought_weight is -1.0; it must be 0 or more"),
+    (TrainConfig, {"answer_weight": INFINITY}, "answer_weight is inf; it must be 0 or more"),
+    (TrainConfig, {"answer_temperature": 0.0}, "greedy answers have no log-probability to train on"),
+    (TrainConfig, {"dtype": "bfloat16"}, "Train with float32 weights"),
+    (TrainConfig, {"dtype": "float16"}, "dtype is 'float16'; it must be one of float32, bfloat16"),
+    (TrainConfig, {"seed": -1}, "seed is -1; it must be in 0 .. 2**63 - 1"),
+    (TrainConfig, {"seed": 2**63}, "it must be in 0 .. 2**63 - 1"),
+    (TrainConfig, {"thought": ThoughtConfig(gamma=0.0)}, "gamma is 0 with mode soft; thoughts without noise explore"),
+    (EvaluateConfig, {"settings": ()}, "settings is empty; it must be one or more of hard-greedy"),
+    (EvaluateConfig, {"settings": ("hard",)}, "settings is 'hard'; it must be one of hard-greedy, hard-sample"),
+    (EvaluateConfig, {"samples": 0}, "samples is 0; it must be at least 1"),
+    (EvaluateConfig, {"choices_limit": 0}, "choices_limit is 0; it must be at least 1"),
+    (EvaluateConfig, {"gamma": 0.0}, "gamma is 0.0; it must be a number above 0"),
+    (EvaluateConfig, {"seed": -1}, "seed is -1"),
+    (GenerateConfig, {"question": "?", "setting": "soft"}, "setting is 'soft'; it must be one of hard-greedy"),
+    (GenerateConfig, {"question": "?", "samples": 0}, "samples is 0; it must be at least 1"),
+    (GenerateConfig, {"question": "?", "seed": -1}, "seed is -1"),
+    (QuickstartConfig, {"steps": 0}, "steps is 0; it must be at least 1, or left out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "values", "message"), REFUSED, ids=lambda x: x if isinstance(x, str) else "")
+def test_refused_in_words(kind, values, message):
+    with pytest.raises(UserError) as error:
+        kind(**values)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_fine():
+    TrainConfig(thought=ThoughtConfig(mode="hard", gamma=0.0))  # tokens have no noise
+    TrainConfig(thought_weight=0.0, clip_norm=0.0, validate_every=0, term_norms_every=0, warmup_steps=0)
+    EvaluateConfig(dtype="bfloat16", settings=ALL_SETTINGS[:1], samples=1)
+
+
+def test_the_temperature_is_that_of_the_mode_unless_given():
+    modes = {mode: ThoughtConfig(mode=mode).temperature for mode in ("hard", "soft", "fuzzy")}
+    assert modes == {"hard": 1.0, "soft": 0.5, "fuzzy": 1e-4}
+    assert ThoughtConfig(mode="fuzzy", tau=0.1).temperature == 0.1
+
+
+def test_configurations_do_not_change():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().steps = 3
+
+
+def test_every_field_is_explained():
+    """The text under a field is its help."""
+    tree = ast.parse(Path(config.__file__).read_text())
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert len(classes) == 7
+    for node in classes:
+        for field, after in itertools.pairwise(node.body):
+            if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).endswith("Config"):
+                explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                assert explained and len(after.value.value) > 10, f"{node.name}.{ast.unparse(field.target)}"
+
+
+@pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.__name__)
+def test_json_round_trip(kind):
+    made = kind("1 + 1?") if kind is GenerateConfig else kind()
+    assert from_dict(kind, json.loads(json.dumps(dataclasses.asdict(made)))) == made
+
+
+def test_defaults_from_a_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(
+        "steps = 7\nlearning_rate = 1e-4\nclip_norm = 2\nresume = true\n"
+        '[thought]\nmode = "fuzzy"\n[task]\nlimit = 3\ngrader = "math"\n'
+    )
+    expected = TrainConfig(
+        steps=7,
+        learning_rate=1e-4,
+        clip_norm=2.0,
+        resume=True,
+        thought=ThoughtConfig(mode="fuzzy"),
+        task=TaskConfig(limit=3, grader="math"),
+    )
+    assert load_defaults(TrainConfig, str(file)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz = 3", "stepz: unknown key; the keys here are answer_temperature, answer_weight"),
+        ("[thought]\ntemperature = 3", "thought.temperature: unknown key; the keys here are estimator, gamma, mode"),
+        ('steps = "3"', "steps is '3'; it must be a whole number"),
+        ("steps = 3.5", "steps is 3.5; it must be a whole number"),
+        ("steps = true", "steps is True; it must be a whole number"),
+        ("resume = 1", "resume is 1; it must be true or false"),
+        ("learning_rate = false", "learning_rate is False; it must be a number"),
+        ("model = 3", "model is 3; it must be a text"),
+        ("thought = 3", "thought is 3; it must be a table"),
+        ("[task]\nlimit = 'all'", "task.limit is 'all'; it must be a whole number"),
+        ("[thought]\nmode = 'liquid'", "mode is 'liquid'; it must be one of hard, soft, fuzzy"),
+        ("[task]\ngrader = 3", "task.grader is 3; it must be one of exact, math"),
+        ("steps = ", "is not valid TOML"),
+        ("group_size = 1", "group_size is 1; the leave-one-out baseline needs"),
+    ],
+)
+def test_files_refused_in_words(tmp_path, text, message):
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_defaults(TrainConfig, str(file))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tuple_of_settings_from_a_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('settings = ["hard-greedy", "soft-sample"]')
+    assert load_defaults(EvaluateConfig, str(file)).settings == ("hard-greedy", "soft-sample")
+    file.write_text("settings = [1]")
+    with pytest.raises(UserError, match="settings is"):
+        load_defaults(EvaluateConfig, str(file))
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_files_that_cannot_be_read(tmp_path, content):
+    file = tmp_path / "run.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read: No such file" if content is None else "is not valid TOML"):
+        load_defaults(TrainConfig, str(file))

@@ -1,0 +1,108 @@
+"""Imports point one way. The layers are written out here, so that a new arrow is a decision and not an accident."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import softtokens
+
+PACKAGE = Path(softtokens.__file__).parent
+
+# part of the package -> what it may import of the others
+ALLOWED = {
+    "types": set(),
+    "ops": {"types"},
+    "config": {"types"},
+    "configfile": {"types"},
+    "rewards": {"types"},
+    "tasks": {"types"},
+    "models": {"ops", "types"},
+    "thoughts": {"ops", "types", "config"},
+    "rollout": {"thoughts", "models", "ops", "types"},
+    "assemble": {"config", "tasks", "rewards", "types"},
+    "evaluate": {"assemble", "config", "rollout", "thoughts", "models", "rewards", "tasks", "ops", "types"},
+}
+ALLOWED["train"] = ALLOWED["evaluate"] | {"evaluate"}
+ALLOWED["tables"] = {"config"}  # they show results, which are plain data
+ALLOWED["live"] = set()
+EVERYTHING = {*ALLOWED, "configfile"}
+ALLOWED["generate"] = EVERYTHING - {"train", "evaluate", "generate"}
+ALLOWED["quickstart"] = EVERYTHING
+ALLOWED["cli"] = {*EVERYTHING, "generate", "quickstart", ""}
+ALLOWED[""] = set()  # softtokens/__init__.py, which loads names when they are used
+
+
+def arrows(package: Path) -> set[tuple[str, str, str]]:
+    """(file, importing part, imported part) for every import between two parts; local imports count too."""
+    found = set()
+    for file in sorted(package.rglob("*.py")):
+        place = file.relative_to(package)
+        part = place.parts[0].removesuffix(".py").removesuffix("__init__")
+        for node in ast.walk(ast.parse(file.read_text())):
+            found |= {(str(place), part, other) for other in _imported(node, place) if other != part}
+    return found
+
+
+def _imported(node: ast.AST, place: Path) -> set[str]:
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.level == 0:
+        # `from softtokens import live` names a part after the import
+        inside = [f"{node.module}.{alias.name}" for alias in node.names]
+        names = inside if node.module == "softtokens" else [node.module]
+    elif isinstance(node, ast.ImportFrom):
+        base = ["softtokens", *place.parts[:-1]]
+        base = base[: len(base) - node.level + 1]
+        names = [".".join([*base, *([node.module] if node.module else [alias.name])]) for alias in node.names]
+    else:
+        return set()
+    parts = [name.split(".") for name in names if name.split(".")[0] == "softtokens"]
+    return {p[1] if len(p) > 1 and not p[1].startswith("__") else "" for p in parts}
+
+
+def upward(package: Path) -> list[str]:
+    return [
+        f"{file}: {part or 'softtokens'} imports {other or 'softtokens'}"
+        for file, part, other in sorted(arrows(package))
+        if other not in ALLOWED[part]
+    ]
+
+
+def test_imports_point_one_way():
+    assert upward(PACKAGE) == []
+
+
+def test_every_part_is_written_out():
+    parts = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert parts - {"__init__"} <= ALLOWED.keys()
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("ops/mixture.py", "from softtokens.rollout.decode import Limits"),
+        ("types.py", "import softtokens.config"),
+        ("rewards/scale.py", "from softtokens import tasks"),
+        ("tasks/gsm8k.py", "from ..rewards import grader"),
+        ("rollout/record.py", "def later():\n    from softtokens.train.loop import train"),
+        ("evaluate/passk.py", "from softtokens.train import advantage"),
+        ("config.py", "from . import thoughts"),
+        ("thoughts/hard.py", "import softtokens"),
+    ],
+)
+def test_an_upward_arrow_is_found(tmp_path, file, line):
+    """The check itself, broken on purpose."""
+    planted = tmp_path / file
+    planted.parent.mkdir(exist_ok=True)
+    planted.write_text(f"{(PACKAGE / file).read_text()}\n{line}\n")
+    assert len(upward(tmp_path)) == 1
+    assert upward(tmp_path)[0].startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize("module", ["torch", "transformers", "datasets", "numpy"])
+def test_configuration_knows_no_heavy_library(module):
+    for name in ("config.py", "configfile.py", "types.py", "cli.py", "__init__.py"):
+        tree = ast.parse((PACKAGE / name).read_text())
+        imports = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert not any(module in line.split() for line in imports), name
