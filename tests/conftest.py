@@ -53,7 +53,11 @@ def build_model(family: str, vocab: int, *, seed: int = 0, logit_std: float = 2.
 
     name, extra = FAMILIES[family]
     config = getattr(transformers, f"{name}Config")(
-        **{**({} if name == "GPT2" else COMMON), "vocab_size": vocab, **({"tie_word_embeddings": True} | extra | changes)},
+        **{
+            **({} if name == "GPT2" else COMMON),
+            "vocab_size": vocab,
+            **({"tie_word_embeddings": True} | extra | changes),
+        },
         eos_token_id=1,
         bos_token_id=None,
         pad_token_id=0,

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from conftest import EXTRA_ROWS, FAMILIES, build_model
 
+from conftest import EXTRA_ROWS, FAMILIES, build_model
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.types import UserError
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import FAMILIES
 
+from conftest import FAMILIES
 from softtokens.models.hf import load_policy
 from softtokens.ops.random import Keys
 from softtokens.rollout import decode
@@ -68,7 +68,10 @@ def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family,
     rollout = sample(policy, thought, prompts)
     again = replay(policy, thought, rollout)
     torch.testing.assert_close(
-        again.thought_log_prob[again.is_thought_step].detach(), rollout.log_prob[rollout.is_thought], rtol=1e-4, atol=1e-4
+        again.thought_log_prob[again.is_thought_step].detach(),
+        rollout.log_prob[rollout.is_thought],
+        rtol=1e-4,
+        atol=1e-4,
     )
     torch.testing.assert_close(
         again.answer_log_prob[again.is_answer_step].detach(), rollout.log_prob[rollout.is_answer], rtol=1e-4, atol=1e-4

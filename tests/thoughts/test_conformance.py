@@ -157,7 +157,9 @@ def test_estimators_agree_at_the_sampling_parameters(thought, hidden, vocabulary
     torch.testing.assert_close(density, replayed, rtol=1e-6, atol=1e-6 * float(density.abs().max()))
 
 
-@pytest.mark.parametrize("thought", [HiddenGaussian(0.5, SIGMA), LogitGaussian(0.5, SIGMA), LogitGaussian(0.5, SIGMA, 4)])
+@pytest.mark.parametrize(
+    "thought", [HiddenGaussian(0.5, SIGMA), LogitGaussian(0.5, SIGMA), LogitGaussian(0.5, SIGMA, 4)]
+)
 def test_replay_of_perturbed_thoughts_has_the_gradient_of_the_density(thought, hidden, vocabulary):
     hidden = hidden.requires_grad_()
     distribution = thought.at(hidden, vocabulary)
@@ -178,7 +180,9 @@ def test_replay_and_draw_give_the_log_prob_of_the_sample(thought, hidden, vocabu
     torch.testing.assert_close(distribution.replay(drawn), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("thought", [Hard(0.0), Gaussian(1e-6, 0.0), HiddenGaussian(1e-6, 0.0), LogitGaussian(1e-6, 0.0)])
+@pytest.mark.parametrize(
+    "thought", [Hard(0.0), Gaussian(1e-6, 0.0), HiddenGaussian(1e-6, 0.0), LogitGaussian(1e-6, 0.0)]
+)
 def test_without_noise_and_temperature_thoughts_are_greedy_tokens(thought, hidden, vocabulary):
     greedy = (hidden @ vocabulary.head[:TOKENS].T).argmax(-1)
     drawn = thought.at(hidden, vocabulary).draw(keys(len(hidden)))

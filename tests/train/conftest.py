@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import driver
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought, build_thought
 from softtokens.train.advantage import leave_one_out
 from softtokens.types import Problem
+from train import driver
 
 QUESTIONS = ["Tom has 4 apples.", "3 Tom", "Tom has 12 apples. so.", "so. 12", "apples", "User has 4."]
 

@@ -107,9 +107,8 @@ class HFPolicy:
 
     def save(self, folder: Path) -> None:
         """An ordinary Hugging Face folder, loadable by AutoModelForCausalLM, plus our own small state file."""
-        from transformers.utils import logging
 
-        with _without_progress_bars(logging):
+        with _without_progress_bars():
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         (Path(folder) / _STATE_FILE).write_text(json.dumps({"embedding_rms": self.embedding_rms}) + "\n")
@@ -128,13 +127,12 @@ def load_policy(
     Weights must be safetensors; code that comes with a model is never run. Raises UserError with the way out.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
     path = tiny_checkpoint() if str(name) == TINY else _checkpoint_in(Path(name))
     _require_loadable(str(name), path)
     source = str(path) if path.is_dir() else str(name)
     try:
-        with _without_progress_bars(logging):
+        with _without_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, trust_remote_code=False, use_safetensors=True
@@ -161,6 +159,14 @@ def _checkpoint_in(path: Path) -> Path:
     return next((link for link in links if link.is_dir()), path)
 
 
+def _checkpoint_of_run(path: Path) -> Path:
+    """The best, or else the last checkpoint of a training run; any other path as it is."""
+    for name in ("best", "last"):
+        if (checkpoint := path / "checkpoints" / name).is_dir():
+            return checkpoint
+    return path
+
+
 def _require_loadable(name: str, path: Path) -> None:
     looks_local = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2
     if not path.exists():
@@ -179,7 +185,9 @@ def _require_loadable(name: str, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _without_progress_bars(logging):
+def _without_progress_bars():
+    from transformers.utils import logging
+
     was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -26,9 +26,11 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Tokens by inverting the cumulative distribution: [rows, vocab] and float64 [rows] in [0, 1) to int64 [rows].
 
     The cumulative sum is float64, so that rare tokens of a large vocabulary keep their share; tokens of probability
-    zero are never drawn.
+    zero are never drawn. FloatingPointError when the probabilities are not numbers.
     """
     cumulative = probabilities.to(torch.float64).cumsum(dim=-1)
+    if not bool(cumulative[:, -1].isfinite().all()):
+        raise FloatingPointError("the model's logits are not finite; are its weights damaged?")
     target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
 

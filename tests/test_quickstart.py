@@ -1,0 +1,66 @@
+"""The main job end to end, and that training teaches."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from softtokens.cli import main
+from softtokens.config import ALL_SETTINGS, QuickstartConfig, TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.quickstart import MODES, train_config
+from softtokens.train.loop import train
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_quickstart_trains_and_evaluates_every_mode(tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = ["--output", str(run), "--steps", "2", "--problems", "6", "--samples", "4"]
+    assert main(["quickstart", *flags]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((run / "results.json").read_text())
+    assert list(results["models"]) == ["base", *MODES]
+    for name, model in results["models"].items():
+        assert tuple(model["settings"]) == ALL_SETTINGS
+        assert model["settings"]["soft-sample"]["samples"] == 4
+        assert 0 <= model["choices"]["accuracy"] <= 1
+        assert name in printed
+        if name != "base":
+            assert len((run / name / "metrics.jsonl").read_text().splitlines()) == 2
+            assert (run / name / "checkpoints" / "last" / "model.safetensors").is_file()
+    assert "run directory" in printed
+    assert main(["quickstart", *flags]) == 2
+    assert "already holds" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_hard_training_raises_the_reward(tmp_path):
+    """On the toy the mean reward of sampled rollouts climbs by tens of points within 30 updates; a rise of 8 is asked
+    for, several times the standard error of a mean over 5 batches of 128 rollouts."""
+    config = TrainConfig(
+        output=str(tmp_path / "run"),
+        thought=ThoughtConfig(mode="hard"),
+        task=TaskConfig(limit=2000),
+        steps=30,
+        problems_per_step=8,
+        group_size=16,
+        learning_rate=1e-4,
+        warmup_steps=5,
+        max_thought_steps=64,
+        max_answer_tokens=8,
+        rows_per_backward=16,
+        validate_every=0,
+        save_every=30,
+        device="cpu",
+    )
+    train(config)
+    rewards = [json.loads(line)["reward"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 8
+
+
+def test_recipes_of_the_quickstart_are_valid(tmp_path):
+    for mode in MODES:
+        config = train_config(mode, tmp_path, QuickstartConfig())
+        assert config.thought.mode == mode and config.thought.gamma == 0.33
