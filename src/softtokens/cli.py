@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -75,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a failure at run time, 2 for something wrong in what was asked."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _show_warning
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _show_thread_error
     try:
         return _dispatch(arguments)
     except UserError as error:
@@ -143,6 +146,11 @@ def _overview() -> str:
 def _complain(message: str, code: int) -> int:
     print(f"softtokens: {message}", file=sys.stderr)
     return code
+
+
+def _show_thread_error(failure) -> None:
+    """TensorBoard writes in a thread, which says so itself when the disk is full."""
+    print(f"softtokens: in the background: {failure.exc_type.__name__}: {failure.exc_value}", file=sys.stderr)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from softtokens.types import UserError
 
@@ -54,7 +56,7 @@ class ThoughtConfig:
 class TaskConfig:
     """Where problems come from."""
 
-    name: str = "arithmetic"
+    name: Annotated[str, tyro.conf.arg(name="task")] = "arithmetic"
     """A built-in task (arithmetic, arithmetic-long, gsm8k, math, math500, olympiadbench, deepscaler), a file (jsonl,
     jsonl.gz, parquet, csv) or a hub name."""
     split: str | None = None
@@ -65,7 +67,7 @@ class TaskConfig:
     """Read a built-in task from this local file or folder instead of the hub."""
     subset: str | None = None
     """The hub's configuration of a data set."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(name="task-seed")] = 0
     """Which problems the arithmetic tasks make."""
     question: str | None = None
     """Column that holds the question, where it is not the task's own."""
@@ -105,8 +107,8 @@ class TrainConfig:
     """Run directory. It must be new, or hold this same run (see resume)."""
     model: str = "tiny"
     """A Hugging Face model folder or hub name; tiny is the checkpoint inside this package."""
-    thought: ThoughtConfig = dataclasses.field(default_factory=ThoughtConfig)
-    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    thought: tyro.conf.OmitArgPrefixes[ThoughtConfig] = dataclasses.field(default_factory=ThoughtConfig)
+    task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
     seed: int = 0
     """Seed of the run: data order, noise and sampling."""
@@ -208,7 +210,7 @@ class EvaluateConfig:
 
     model: str = "tiny"
     """A Hugging Face model folder or hub name, or a run directory (its best checkpoint); tiny is inside the package."""
-    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
     settings: tuple[str, ...] = ALL_SETTINGS
     """Which settings: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample."""
     samples: int = 32

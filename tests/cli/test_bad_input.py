@@ -30,8 +30,8 @@ def refused(run, tmp_path):
 @pytest.fixture
 def training(model_folder, data_file, tmp_path):
     """Flags of a training run that would work."""
-    where = ["--output", tmp_path / "run", "--model", model_folder, "--task.name", data_file, "--validate-every", "0"]
-    return [*TRAIN, *SHORT, *where, "--task.template", "User: {question}"]
+    where = ["--output", tmp_path / "run", "--model", model_folder, "--task", data_file, "--validate-every", "0"]
+    return [*TRAIN, *SHORT, *where, "--template", "User: {question}"]
 
 
 def test_the_flags_below_would_work(run, training, tmp_path):
@@ -60,7 +60,7 @@ def test_a_data_file_that_is_wrong(refused, training, data_file, content, messag
 def test_a_data_file_that_is_not_what_its_name_says(refused, training, tmp_path):
     file = tmp_path / "problems.jsonl.gz"
     file.write_bytes(gzip.compress(b'{"question": "1", "answer": "1"}\n' * 100)[:30])
-    assert "Is it complete, and is its ending right?" in refused(*training, "--task.name", file)
+    assert "Is it complete, and is its ending right?" in refused(*training, "--task", file)
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])
@@ -69,7 +69,7 @@ def test_a_prompt_longer_than_the_context(refused, training, tmp_path, where):
     file = tmp_path / "long.jsonl"
     rows = [{"question": "short", "answer": "1"}] * 30 + [{"question": "apples " * 200, "answer": "1"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = {"training": ["--task.name", file], "validation": ["--validation", file, "--validate-every", "1"]}[where]
+    flags = {"training": ["--task", file], "validation": ["--validation", file, "--validate-every", "1"]}[where]
     message = refused(*training, *flags)
     assert "the longest prompt has" in message
     assert "the model's context is 256. Lower the limits, or drop the long problems" in message
@@ -80,14 +80,14 @@ def test_a_prompt_longer_than_the_context(refused, training, tmp_path, where):
     [
         (["--group-size", "1"], "group_size is 1; the leave-one-out baseline needs at least 2 rollouts per problem"),
         (["--max-thought-steps", "0"], "max_thought_steps is 0; it must be at least 1"),
-        (["--thought.gamma", "-0.33"], "gamma is -0.33; it must be 0 (no noise) or a number below 100"),
-        (["--thought.gamma", "0"], "gamma is 0 with mode soft; thoughts without noise explore nothing"),
+        (["--gamma", "-0.33"], "gamma is -0.33; it must be 0 (no noise) or a number below 100"),
+        (["--gamma", "0"], "gamma is 0 with mode soft; thoughts without noise explore nothing"),
         (["--dtype", "bfloat16"], "Train with float32 weights"),
         (["--reward.right", "nan"], "right is nan; it must be a finite number"),
         (["--device", "toaster"], "device is 'toaster'; it must be auto, cpu, cuda or cuda:N"),
-        (["--task.name", "gsm9k"], "task is 'gsm9k'; there is arithmetic, arithmetic-long, gsm8k"),
-        (["--task.name", "./none.jsonl"], "there is no file or folder './none.jsonl'"),
-        (["--task.template", "Hello"], "template is 'Hello'; it has to say where the question goes: {question}"),
+        (["--task", "gsm9k"], "task is 'gsm9k'; there is arithmetic, arithmetic-long, gsm8k"),
+        (["--task", "./none.jsonl"], "there is no file or folder './none.jsonl'"),
+        (["--template", "Hello"], "template is 'Hello'; it has to say where the question goes: {question}"),
         (["--validate-every", "1"], "has no validation problems of its own; name some with --validation FILE"),
         (["--model", "/nowhere/model"], "model is '/nowhere/model', a folder that does not exist"),
     ],
@@ -99,7 +99,7 @@ def test_a_setting_that_is_wrong(refused, training, flags, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--thought.mode", "liquid"], "invalid choice 'liquid' for argument '--thought.mode'"),
+        (["--mode", "liquid"], "invalid choice 'liquid' for argument '--mode'"),
         (["--steps", "many"], "invalid literal for int"),
         (["--stepz", "3"], "Unrecognized options: --stepz"),
     ],
@@ -116,7 +116,7 @@ def test_flags_that_cannot_be_parsed(run, training, flags, message, tmp_path):
 def test_a_file_named_after_a_built_in_task_is_a_file(refused, training, data_file):
     """arithmetic.jsonl has no validation split, and is no reason to compare texts only."""
     file = shutil.copy(data_file, data_file.with_name("arithmetic.jsonl"))
-    message = refused(*training, "--task.name", file, "--validate-every", "1")
+    message = refused(*training, "--task", file, "--validate-every", "1")
     assert "has no validation problems of its own" in message
 
 
@@ -175,12 +175,12 @@ def test_mistakes_leave_no_run_behind(run, training, tmp_path):
         (["--samples", "0"], "samples is 0; it must be at least 1"),
         (["--gamma", "0"], "gamma is 0.0; it must be a number above 0"),
         (["--choices", "facts", "--choices-limit", "9999"], "count is 9999"),
-        (["--task.split", "exam"], "split is 'exam'; the arithmetic task has train, validation, test"),
+        (["--split", "exam"], "split is 'exam'; the arithmetic task has train, validation, test"),
         (["--max-thought-steps", "100000"], "the model's context is"),
     ],
 )
 def test_evaluate_refuses(refused, model_folder, tmp_path, flags, message):
-    task = ["--task.limit", "2", "--task.template", "{question}", "--output", tmp_path / "results"]
+    task = ["--limit", "2", "--template", "{question}", "--output", tmp_path / "results"]
     assert message in refused("evaluate", "--device", "cpu", "--model", model_folder, *task, *flags)
 
 

@@ -25,7 +25,7 @@ GSM8K_ROWS = [
 def test_evaluate_gsm8k_from_a_local_file(run, model_folder, tmp_path):
     file = tmp_path / "test.jsonl.gz"
     file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in GSM8K_ROWS).encode()))
-    task = ["--task.name", "gsm8k", "--task.path", file, "--task.template", "User: {question} Assistant:"]
+    task = ["--task", "gsm8k", "--path", file, "--template", "User: {question} Assistant:"]
     limits = ["--max-thought-steps", "6", "--max-answer-tokens", "6", "--samples", "4"]
     model = ["--model", model_folder, "--device", "cpu", "--output", tmp_path / "out"]
     code, out, err = run("evaluate", *task, *limits, *model)
@@ -61,7 +61,7 @@ def test_evaluate_asks_math_verify(run, model_folder, tmp_path, monkeypatch):
             yield rows, rollout
 
     monkeypatch.setattr(evaluating, "batches", saying)
-    task = ["--task.name", "gsm8k", "--task.path", file, "--task.template", "User: {question} Assistant:"]
+    task = ["--task", "gsm8k", "--path", file, "--template", "User: {question} Assistant:"]
     limits = ["--max-thought-steps", "2", "--max-answer-tokens", "2", "--settings", "soft-greedy"]
     code, _, err = run(
         "evaluate", *task, *limits, "--model", model_folder, "--device", "cpu", "--output", tmp_path / "out"
@@ -72,7 +72,7 @@ def test_evaluate_asks_math_verify(run, model_folder, tmp_path, monkeypatch):
 
 
 def test_evaluate_a_run_means_its_best_checkpoint(run, model_folder, data_file, tmp_path):
-    flags = ["--task.name", data_file, "--task.template", "User: {question}", "--device", "cpu"]
+    flags = ["--task", data_file, "--template", "User: {question}", "--device", "cpu"]
     limits = ["--max-thought-steps", "3", "--max-answer-tokens", "2"]
     output = tmp_path / "run"
     training = [
@@ -84,12 +84,12 @@ def test_evaluate_a_run_means_its_best_checkpoint(run, model_folder, data_file, 
         "2",
         "--group-size",
         "2",
-        "--task.grader",
+        "--grader",
         "exact",
     ]
     assert run("train", *flags, *limits, *training, "--validation", data_file, "--validate-every", "1")[0] == 0
     results = []
-    exact = ["--task.grader", "exact", "--samples", "2"]
+    exact = ["--grader", "exact", "--samples", "2"]
     for model in (output, output / "checkpoints/best"):
         where = ["--model", model, "--output", tmp_path / f"results{len(results)}"]
         assert run("evaluate", *flags, *limits, *exact, *where)[0] == 0
@@ -99,7 +99,7 @@ def test_evaluate_a_run_means_its_best_checkpoint(run, model_folder, data_file, 
 
 @pytest.mark.parametrize("name", ["[bold]run[/bold]", "[/nope]", "run[link=x]\\"])
 def test_names_are_not_markup(run, model_folder, data_file, tmp_path, name):
-    flags = ["--task.name", data_file, "--task.template", "{question}", "--device", "cpu", "--task.grader", "exact"]
+    flags = ["--task", data_file, "--template", "{question}", "--device", "cpu", "--grader", "exact"]
     limits = ["--max-thought-steps", "2", "--max-answer-tokens", "2"]
     training = ["--model", model_folder, "--steps", "1", "--group-size", "2", "--validate-every", "0"]
     folder = tmp_path / name

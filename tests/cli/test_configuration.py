@@ -24,7 +24,7 @@ def test_dry_run_prints_json_that_is_the_configuration(run, command):
 def test_file_over_defaults_and_flags_over_file(run, tmp_path):
     file = tmp_path / "run.toml"
     file.write_text('steps = 7\ngroup_size = 4\n[thought]\nmode = "fuzzy"\ngamma = 0.1\n')
-    config, dry = cli.parse("train", ["--config", str(file), "--steps", "9", "--thought.gamma", "0.2"])
+    config, dry = cli.parse("train", ["--config", str(file), "--steps", "9", "--gamma", "0.2"])
     assert not dry
     thought = dataclasses.replace(TrainConfig().thought, mode="fuzzy", gamma=0.2)
     assert config == dataclasses.replace(TrainConfig(), steps=9, group_size=4, thought=thought)
@@ -32,7 +32,7 @@ def test_file_over_defaults_and_flags_over_file(run, tmp_path):
 
 def test_what_dry_run_prints_is_a_run_again(run, tmp_path):
     """The resolved configuration of any run, read back, resolves to itself."""
-    flags = ["--steps", "3", "--thought.mode", "hard", "--thought.tau", "0.7", "--task.limit", "5"]
+    flags = ["--steps", "3", "--mode", "hard", "--tau", "0.7", "--limit", "5"]
     first = json.loads(run("train", "--dry-run", *flags)[1])
     file = tmp_path / "again.toml"
     tables = {name: value for name, value in first.items() if isinstance(value, dict)}

@@ -75,9 +75,9 @@ def flags(model_folder, data_file):
         settings = {
             "output": output,
             "model": model_folder,
-            "task.name": data_file,
-            "task.template": "User: {question}",
-            "task.grader": "exact",
+            "task": data_file,
+            "template": "User: {question}",
+            "grader": "exact",
             "validation": data_file,
             "validation-problems": 4,
             "validate-every": 3,

@@ -41,7 +41,10 @@ loop.train_step = full
 }
 
 
-@pytest.mark.parametrize("moment", FULL_WHILE)
+MOMENTS = [pytest.param(m, marks=pytest.mark.slow if m == "saving-weights" else ()) for m in FULL_WHILE]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_disk_full(flags, tmp_path, start, text_rewards, moment):
     pytest.importorskip("resource", reason="file size limits are a thing of Unix")
     run = tmp_path / "run"
@@ -49,9 +52,9 @@ def test_disk_full(flags, tmp_path, start, text_rewards, moment):
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1, error
     assert "Traceback" not in error
-    assert len(error.strip().splitlines()) == 1, error
-    assert "File too large" in error
-    if moment != "logging":
+    assert all(line.startswith("softtokens: ") and "File too large" in line for line in error.strip().splitlines())
+    if moment != "logging":  # there TensorBoard's thread may say it too
+        assert len(error.strip().splitlines()) == 1, error
         assert f"checkpoint {run}/checkpoints/step-000006 could not be saved" in error
         assert "Earlier checkpoints are untouched; make room and resume" in error
 

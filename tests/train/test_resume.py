@@ -81,7 +81,7 @@ def uninterrupted(flags, tmp_path, text_rewards):
     return tmp_path / "uninterrupted"
 
 
-IN_EVERY_RUN = ("saving", "updating", "linking-the-last-checkpoint")
+IN_EVERY_RUN = ("saving", "linking-the-last-checkpoint")
 MOMENTS = [pytest.param(m, marks=() if m in IN_EVERY_RUN else pytest.mark.slow) for m in KILLED_WHILE]
 
 
@@ -133,7 +133,7 @@ def test_resume_of_nothing_starts(flags, tmp_path, uninterrupted):
     [
         (["--learning-rate", "0.002"], "learning_rate was 0.001, is 0.002"),
         (["--steps", "9"], "steps was 8, is 9"),
-        (["--thought.gamma", "0.5"], "'gamma': 0.5"),
+        (["--gamma", "0.5"], "'gamma': 0.5"),
     ],
 )
 def test_resume_with_another_configuration_is_refused(flags, uninterrupted, capsys, changed, message):

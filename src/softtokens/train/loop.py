@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -146,7 +147,9 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
         config=dataclasses.asdict(config),
     )
     sample_lines = JsonLines(run / "samples.jsonl", progress.samples_bytes)
-    try:
+    with contextlib.ExitStack() as closing:
+        for each in (judge, sample_lines, tracker):
+            closing.callback(each.close)
         for step in range(progress.step, config.steps):
             metrics, samples = train_step(trainee, step)
             done = step + 1
@@ -171,10 +174,6 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
                 save_checkpoint(run, policy, optimizer, progress)
             if listener is not None:
                 listener(done, metrics)
-    finally:
-        tracker.close()
-        sample_lines.close()
-        judge.close()
     return run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -50,10 +51,11 @@ class Tracker:
             self._wandb.log(metrics, step=step)
 
     def close(self) -> None:
-        self.lines.close()
-        self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        with contextlib.ExitStack() as closing:  # all of them, even if a disk is full
+            if self._wandb is not None:
+                closing.callback(self._wandb.finish)
+            closing.callback(self._board.close)
+            closing.callback(self.lines.close)
 
 
 def _start_wandb(project: str, run: Path, config: dict):
