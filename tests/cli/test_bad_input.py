@@ -198,3 +198,23 @@ def test_evaluate_refuses(refused, model_folder, tmp_path, flags, message):
 def test_generate_refuses(refused, model_folder, question, flags, message):
     flags = [*SHORT, "--template", "{question}", *flags]
     assert message in refused("generate", question, "--device", "cpu", "--model", model_folder, *flags)
+
+
+def test_noise_on_more_logits_than_there_are(refused, training):
+    message = refused(*training, "--mode", "soft", "--noise", "top-k", "--top-k", "100000")
+    assert "top_k is 100000; it must be at most" in message
+
+
+def test_a_tracker_that_is_not_installed(refused, training, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else find(name, *rest))
+    assert "softtokens[wandb]" in refused(*training, "--wandb", "project")
+
+
+def test_a_run_whose_configuration_is_damaged(run, training, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text('{"output": ')
+    code, _, err = run(*training, "--resume")
+    assert code == 2 and "is damaged" in err and len(err.splitlines()) == 1

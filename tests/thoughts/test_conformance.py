@@ -16,6 +16,7 @@ from softtokens.ops import reference
 from softtokens.ops.random import Keys, Stream
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import Gaussian, Hard, HiddenGaussian, LogitGaussian
+from softtokens.types import UserError
 
 DIM, TOKENS, UNUSED, SIGMA = 6, 11, 3, 0.2
 
@@ -297,5 +298,5 @@ def test_absurd_values_are_refused(make, message):
 
 
 def test_top_k_larger_than_the_vocabulary_is_refused(hidden, vocabulary):
-    with pytest.raises(ValueError, match="top_k"):
+    with pytest.raises(UserError, match="top_k"):
         LogitGaussian(0.5, 0.1, top_k=TOKENS + 1).at(hidden, vocabulary)

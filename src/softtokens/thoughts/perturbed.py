@@ -22,6 +22,7 @@ from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import normal
 from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution, require_event
 from softtokens.thoughts.gaussian import require_not_negative, require_positive
+from softtokens.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,9 @@ class LogitGaussian(Thought):
         if self.top_k is None:
             return PerturbedDistribution(logits, self, vocabulary, real, None)
         if self.top_k > vocabulary.size:
-            raise ValueError(f"top_k is {self.top_k}, but the vocabulary has only {vocabulary.size} tokens")
+            raise UserError(
+                f"top_k is {self.top_k}; it must be at most {vocabulary.size}, the tokens of the vocabulary"
+            )
         support = real.detach().topk(self.top_k, dim=-1).indices
         return PerturbedDistribution(logits, self, vocabulary, real.gather(-1, support), support)
 

@@ -27,7 +27,7 @@ from softtokens.train.data import problems_of_step
 from softtokens.train.gradient import TermWeights, accumulate_gradient
 from softtokens.train.metrics import replay_metrics, reward_metrics, rollout_metrics
 from softtokens.train.scoring import RewardFunction, Scorer, by_function, graded
-from softtokens.train.tracking import JsonLines, Tracker
+from softtokens.train.tracking import JsonLines, Tracker, require_wandb
 from softtokens.types import Problem, Verdict
 
 Listener = Callable[[int, dict[str, float]], None]  # called with the updates done and the step's metrics
@@ -117,6 +117,7 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     # thoughts at tau 1e-4 leave softmax tails of denormal numbers, which processors compute very slowly
     torch.set_flush_denormal(True)
     run = rundir.check_output(config)
+    require_wandb(config.wandb)
     problems = problems_of(config.task, default_split="train")
     validation = validation_problems(config) if config.validate_every else []
     found = newest_checkpoint(run) if config.resume else None
@@ -133,6 +134,9 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     scale = RewardScale(**dataclasses.asdict(config.reward))
     score = graded(judge, scale) if reward_func is None else by_function(reward_func)
     thought = build_thought(config.thought, policy.embedding_rms)
+    thought.at(
+        policy.vocabulary.table[:1], policy.vocabulary
+    )  # refuses a top_k larger than the vocabulary now, not later
     trainee = Trainee(config, policy, optimizer, thought, problems, score)
     require_room(policy, [*problems, *validation], trainee.limits)
 

@@ -26,7 +26,13 @@ def check_output(config: TrainConfig) -> Path:
                 f"output is {config.output!r}, which already holds a run; give a new folder, or --resume to go on "
                 "with it"
             )
-        _require_same(json.loads(file.read_text()), resolved(config), config.output)
+        try:
+            old = json.loads(file.read_text())
+        except ValueError as error:
+            raise UserError(
+                f"{file} is damaged ({error}); the run cannot be resumed, give a new output folder"
+            ) from error
+        _require_same(old, resolved(config), config.output)
     elif run.exists() and any(run.iterdir()):
         raise UserError(f"output is {config.output!r}, a folder with other things in it; give a new or empty folder")
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -58,9 +59,13 @@ class Tracker:
             closing.callback(self.lines.close)
 
 
+def require_wandb(project: str | None) -> None:
+    """UserError when logging to Weights & Biases is asked for and the package is missing."""
+    if project and importlib.util.find_spec("wandb") is None:
+        raise UserError(f"wandb is {project!r}, but the package is not installed; pip install 'softtokens[wandb]'")
+
+
 def _start_wandb(project: str, run: Path, config: dict):
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError("wandb is set, but the package is not installed; pip install 'softtokens[wandb]'") from error
+    import wandb
+
     return wandb.init(project=project, name=run.name, dir=str(run), config=config, resume="allow")
