@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY ?= passive
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
-	@echo "make test-slow    the tests marked slow: kill and resume, the anchor against TRL, learning on the toy"
+	@echo "make test-slow    the tests marked slow: repeated kill and resume, the quickstart in small, learning on the toy"
 	@echo "make test-oldest  models and rollouts against the oldest supported transformers"
 	@echo "make lint         ruff"
 	@echo "make base         rebuild the embedded checkpoint"

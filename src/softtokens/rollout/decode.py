@@ -99,7 +99,7 @@ class _Live:
 @dataclasses.dataclass(frozen=True)
 class _Emission:
     token: Tensor
-    inputs: Tensor
+    inputs: Tensor | None  # None once it has been fed and need not be stored
     log_prob: Tensor
     support: Tensor | None
 
@@ -216,6 +216,8 @@ class _Tape:
 
     def append(self, live: _Live, emitted: _Emission) -> None:
         kind = _KIND_OF_PHASE.to(live.phase.device)[live.phase]
+        if not (self.keeps_inputs and bool((kind == Kind.THOUGHT).any())):
+            emitted = dataclasses.replace(emitted, inputs=None)  # embeddings of tokens need no memory
         self.columns.append((live.row, kind, emitted))
 
     def rollout(self, tokenizer, prompts, prompt_of_row, keys: Keys) -> Rollout:
@@ -236,8 +238,8 @@ class _Tape:
             ids[row[emits], at[emits]] = emitted.token[emits]
             kind[row[emits], at[emits]] = column_kind[emits]
             log_prob[row[emits], at[emits]] = emitted.log_prob[emits]
-            thinks = column_kind == Kind.THOUGHT
-            if self.keeps_inputs and bool(thinks.any()):
+            if emitted.inputs is not None:
+                thinks = column_kind == Kind.THOUGHT
                 inputs.append(_scattered(emitted.inputs, row, thinks, self.rows))
                 if emitted.support is not None:
                     support.append(_scattered(emitted.support, row, thinks, self.rows))
