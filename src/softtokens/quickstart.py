@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -41,19 +42,9 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     """Run everything, print the tables, write results.json; returns its content."""
     output = _new_output(config.output)
     started = time.perf_counter()
-    workers = max(1, min(len(MODES) + 1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
-    context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
-    jobs = [(name, output, config) for name in ("soft", "hard", "fuzzy", "base")]  # the longest first
-    with context.Pool(workers, _start_worker, (messages,)) as pool, live.quickstart(_totals(config)) as listener:
-        pending = [pool.apply_async(_job, job) for job in jobs]
-        while not all(job.ready() for job in pending):
-            for job in pending:
-                if job.ready():
-                    job.get()  # a failed job ends the rest at once
-            _forward(messages, listener)
-        _forward(messages, listener)
-        models = dict(sorted((job.get() for job in pending), key=lambda item: ("base", *MODES).index(item[0])))
+    with live.quickstart(_totals(config)) as listener:
+        _run_jobs(("soft", "hard", "fuzzy", "base"), output, config, listener)  # the longest first
+    models = {name: _result(output, name) for name in ("base", *MODES)}
     results = {
         "config": dataclasses.asdict(config),
         "models": models,
@@ -76,8 +67,10 @@ def report(results: dict[str, Any], output: Path) -> None:
             verdict = "more than base" if low > 0 else "less than base" if high < 0 else "no clear difference from base"
             change = f"{100 * d['mean']:+.1f} points [{low:+.1f}, {high:+.1f}]"
             show(f"{mode} training, {setting} @1: {change}, {verdict}", highlight=False, markup=False)
-    timing = ", ".join(f"{name} {model['seconds']:.0f} s" for name, model in models.items())
-    show(f"[dim]{results['seconds']:.0f} s in all ({timing}); one seed: intervals are over problems, not over runs[/]")
+    phases = {name: model["seconds"] for name, model in models.items()}
+    timing = ", ".join(f"{name} {s['train']:.0f} + {s['evaluate']:.0f} s" for name, s in phases.items())
+    show(f"[dim]{results['seconds']:.0f} s in all (training + evaluation: {timing})[/]")
+    show("[dim]One seed: the intervals are over problems, not over runs.[/]")
     show(f"run directory: [bold]{output}[/]")
 
 
@@ -132,53 +125,85 @@ def evaluate_config(model: str, output: Path, config: QuickstartConfig) -> Evalu
     )
 
 
-_messages: Any = None  # of a worker process: where it reports
+def _run_jobs(names: tuple[str, ...], output: Path, config: QuickstartConfig, listener) -> None:
+    """Run one process per job, at most one per core at a time. The first that fails ends the rest: RuntimeError."""
+    context = multiprocessing.get_context("spawn")
+    messages = context.Queue()
+    waiting, running = list(names), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < _cores():
+                name = waiting.pop(0)
+                running[name] = context.Process(target=_job, args=(name, output, config, messages), daemon=True)
+                running[name].start()
+            _forward(messages, listener)
+            for name in [name for name, process in running.items() if process.exitcode is not None]:
+                code = running.pop(name).exitcode
+                _forward(messages, listener)
+                if code != 0:
+                    raise RuntimeError(f"the {name} job of the quickstart ended with code {code}")
+    finally:
+        for process in running.values():
+            process.kill()
 
 
-def _start_worker(messages) -> None:
-    global _messages
-    _messages = messages
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+def _job(name: str, output: Path, config: QuickstartConfig, messages) -> None:
+    """What a process does: train one model (unless it is the base) and evaluate it; the result is left in files."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
     import torch
 
-    torch.set_num_threads(1)
-
-
-def _job(name: str, output: Path, config: QuickstartConfig) -> tuple[str, dict[str, Any]]:
-    """Train (unless it is the base) and evaluate one model."""
     from softtokens.evaluate.run import evaluate
     from softtokens.train.loop import train
 
+    torch.set_num_threads(1)
     started = time.perf_counter()
     model = "tiny"
-    if name != "base":
-        train(train_config(name, output, config), listener=lambda done, metrics: _report(name, "train", done, metrics))
-        model = str(output / name)  # its best checkpoint by validation, as in the paper
-    trained = time.perf_counter()
-    done_before: dict[str, int] = {}
+    try:
+        if name != "base":
+            train(
+                train_config(name, output, config),
+                listener=lambda done, metrics: messages.put((name, "train", done, metrics)),
+            )
+            model = str(output / name)  # its best checkpoint by validation, as in the paper
+        trained = time.perf_counter()
+        done_before: dict[str, int] = {}
 
-    def count(setting: str, done: int, total: int) -> None:
-        del total
-        done_before[setting] = done
-        _report(name, "evaluate", sum(done_before.values()), {})
+        def count(setting: str, done: int, total: int) -> None:
+            del total
+            done_before[setting] = done
+            messages.put((name, "evaluate", sum(done_before.values()), {}))
 
-    results = evaluate(evaluate_config(model, output / name / "evaluation", config), listener=count)
+        evaluate(evaluate_config(model, output / name / "evaluation", config), listener=count)
+    except (UserError, OSError, RuntimeError) as error:
+        messages.put((name, "failed", 0, {"error": f"{type(error).__name__}: {error}"}))
+        messages.close()
+        messages.join_thread()
+        sys.exit(1)
     seconds = {"train": trained - started, "evaluate": time.perf_counter() - trained}
-    return name, results | {"seconds": sum(seconds.values()), "seconds_by_phase": seconds}
+    (output / name / "seconds.json").write_text(json.dumps(seconds) + "\n")
 
 
-def _report(name: str, phase: str, done: int, metrics: dict[str, float]) -> None:
-    _messages.put((name, phase, done, metrics))
+def _result(output: Path, name: str) -> dict[str, Any]:
+    """What a finished job left behind."""
+    results = json.loads((output / name / "evaluation" / "results.json").read_text())
+    return results | {"seconds": json.loads((output / name / "seconds.json").read_text())}
 
 
 def _forward(messages, listener) -> None:
     """Hand on what has arrived; waits a moment when nothing has."""
     try:
-        listener(*messages.get(timeout=0.1))
+        name, phase, done, content = messages.get(timeout=0.1)
         while True:
-            listener(*messages.get_nowait())
+            if phase == "failed":
+                raise RuntimeError(f"the {name} job of the quickstart failed. {content['error']}")
+            listener(name, phase, done, content)
+            name, phase, done, content = messages.get_nowait()
     except queue.Empty:
         return
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _totals(config: QuickstartConfig) -> dict[tuple[str, str], int]:
