@@ -54,7 +54,7 @@ REFUSED = [
     (TrainConfig, {"clip_norm": -1.0}, "clip_norm is -1.0; it must be 0 or more"),
     (TrainConfig, {"clip_norm": NAN}, "clip_norm is nan; it must be 0 or more"),
     (TrainConfig, {"clip": "none"}, "clip is 'none'; it must be one of sum, each"),
-    (TrainConfig, {"weight_decay": -0.1}, "weight_decay is -0.1; it must be 0 or more"),
+    (TrainConfig, {"weight_decay": -0.1}, "weight_decay is -0.1; it must be in 0 .. 1"),
     (TrainConfig, {"learning_rate": 0.0}, "learning_rate is 0.0; it must be above 0 and below 1"),
     (TrainConfig, {"learning_rate": NAN}, "learning_rate is nan"),
     (TrainConfig, {"beta2": 1.0}, "beta2 is 1.0; it must be in 0 .. 1, below 1"),

@@ -8,15 +8,16 @@ from pathlib import Path
 from softtokens.config import TaskConfig, TrainConfig
 from softtokens.rewards import Grader, grader
 from softtokens.tasks import load_problems
-from softtokens.tasks.registry import ARITHMETIC
+from softtokens.tasks.arithmetic import TEMPLATE as ARITHMETIC_TEMPLATE
+from softtokens.tasks.prompt import MATH_TEMPLATE
+from softtokens.tasks.registry import ARITHMETIC, NAMES
 from softtokens.types import Problem, UserError
 
 
 def problems_of(task: TaskConfig, *, default_split: str) -> list[Problem]:
     """The problems a task configuration names; `default_split` where it names no split and the task has several."""
-    split = task.split
-    if split is None and not Path(task.name).exists():  # a local file is one split
-        split = default_split
+    is_path = task.name not in NAMES and Path(task.name).expanduser().exists()
+    split = task.split or (None if is_path else default_split)  # a local file is one split
     return load_problems(
         task.name,
         split=split,
@@ -39,6 +40,11 @@ def is_arithmetic(task: TaskConfig) -> bool:
     return task.name in ARITHMETIC
 
 
+def template_of(task: TaskConfig) -> str:
+    """The prompt template of a task's problems."""
+    return task.template or (ARITHMETIC_TEMPLATE if is_arithmetic(task) else MATH_TEMPLATE)
+
+
 def validation_problems(config: TrainConfig) -> list[Problem]:
     """Problems to validate a training run on: those named, or the arithmetic task's own validation split."""
     task = config.task
@@ -51,3 +57,15 @@ def validation_problems(config: TrainConfig) -> list[Problem]:
         )
     task = dataclasses.replace(task, split=config.validation_split, limit=config.validation_problems)
     return problems_of(task, default_split="validation")
+
+
+def new_folder(output: str) -> Path:
+    """Make the folder that results go into. UserError when it cannot be made or already holds something."""
+    folder = Path(output)
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"output is {output!r}, which already holds something; give a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"output is {output!r}, which cannot be made: {error}") from error
+    return folder

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
+import os
 import sys
 import threading
 import warnings
@@ -17,6 +19,7 @@ from softtokens.configfile import load_defaults
 from softtokens.types import UserError
 
 EXIT_RUNTIME, EXIT_USAGE = 1, 2
+DEBUG = "SOFTTOKENS_DEBUG"  # set in the environment: failures at run time come with their traceback
 
 
 def _quickstart(config: QuickstartConfig) -> None:
@@ -33,7 +36,7 @@ def _train(config: TrainConfig) -> None:
 
     with live.training(config.steps, f"training in {config.thought.mode} mode") as listener:
         run = escape(str(train(config, listener=listener)))
-    live.console.print(f"run directory: [bold]{run}[/]  (checkpoints in {run}/checkpoints: last, best)")
+    live.console.print(f"run directory: [bold]{run}[/]")
 
 
 def _evaluate(config: EvaluateConfig) -> None:
@@ -76,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 1 for a failure at run time, 2 for something wrong in what was asked."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _show_warning
+    logging.basicConfig(format="softtokens: %(message)s")
+    logging.getLogger("softtokens").setLevel(logging.INFO)
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _show_thread_error
     try:
@@ -83,11 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
-        return _complain(
-            "stopped by Ctrl-C. What was saved is whole; a training run goes on with the same command and --resume.",
-            EXIT_RUNTIME,
+        go_on = (
+            " What was saved is whole; go on with the same command and --resume." if "train" in arguments[:1] else ""
         )
-    except (OSError, RuntimeError, FloatingPointError, MemoryError) as error:
+        return _complain(f"stopped by Ctrl-C.{go_on}", EXIT_RUNTIME)
+    except (OSError, RuntimeError, ValueError, FloatingPointError, MemoryError) as error:
+        if os.environ.get(DEBUG):
+            raise
         return _complain(f"{type(error).__name__}: {error}", EXIT_RUNTIME)
 
 
@@ -139,7 +146,8 @@ def _overview() -> str:
     return (
         "softtokens: continuous chain-of-thought trained by reinforcement learning\n\n"
         f"usage: softtokens COMMAND [--config FILE.toml] [--dry-run] [flags]\n\n{rows}\n\n"
-        "Each command explains its flags: softtokens train --help"
+        "Each command explains its flags: softtokens train --help\n"
+        f"With {DEBUG}=1 in the environment a failure shows its traceback."
     )
 
 

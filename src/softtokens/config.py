@@ -160,7 +160,7 @@ class TrainConfig:
     resume: bool = False
     """Go on from the last checkpoint in output."""
     mask_unused: bool = True
-    """Give vocabulary rows that no token owns no probability."""
+    """Vocabulary rows that no token owns get no probability, unless --no-mask-unused is given."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -171,8 +171,9 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("steps", "problems_per_step", "max_thought_steps", "max_answer_tokens", "rows_per_backward"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "term_norms_every", "validate_every", "clip_norm", "weight_decay"):
+        for name in ("warmup_steps", "term_norms_every", "validate_every", "clip_norm"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        require("weight_decay", self.weight_decay, 0 <= self.weight_decay <= 1, "in 0 .. 1")
         for name in ("thought_weight", "answer_weight", "answer_temperature"):
             require(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
         for name in ("beta1", "beta2"):
@@ -232,7 +233,7 @@ class EvaluateConfig:
     output: str | None = None
     """Folder for results.json and samples.jsonl; by default nothing is written."""
     mask_unused: bool = True
-    """Give vocabulary rows that no token owns no probability."""
+    """Vocabulary rows that no token owns get no probability, unless --no-mask-unused is given."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -262,7 +263,7 @@ class GenerateConfig:
     setting: str = "hard-greedy"
     """hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy or fuzzy-sample."""
     template: str | None = None
-    """Prompt text with {question} in it; by default the short one for tiny and the long one for other models."""
+    """Prompt text with {question} in it; by default the one that the model was trained with, or one for maths."""
     samples: int = 1
     """How many times to think."""
     gamma: float = 0.33

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from softtokens.config import GenerateConfig
 from softtokens.live import console
-from softtokens.models.hf import TINY, HFPolicy, load_policy, resolve_device
+from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.ops.mixture import tempered_softmax
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.decode import Limits
@@ -20,7 +20,6 @@ from softtokens.tasks.prompt import MATH_TEMPLATE, check_template, fill
 from softtokens.thoughts import Thought, thought_setting
 from softtokens.types import Problem
 
-TINY_TEMPLATE = "User: {question}\nAssistant:"  # what the embedded checkpoint has read
 _SHOWN_TOKENS = 5
 
 
@@ -28,7 +27,7 @@ def generate(config: GenerateConfig) -> None:
     """Print thoughts and answer of `config.samples` rollouts."""
     dtype = getattr(torch, config.dtype)
     policy = load_policy(config.model, device=resolve_device(config.device), dtype=dtype)
-    template = config.template or (TINY_TEMPLATE if config.model == TINY else MATH_TEMPLATE)
+    template = config.template or policy.template or MATH_TEMPLATE
     question = as_text(config.question, what="question")
     problem = Problem(0, fill(check_template(template), question), "")
     thought = thought_setting(config.setting, policy.embedding_rms, gamma=config.gamma)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from softtokens import live, tables
+from softtokens.assemble import new_folder
 from softtokens.config import EvaluateConfig, QuickstartConfig, TaskConfig, ThoughtConfig, TrainConfig
 from softtokens.evaluate.passk import paired_difference
 from softtokens.types import UserError
@@ -34,13 +37,13 @@ MAX_ANSWER_TOKENS = 8
 RECIPES: dict[str, dict[str, Any]] = {
     "hard": {"learning_rate": 1e-4, "steps": 60},
     "fuzzy": {"learning_rate": 1e-4, "steps": 60},
-    "soft": {"learning_rate": 3e-4, "steps": 120, "thought_weight": 0.01},
+    "soft": {"learning_rate": 2e-4, "steps": 120, "thought_weight": 0.01},
 }
 
 
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     """Run everything, print the tables, write results.json; returns its content."""
-    output = _new_output(config.output)
+    output = new_folder(config.output)
     started = time.perf_counter()
     with live.quickstart(_totals(config)) as listener:
         _run_jobs(("soft", "hard", "fuzzy", "base"), output, config, listener)  # the longest first
@@ -150,6 +153,7 @@ def _run_jobs(names: tuple[str, ...], output: Path, config: QuickstartConfig, li
 def _job(name: str, output: Path, config: QuickstartConfig, messages) -> None:
     """What a process does: train one model (unless it is the base) and evaluate it; the result is left in files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     from softtokens.evaluate.run import evaluate
@@ -183,6 +187,12 @@ def _job(name: str, output: Path, config: QuickstartConfig, messages) -> None:
     (output / name / "seconds.json").write_text(json.dumps(seconds) + "\n")
 
 
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its processes; they notice."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
 def _result(output: Path, name: str) -> dict[str, Any]:
     """What a finished job left behind."""
     results = json.loads((output / name / "evaluation" / "results.json").read_text())
@@ -213,14 +223,3 @@ def _totals(config: QuickstartConfig) -> dict[tuple[str, str], int]:
     for mode in MODES:
         totals |= {(mode, "train"): config.steps or RECIPES[mode]["steps"], (mode, "evaluate"): samples}
     return totals
-
-
-def _new_output(name: str) -> Path:
-    output = Path(name)
-    if output.is_dir() and any(output.iterdir()):
-        raise UserError(f"output is {name!r}, which already holds something; give a new folder with --output")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output is {name!r}, which cannot be made: {error.strerror}") from error
-    return output

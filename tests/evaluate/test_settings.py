@@ -118,5 +118,5 @@ def test_results_and_samples_are_written(config_for, tmp_path, monkeypatch):
     samples = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
     assert [s["setting"] for s in samples] == ["hard-greedy"] * 5 + ["fuzzy-sample"] * 15
     assert heard == [("hard-greedy", 5, 5), ("fuzzy-sample", 15, 15)]
-    with pytest.raises(UserError, match="already holds results; give a new folder"):
+    with pytest.raises(UserError, match="already holds something; give a new folder"):
         evaluate(config)

@@ -169,3 +169,29 @@ def test_a_head_with_bias_and_a_cap_are_understood(tokenizer):
         logits = policy.vocabulary.logits(policy.hidden_states(policy.vocabulary.embed(ids))[0])
         expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
     torch.testing.assert_close(logits[:, :300], expected[:, :300], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["GPTNeo", "GPTJ", "Bloom", "Mamba"])
+def test_an_architecture_that_decodes_otherwise_is_refused(tokenizer, name):
+    """They attend by code of their own, or keep no keys and values; a rollout of theirs could not be scored."""
+    import transformers
+
+    sizes = {
+        "GPTNeo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 8},
+        "GPTJ": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
+        "Bloom": {"n_layer": 2, "n_head": 4},
+        "Mamba": {"num_hidden_layers": 2, "state_size": 4},
+    }
+    config = getattr(transformers, f"{name}Config")(vocab_size=310, hidden_size=32, **sizes[name])
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UserError, match=f"^{name}"):
+        HFPolicy(model, tokenizer)
+
+
+def test_the_template_of_a_training_travels_with_the_model(make_policy, tmp_path):
+    policy = make_policy()
+    policy.template = "Q: {question} A:"
+    policy.save(tmp_path)
+    assert load_policy(tmp_path).template == "Q: {question} A:"
+    assert load_policy("tiny").template == "User: {question}\nAssistant:"

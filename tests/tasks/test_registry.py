@@ -104,9 +104,9 @@ def test_a_task_asks_the_hub_for_what_it_is_there(spec, monkeypatch):
     [
         (
             [{"q": "A?", "answer": "1"}],
-            r"no column 'question' or 'problem'; it has 'q', 'answer'. .*columns\.question=",
+            r"no column 'question' or 'problem'; it has 'q', 'answer'. .*option question",
         ),
-        ([{"question": "A?", "a": "1"}], r"no column 'answer'; it has 'question', 'a'. .*columns\.answer="),
+        ([{"question": "A?", "a": "1"}], r"no column 'answer'; it has 'question', 'a'. .*option answer"),
         ([{"question": "A?", "answer": "1"}, {"question": "B?"}], r"row 1 .*'answer' is missing or null"),
         ([{"question": "A?", "answer": "1"}, {"question": None, "answer": "1"}], r"row 1 .*'question' is missing"),
         ([{"question": "A?", "answer": " "}], r"row 0 .*'answer': the answer is empty"),

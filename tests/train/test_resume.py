@@ -162,6 +162,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(flags, tmp_pat
     assert_same_run(run, uninterrupted)
 
 
+def test_a_run_whose_checkpoints_are_all_damaged_is_left_alone(flags, tmp_path, capsys):
+    run = tmp_path / "run"
+    stop_after(run, flags, step=7)
+    for folder in (run / "checkpoints").glob("step-*"):
+        (folder / "model.safetensors").write_bytes(b"")
+    before = (run / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert cli.main(flags(run, "--resume")) == 2
+    assert "every checkpoint of" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_log_that_was_cut_behind_the_run_s_back_is_not_padded(flags, tmp_path, capsys):
+    run = tmp_path / "run"
+    stop_after(run, flags, step=7)
+    (run / "metrics.jsonl").write_text("")
+    capsys.readouterr()
+    assert cli.main(flags(run, "--resume")) == 2
+    assert "is shorter than when the checkpoint was saved" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == b""
+
+
 def test_last_and_best_are_models_that_anything_loads(flags, tmp_path, text_rewards, monkeypatch):
     """best is the first of the best validations; last is the last step; a third one is kept in case of damage."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -7,13 +7,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from softtokens.assemble import grader_of, problems_of
+from softtokens.assemble import grader_of, new_folder, problems_of
 from softtokens.config import EvaluateConfig
 from softtokens.evaluate.nll import ChoiceScores, score_choices
 from softtokens.evaluate.passk import bootstrap_interval, ks_up_to, pass_at_k
@@ -24,7 +23,7 @@ from softtokens.rollout.batches import batches, require_room
 from softtokens.rollout.decode import Limits
 from softtokens.tasks import load_choice_items
 from softtokens.thoughts import thought_setting
-from softtokens.types import Problem, UserError, Verdict
+from softtokens.types import Problem, Verdict
 
 Listener = Callable[[str, int, int], None]  # setting, samples done, samples in all
 
@@ -32,7 +31,7 @@ Listener = Callable[[str, int, int], None]  # setting, samples done, samples in 
 def evaluate(config: EvaluateConfig, *, listener: Listener | None = None) -> dict[str, Any]:
     """Evaluate as configured; returns what is written to results.json (see docs/metrics.md)."""
     torch.set_flush_denormal(True)  # see train.loop
-    output = _new_output(config.output)
+    output = None if config.output is None else new_folder(config.output)
     dtype = getattr(torch, config.dtype)
     problems = problems_of(config.task, default_split="test")
     items = [] if config.choices is None else load_choice_items(config.choices, limit=config.choices_limit)
@@ -133,16 +132,3 @@ def summarize_choices(scores: ChoiceScores) -> dict[str, Any]:
         "nll_per_token": float(scores.nll_per_token.mean()),
         "nll_interval": bootstrap_interval(scores.nll_per_token),
     }
-
-
-def _new_output(name: str | None) -> Path | None:
-    if name is None:
-        return None
-    output = Path(name)
-    if (output / "results.json").exists():
-        raise UserError(f"output is {name!r}, which already holds results; give a new folder")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output is {name!r}, which cannot be made: {error.strerror}") from error
-    return output

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from softtokens.models import attention
 from softtokens.models.kv import SlotKV
+from softtokens.models.probe import probe, require_same_decoding
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError
 
@@ -24,20 +25,31 @@ class HFPolicy:
 
     mask_unused: give vocabulary rows that no token of the tokenizer owns the logit -inf (they would otherwise get
     probability: some models have hundreds). embedding_rms: from an earlier training; by default that of the table now.
+    template: prompt text with {question} in it that the model was trained with, if known.
     Raises UserError when the model cannot be driven by embeddings, with the reason.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, *, mask_unused: bool = True, embedding_rms: float | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer,
+        *,
+        mask_unused: bool = True,
+        embedding_rms: float | None = None,
+        template: str | None = None,
+    ):
         attention.register()
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.mask_unused = mask_unused
+        self.template = template
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", 2**20))
         self.eos_ids = _eos_ids(model, tokenizer)
         self._window, self._mask_by_layer_type = _sliding_window(config)
         model.set_attn_implementation(attention.NAME)
-        self._transform = _probe(model, len(tokenizer))
+        self._transform = probe(model, len(tokenizer))
+        require_same_decoding(self, type(model).__name__)
         if embedding_rms is None:
             table = self.vocabulary.table.detach()
             embedding_rms = float(full_precision(table).square().mean().sqrt()) * self.vocabulary.table_scale
@@ -107,11 +119,11 @@ class HFPolicy:
 
     def save(self, folder: Path) -> None:
         """An ordinary Hugging Face folder, loadable by AutoModelForCausalLM, plus our own small state file."""
-
         with _without_progress_bars():
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        (Path(folder) / _STATE_FILE).write_text(json.dumps({"embedding_rms": self.embedding_rms}) + "\n")
+        state = {"embedding_rms": self.embedding_rms, "template": self.template}
+        (Path(folder) / _STATE_FILE).write_text(json.dumps(state) + "\n")
 
 
 def load_policy(
@@ -144,8 +156,14 @@ def load_policy(
             "Give a folder with config.json, a tokenizer and *.safetensors, or a hub name reachable from here."
         ) from error
     state_file = path / _STATE_FILE
-    rms = json.loads(state_file.read_text())["embedding_rms"] if state_file.is_file() else None
-    return HFPolicy(model.to(device), tokenizer, mask_unused=mask_unused, embedding_rms=rms)
+    state = json.loads(state_file.read_text()) if state_file.is_file() else {}
+    return HFPolicy(
+        model.to(device),
+        tokenizer,
+        mask_unused=mask_unused,
+        embedding_rms=state.get("embedding_rms"),
+        template=state.get("template"),
+    )
 
 
 def tiny_checkpoint() -> Path:
@@ -159,16 +177,9 @@ def _checkpoint_in(path: Path) -> Path:
     return next((link for link in links if link.is_dir()), path)
 
 
-def _checkpoint_of_run(path: Path) -> Path:
-    """The best, or else the last checkpoint of a training run; any other path as it is."""
-    for name in ("best", "last"):
-        if (checkpoint := path / "checkpoints" / name).is_dir():
-            return checkpoint
-    return path
-
-
 def _require_loadable(name: str, path: Path) -> None:
-    looks_local = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2
+    beside_others = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2 or beside_others
     if not path.exists():
         if looks_local:
             raise UserError(f"model is {name!r}, a folder that does not exist; give a model folder or a hub name")
@@ -177,6 +188,8 @@ def _require_loadable(name: str, path: Path) -> None:
         raise UserError(f"model is {name!r}, which is a file; give the folder that holds config.json and the weights")
     if not (path / "config.json").is_file():
         raise UserError(f"model folder {name!r} has no config.json; it is not a Hugging Face model folder")
+    if (path / "metrics.jsonl").is_file():
+        raise UserError(f"model is {name!r}, a training run that has no checkpoint yet; let it reach its first save")
     if not any(path.glob("*.safetensors")):
         raise UserError(
             f"model folder {name!r} holds no weights (*.safetensors). Other formats can run code when opened and are "
@@ -219,65 +232,6 @@ def _sliding_window(config) -> tuple[int | None, bool]:
     return (window, True) if "sliding_attention" in kinds else (None, False)
 
 
-@torch.no_grad()
-def _probe(model: nn.Module, tokens: int) -> dict:
-    """How the model turns table rows into inputs and hidden states into logits, found by trying.
-
-    Returns the keyword arguments of `Vocabulary`; refuses models for which embeddings in and hidden states out do not
-    determine the logits.
-    """
-    name = type(model).__name__
-    config = model.config.get_text_config()
-    module, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if getattr(config, "is_encoder_decoder", False) or head is None or not isinstance(module, nn.Embedding):
-        raise UserError(f"{name} has no plain input embedding and output head, so thoughts cannot be fed to it")
-    if getattr(config, "attn_logit_softcapping", None) is not None:
-        raise UserError(f"{name} caps attention logits (attn_logit_softcapping), which fast attention cannot do")
-    table = module.weight
-    if head.weight.shape != table.shape:
-        raise UserError(
-            f"{name} has an input table of shape {tuple(table.shape)} and a head of shape {tuple(head.weight.shape)}; "
-            "a mixture of embeddings weighted by the head's probabilities needs the same shape"
-        )
-    ids = torch.linspace(0, min(tokens, table.shape[0]) - 1, steps=8, device=table.device).long()[None]
-    rows = full_precision(table[ids[0]])
-    fed = full_precision(module(ids)[0])
-    scale = float((fed * rows).sum() / rows.square().sum().clamp_min(1e-30))
-    if not torch.allclose(fed, scale * rows, rtol=2e-2, atol=1e-2 * float(fed.abs().max())):
-        raise UserError(f"{name} feeds something other than a multiple of its embedding table; it cannot be driven")
-
-    try:
-        expected = model(input_ids=ids).logits[0]
-        hidden = model.base_model(inputs_embeds=module(ids), use_cache=False).last_hidden_state[0]
-    except Exception as error:
-        raise UserError(f"{name} cannot be driven by embeddings: {str(error).splitlines()[0]}") from error
-    tolerance = 2e-2 if model.dtype in (torch.bfloat16, torch.float16) else 1e-4
-    for transform in _logit_transforms(config):
-        vocabulary = Vocabulary(head.weight, table, table.shape[0], head.bias, **transform)
-        difference = (vocabulary.logits(hidden) - full_precision(expected)).abs().max()
-        if difference <= tolerance * (1 + full_precision(expected).abs().max()):
-            return {**transform, "table_scale": _round_if_one(scale)}
-    raise UserError(
-        f"{name} gives other logits when fed embeddings instead of token ids (it may need the ids in deeper layers, or "
-        "transform its logits in an unknown way), so thoughts cannot be fed to it"
-    )
-
-
-def _logit_transforms(config) -> list[dict]:
-    transforms: list[dict] = [{}]
-    if getattr(config, "final_logit_softcapping", None):
-        transforms.append({"softcap": float(config.final_logit_softcapping)})
-    if getattr(config, "logit_scale", None):
-        transforms.append({"logit_scale": float(config.logit_scale)})
-    if getattr(config, "logits_scaling", None):
-        transforms.append({"logit_scale": 1.0 / float(config.logits_scaling)})
-    return transforms
-
-
-def _round_if_one(scale: float) -> float:
-    return 1.0 if abs(scale - 1.0) < 1e-6 else scale
-
-
 def resolve_device(name: str) -> torch.device:
     """The device of that name; "auto" is the first CUDA device if there is one, else the CPU."""
     if name == "auto":
@@ -286,6 +240,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device is {name!r}; it must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device is {name!r}, but torch sees no CUDA device; use auto or cpu")
     return device

@@ -17,6 +17,7 @@ SPLITS = ("train", "validation", "test")
 DIFFICULTIES = {"short": (2, 4), "long": (5, 7)}  # fewest and most operations
 LARGEST = 99  # every number of a problem, intermediate results included, lies in 0..LARGEST
 LARGEST_CHANGE = 30
+TEMPLATE = "User: {question}\nAssistant:"
 FINAL_SENTENCE = "The final answer is:"
 
 _VALIDATION_BUCKET, _TEST_BUCKET, _BUCKETS = 0, 1, 10  # train takes the other eight
@@ -87,7 +88,7 @@ def problems(split: str, count: int, *, difficulty: str = "short", seed: int = 0
         seen.add(question)
         columns = {"question": question, "start": start, "changes": changes}
         answer = str(running_values(start, changes)[-1])
-        drawn.append(Problem(len(drawn), f"User: {question}\nAssistant:", answer, columns))
+        drawn.append(Problem(len(drawn), TEMPLATE.replace("{question}", question), answer, columns))
         if len(drawn) == count:
             break
     return drawn
@@ -229,6 +230,6 @@ def multiple_choice(count: int, *, seed: int = 0) -> list[ChoiceItem]:
     for (fact, question), position in zip(rng.sample(pool, count), positions, strict=True):
         choices = rng.sample(fact.wrong, 3)
         choices.insert(position, fact.right)
-        prompt = f"User: {question}\nAssistant:"
+        prompt = TEMPLATE.replace("{question}", question)
         items.append(ChoiceItem(len(items), prompt, tuple(f" {choice}" for choice in choices), position))
     return items

@@ -65,7 +65,7 @@ def column_in(rows: Sequence[Row], names: Sequence[str], *, parameter: str, sour
             return name
     raise UserError(
         f"{source} has no column {' or '.join(map(repr, names))}; it has {', '.join(map(repr, present))}. "
-        f"Name the right one: columns.{parameter}=..."
+        f"Name the right one with the option {parameter}."
     )
 
 

@@ -23,7 +23,8 @@ TASKS = {
     )
 }
 ARITHMETIC = {"arithmetic": "short", "arithmetic-long": "long"}  # made on the spot -> difficulty
-ARITHMETIC_COUNT = 1000  # problems when no limit is given: they never run out
+NAMES = frozenset((*ARITHMETIC, *TASKS))
+ARITHMETIC_TRAIN_COUNT, ARITHMETIC_COUNT = 1000, 200  # problems when no limit is given: they never run out
 
 
 def load_problems(
@@ -44,7 +45,7 @@ def load_problems(
 
     - `task`: a name of `TASKS` or `ARITHMETIC`, a path, or a hub name.
     - `split`: the task's first one if None. A single file is one split, so it does not matter there.
-    - `limit`: None reads all rows (and makes `ARITHMETIC_COUNT` problems).
+    - `limit`: None reads all rows (and makes 1,000 problems to train on, 200 for other splits).
     - `template`: text with `{question}` in it; None means `MATH_TEMPLATE`.
 
     **Other arguments:**
@@ -73,8 +74,9 @@ def load_problems(
 
 
 def _arithmetic(task: str, split: str | None, limit: int | None, template: str | None, seed: int) -> list[Problem]:
-    count = ARITHMETIC_COUNT if limit is None else limit
-    made = arithmetic.problems(split or "train", count, difficulty=ARITHMETIC[task], seed=seed)
+    split = split or "train"
+    count = limit if limit is not None else (ARITHMETIC_COUNT if split != "train" else ARITHMETIC_TRAIN_COUNT)
+    made = arithmetic.problems(split, count, difficulty=ARITHMETIC[task], seed=seed)
     if template is None:
         return made
     return [Problem(p.id, fill(template, p.columns["question"]), p.answer, p.columns) for p in made]

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from softtokens.models.hf import HFPolicy
+from softtokens.types import UserError
 
 _STATE = "trainer.json"
 _OPTIMIZER = "optimizer.safetensors"
@@ -79,8 +80,10 @@ def tidy(run: Path, progress: Progress) -> None:
 
 
 def newest_checkpoint(run: Path) -> tuple[Path, Progress] | None:
-    """The latest whole checkpoint of a run; damaged ones are named in a warning and passed over."""
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+    """The latest whole checkpoint of a run, None if there is none yet. Damaged ones are named in a warning and passed
+    over; UserError when all are damaged, so that nothing is overwritten."""
+    folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
+    for folder in folders:
         try:
             state = json.loads((folder / _STATE).read_text())
             sizes = state.pop("files")
@@ -90,6 +93,10 @@ def newest_checkpoint(run: Path) -> tuple[Path, Progress] | None:
             return folder, Progress(**state)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(f"checkpoint {folder} is damaged ({error}); using the one before it", stacklevel=2)
+    if folders:
+        raise UserError(
+            f"all checkpoints in {run / 'checkpoints'} are damaged; restore one, or give a new output folder"
+        )
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from softtokens.assemble import grader_of, problems_of, validation_problems
+from softtokens.assemble import grader_of, problems_of, template_of, validation_problems
 from softtokens.config import TrainConfig
 from softtokens.evaluate.accuracy import accuracy
 from softtokens.models.hf import HFPolicy, load_policy, resolve_device
@@ -30,6 +31,7 @@ from softtokens.train.scoring import RewardFunction, Scorer, by_function, graded
 from softtokens.train.tracking import JsonLines, Tracker, require_wandb
 from softtokens.types import Problem, Verdict
 
+log = logging.getLogger(__name__)
 Listener = Callable[[int, dict[str, float]], None]  # called with the updates done and the step's metrics
 
 
@@ -121,8 +123,11 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     problems = problems_of(config.task, default_split="train")
     validation = validation_problems(config) if config.validate_every else []
     found = newest_checkpoint(run) if config.resume else None
+    if config.resume:
+        log.info("going on from %s", found[0] if found else "the start: there is no checkpoint to resume")
     folder, progress = found or (None, Progress())
     policy = load_policy(folder or config.model, device=resolve_device(config.device), mask_unused=config.mask_unused)
+    policy.template = template_of(config.task)
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay

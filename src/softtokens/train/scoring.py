@@ -9,6 +9,7 @@ from typing import Protocol
 from softtokens.rewards import Grader, RewardScale
 from softtokens.types import Problem, UserError, Verdict
 
+_OWN = {"prompt", "prompts", "completion", "completions", "answer"}  # arguments that are not columns of the data set
 RewardFunction = Callable[..., Sequence[float]]
 
 
@@ -39,7 +40,7 @@ def by_function(function: RewardFunction) -> Scorer:
     """
 
     def score(problems, thoughts, answers):
-        names = sorted({name for problem in problems for name in problem.columns} - {"prompt", "completion", "answer"})
+        names = sorted({name for problem in problems for name in problem.columns} - _OWN)
         columns = {name: [problem.columns.get(name) for problem in problems] for name in names}
         rewards = function(
             prompts=[problem.prompt for problem in problems],

@@ -17,6 +17,12 @@ class JsonLines:
 
     def __init__(self, path: Path, keep_bytes: int):
         self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
+        if self._file.tell() < keep_bytes:
+            self._file.close()
+            raise UserError(
+                f"{path} is shorter than when the checkpoint was saved, so something else has written to it; resume "
+                "with the original file, or give a new output folder"
+            )
         self._file.truncate(keep_bytes)
         self._file.seek(0, os.SEEK_END)
 

@@ -1,0 +1,115 @@
+"""Find out by trying how a model turns embeddings into logits, and refuse the ones that cannot be driven by them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from softtokens.models.policy import Policy
+from softtokens.ops.vocabulary import Vocabulary, full_precision
+from softtokens.types import UserError
+
+
+@torch.no_grad()
+def probe(model: nn.Module, tokens: int) -> dict:
+    """How the model turns table rows into inputs and hidden states into logits, found by trying.
+
+    Returns the keyword arguments of `Vocabulary`; refuses models for which embeddings in and hidden states out do not
+    determine the logits.
+    """
+    name = type(model).__name__
+    config = model.config.get_text_config()
+    module, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if getattr(config, "is_encoder_decoder", False) or head is None or not isinstance(module, nn.Embedding):
+        raise UserError(f"{name} has no plain input embedding and output head, so thoughts cannot be fed to it")
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        raise UserError(f"{name} caps attention logits (attn_logit_softcapping), which fast attention cannot do")
+    table = module.weight
+    if head.weight.shape != table.shape:
+        raise UserError(
+            f"{name} has an input table of shape {tuple(table.shape)} and a head of shape {tuple(head.weight.shape)}; "
+            "a mixture of embeddings weighted by the head's probabilities needs the same shape"
+        )
+    ids = torch.linspace(0, min(tokens, table.shape[0]) - 1, steps=8, device=table.device).long()[None]
+    rows = full_precision(table[ids[0]])
+    fed = full_precision(module(ids)[0])
+    scale = float((fed * rows).sum() / rows.square().sum().clamp_min(1e-30))
+    if not torch.allclose(fed, scale * rows, rtol=2e-2, atol=1e-2 * float(fed.abs().max())):
+        raise UserError(f"{name} feeds something other than a multiple of its embedding table; it cannot be driven")
+
+    try:
+        expected = model(input_ids=ids).logits[0]
+        hidden = model.base_model(inputs_embeds=module(ids), use_cache=False).last_hidden_state[0]
+    except Exception as error:
+        raise UserError(f"{name} cannot be driven by embeddings: {_first_line(error)}") from error
+    tolerance = 2e-2 if model.dtype in (torch.bfloat16, torch.float16) else 1e-4
+    for transform in _logit_transforms(config):
+        vocabulary = Vocabulary(head.weight, table, table.shape[0], head.bias, **transform)
+        difference = (vocabulary.logits(hidden) - full_precision(expected)).abs().max()
+        if difference <= tolerance * (1 + full_precision(expected).abs().max()):
+            return {**transform, "table_scale": _round_if_one(scale)}
+    raise UserError(
+        f"{name} gives other logits when fed embeddings instead of token ids (it may need the ids in deeper layers, or "
+        "transform its logits in an unknown way), so thoughts cannot be fed to it"
+    )
+
+
+def _logit_transforms(config) -> list[dict]:
+    transforms: list[dict] = [{}]
+    if getattr(config, "final_logit_softcapping", None):
+        transforms.append({"softcap": float(config.final_logit_softcapping)})
+    if getattr(config, "logit_scale", None):
+        transforms.append({"logit_scale": float(config.logit_scale)})
+    if getattr(config, "logits_scaling", None):
+        transforms.append({"logit_scale": 1.0 / float(config.logits_scaling)})
+    return transforms
+
+
+def _round_if_one(scale: float) -> float:
+    return 1.0 if abs(scale - 1.0) < 1e-6 else scale
+
+
+_PROMPT_LENGTHS, _STEPS = (3, 6), 3
+
+
+@torch.no_grad()
+def require_same_decoding(policy: Policy, name: str) -> None:
+    """Refuse a model that gives other hidden states step by step, from the cache, than for the whole sequence.
+
+    Some architectures keep no keys and values, read positions from the cache, or attend by code of their own.
+    """
+    vocabulary = policy.vocabulary
+    table = vocabulary.table
+    fed = vocabulary.embed(torch.arange(_STEPS * len(_PROMPT_LENGTHS), device=table.device) % vocabulary.size)
+    fed = fed.view(len(_PROMPT_LENGTHS), _STEPS, -1)
+    prompts = [[i % vocabulary.size for i in range(length)] for length in _PROMPT_LENGTHS]
+    try:
+        stepwise = _stepwise(policy, prompts, fed)
+        whole = [
+            policy.hidden_states(torch.cat((vocabulary.embed(torch.tensor(prompt, device=table.device)), row))[None])[0]
+            for prompt, row in zip(prompts, fed, strict=True)
+        ]
+    except Exception as error:
+        raise UserError(f"{name} cannot be decoded step by step with our cache: {_first_line(error)}") from error
+    tolerance = 5e-2 if table.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    for row, (prompt, expected) in enumerate(zip(prompts, whole, strict=True)):
+        expected = full_precision(expected[len(prompt) - 1 :])
+        difference = (full_precision(stepwise[row]) - expected).abs().max()
+        if not difference <= tolerance * expected.abs().max():
+            raise UserError(
+                f"{name} gives other hidden states when it decodes step by step than for the whole sequence (by "
+                f"{float(difference):.2g}), so what it thinks could not be scored; this architecture is not supported"
+            )
+
+
+def _stepwise(policy: Policy, prompts: list[list[int]], fed: Tensor) -> Tensor:
+    hidden, kv = policy.prefill(prompts, max(_PROMPT_LENGTHS) + _STEPS)
+    position = torch.tensor([len(prompt) for prompt in prompts], device=hidden.device)
+    seen = [hidden]
+    for step in range(_STEPS):
+        seen.append(policy.step(fed[:, step], position + step, kv, max(_PROMPT_LENGTHS) + step + 1))
+    return torch.stack(seen, dim=1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
