@@ -13,8 +13,7 @@ def test_ctrl_c_is_a_sentence_and_leaves_whole_checkpoints(flags, tmp_path, star
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert error.strip().splitlines() == [
-        "softtokens: stopped by Ctrl-C. What was saved is whole; go on with the same command and "
-        "--resume."
+        "softtokens: stopped by Ctrl-C. What was saved is whole; go on with the same command and --resume."
     ]
     folder, progress = newest_checkpoint(run)  # warns, which is an error here, if one is not whole
     assert progress.step >= 4

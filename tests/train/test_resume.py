@@ -162,6 +162,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(flags, tmp_pat
     assert_same_run(run, uninterrupted)
 
 
+@pytest.mark.filterwarnings("default")
 def test_a_run_whose_checkpoints_are_all_damaged_is_left_alone(flags, tmp_path, capsys):
     run = tmp_path / "run"
     stop_after(run, flags, step=7)
