@@ -171,7 +171,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_left_alone(flags, tmp_path, 
     before = (run / "metrics.jsonl").read_bytes()
     capsys.readouterr()
     assert cli.main(flags(run, "--resume")) == 2
-    assert "every checkpoint of" in capsys.readouterr().err
+    assert "are damaged; restore one, or give a new output folder" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
