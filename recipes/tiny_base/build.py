@@ -1,6 +1,6 @@
 """Builds the tiny Llama that ships with the package: a base model that half knows how to solve the word problems.
 
-    python recipes/tiny_base/build.py --out src/softtokens/assets/tiny-llama
+    python recipes/tiny_base/build.py
 
 It learns from a mixture of careful chains, chains with a slip and answers given in one jump, so that it stands to the
 arithmetic task as an instruct model stands to GSM8K: the skill is there, the habit of using it is not.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import json
 import random
 import shutil
 import time
@@ -25,6 +26,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 from softtokens.tasks import arithmetic
 from softtokens.types import ChoiceItem, Problem
 
+SHIPPED = Path(__file__).resolve().parents[2] / "src" / "softtokens" / "assets" / "tiny-llama"
 VOCAB_SIZE = 512
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 
@@ -402,6 +404,8 @@ def save(
     model.save_pretrained(new)
     tokenizer.save_pretrained(new)
     table = "\n".join(f"| {name} | {value:.2f} |" for name, value in results.items())
+    # read by softtokens.models.hf: prompts look like this
+    (new / "softtokens.json").write_text(json.dumps({"template": arithmetic.TEMPLATE}) + "\n")
     (new / "README.md").write_text(CARD.format(parameters=model.num_parameters(), command=command, table=table))
     for path in new.iterdir():
         path.chmod(0o644)
@@ -435,7 +439,7 @@ end-of-sequence token. The prompts are `User: QUESTION\\nAssistant:`, without a 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; replaced if it exists")
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the checkpoint; replaced if it exists")
     parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of about 4,000 tokens")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the documents")
