@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 
 from softtokens import live, tables
 from softtokens.assemble import new_folder
@@ -74,7 +75,7 @@ def report(results: dict[str, Any], output: Path) -> None:
     timing = ", ".join(f"{name} {s['train']:.0f} + {s['evaluate']:.0f} s" for name, s in phases.items())
     show(f"[dim]{results['seconds']:.0f} s in all (training + evaluation: {timing})[/]")
     show("[dim]One seed: the intervals are over problems, not over runs.[/]")
-    show(f"run directory: [bold]{output}[/]")
+    show(f"run directory: [bold]{escape(str(output))}[/]")
 
 
 def differences(models: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def _job(name: str, output: Path, config: QuickstartConfig, messages) -> None:
             messages.put((name, "evaluate", sum(done_before.values()), {}))
 
         evaluate(evaluate_config(model, output / name / "evaluation", config), listener=count)
-    except (UserError, OSError, RuntimeError) as error:
+    except (UserError, OSError, RuntimeError, FloatingPointError) as error:
         messages.put((name, "failed", 0, {"error": f"{type(error).__name__}: {error}"}))
         messages.close()
         messages.join_thread()
