@@ -45,7 +45,7 @@ REFUSED = [
     (TrainConfig, {"group_size": 1}, "group_size is 1; the leave-one-out baseline needs at least 2 rollouts per"),
     (TrainConfig, {"max_thought_steps": 0}, "max_thought_steps is 0; it must be at least 1"),
     (TrainConfig, {"max_answer_tokens": 0}, "max_answer_tokens is 0; it must be at least 1"),
-    (TrainConfig, {"rows_per_backward": 0}, "rows_per_backward is 0; it must be at least 1"),
+    (TrainConfig, {"tokens_per_backward": 0}, "tokens_per_backward is 0; it must be at least 1"),
     (TrainConfig, {"save_every": 0}, "save_every is 0; it must be at least 1"),
     (TrainConfig, {"validate_every": -1}, "validate_every is -1; it must be 0 or more"),
     (TrainConfig, {"validation_problems": 0}, "validation_problems is 0; it must be at least 1"),

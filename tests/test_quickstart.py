@@ -50,7 +50,6 @@ def test_hard_training_raises_the_reward(tmp_path):
         warmup_steps=5,
         max_thought_steps=64,
         max_answer_tokens=8,
-        rows_per_backward=16,
         validate_every=0,
         save_every=30,
         device="cpu",

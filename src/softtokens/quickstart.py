@@ -110,7 +110,6 @@ def train_config(mode: str, output: Path, config: QuickstartConfig) -> TrainConf
         validate_every=20,
         save_every=20,
         device="cpu",
-        rows_per_backward=16,
         **recipe,
     )
 

@@ -9,6 +9,7 @@ import torch
 
 from conftest import FAMILIES
 from softtokens.models.hf import load_policy
+from softtokens.ops import streamed
 from softtokens.ops.random import Keys
 from softtokens.rollout import decode
 from softtokens.rollout.decode import Limits, sample_rollout
@@ -84,7 +85,7 @@ def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family,
 
 
 @pytest.mark.parametrize("name", ["hard", "soft", "fuzzy", "top-k"])
-def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name):
+def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name, monkeypatch):
     """Replay in small chunks against one model call on each row alone with every logit in memory."""
     policy = make_policy("llama")
     (thought,) = thoughts_of(policy, [name]).values()
@@ -92,7 +93,8 @@ def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name):
     parameters = list(policy.model.parameters())
     coefficient = torch.randn(rollout.rows, generator=torch.Generator().manual_seed(1))
 
-    part = replay(policy, thought, rollout, chunk_elements=3 * policy.vocabulary.head.shape[0])
+    monkeypatch.setattr(streamed, "default_chunk_rows", lambda vocabulary: 3)
+    part = replay(policy, thought, rollout)
     loss = (coefficient * (part.thought_log_prob.sum(-1) + part.answer_log_prob.sum(-1))).sum()
     gradient = torch.autograd.grad(loss, parameters)
 
@@ -126,17 +128,37 @@ def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name):
         torch.testing.assert_close(ours, obvious, rtol=1e-3, atol=1e-5 * scale)
 
 
-def test_chunks_do_not_matter(policy, prompts):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_running_each_prompt_once_changes_nothing(make_policy, prompts, family):
+    """Rollouts that share the keys and values of their prompt, against each running its own: values and gradients."""
+    policy = make_policy(family)
+    rollout = sample(policy, Gaussian(0.5, 0.1), prompts)
+    distinct, of_row = rollout.prompts()
+    assert distinct == prompts and of_row.tolist() == [i for i in range(len(prompts)) for _ in range(GROUP)]
+    parameters = list(policy.model.parameters())
+    coefficient = torch.randn(rollout.rows, generator=torch.Generator().manual_seed(1))
+    found = []
+    for shared in ({}, {"prompts": policy.prompt_states(distinct), "prompt_of_row": of_row}):
+        part = replay(policy, Gaussian(0.5, 0.1), rollout, **shared)
+        values = (part.thought_log_prob.sum(-1), part.answer_log_prob.sum(-1))
+        gradient = torch.autograd.grad((coefficient * sum(values)).sum(), parameters, allow_unused=True)
+        found.append([*(v.detach() for v in values), *(g for g in gradient if g is not None)])
+    for shared, alone in zip(*reversed(found), strict=True):
+        torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
+
+
+def test_chunks_do_not_matter(policy, prompts, monkeypatch):
     thought = Gaussian(0.5, 0.1)
     rollout = sample(policy, thought, prompts)
     parameters = list(policy.model.parameters())
 
-    def scored(chunk_elements):
-        part = replay(policy, thought, rollout, chunk_elements=chunk_elements)
+    def scored(chunk_rows):
+        monkeypatch.setattr(streamed, "default_chunk_rows", lambda vocabulary: chunk_rows)
+        part = replay(policy, thought, rollout)
         loss = part.thought_log_prob.sum() + part.answer_log_prob.sum()
         return [part.thought_log_prob.detach(), *torch.autograd.grad(loss, parameters)]
 
-    for small, large in zip(scored(1), scored(1 << 30), strict=True):
+    for small, large in zip(scored(1), scored(1 << 20), strict=True):
         torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-4 * float(large.abs().max()))
 
 

@@ -12,7 +12,7 @@ import math
 import pytest
 import torch
 
-from softtokens.ops import reference
+from softtokens.ops import reference, streamed
 from softtokens.ops.random import Keys, Stream
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import Gaussian, Hard, HiddenGaussian, LogitGaussian
@@ -300,3 +300,34 @@ def test_absurd_values_are_refused(make, message):
 def test_top_k_larger_than_the_vocabulary_is_refused(hidden, vocabulary):
     with pytest.raises(UserError, match="top_k"):
         LogitGaussian(0.5, 0.1, top_k=TOKENS + 1).at(hidden, vocabulary)
+
+
+@pytest.mark.parametrize("known", [False, True])
+@every_thought
+def test_scores_are_those_of_the_distribution(thought, hidden, vocabulary, known, monkeypatch):
+    """The path for thousands of rows says the same, in value and gradient, as the one that can be read."""
+    monkeypatch.setattr(streamed, "default_chunk_rows", lambda vocabulary: 2)
+    if isinstance(thought, Gaussian):
+        hidden = near_tie(hidden, vocabulary, gap=0.7 * thought.tau)
+    drawn = thought.at(hidden, vocabulary).draw(keys(len(hidden)))
+    upstream = torch.randn(len(hidden), dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    leaves = [x.clone().requires_grad_() for x in (hidden, vocabulary.head, vocabulary.table)]
+    moved = dataclasses.replace(vocabulary, head=leaves[1], table=leaves[2])
+    scores = thought.score(leaves[0], moved, drawn, upstream if known else None)
+    distribution = thought.at(leaves[0], moved)
+    expected = distribution.replay(drawn)
+    torch.testing.assert_close(scores.log_prob, expected)
+    torch.testing.assert_close(scores.mismatch, distribution.mismatch(drawn), equal_nan=True, rtol=1e-6, atol=1e-20)
+    for ours, theirs in zip(
+        dataclasses.astuple(scores.concentration), dataclasses.astuple(distribution.concentration), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+    for ours, theirs in zip(
+        torch.autograd.grad(scores.log_prob, leaves, upstream, allow_unused=True),
+        torch.autograd.grad(expected, leaves, upstream, allow_unused=True),
+        strict=True,
+    ):
+        if ours is None or theirs is None:
+            assert (ours is None or not ours.any()) and (theirs is None or not theirs.any())
+        else:
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9 * float(theirs.abs().max()))

@@ -15,8 +15,8 @@ from softtokens.models.hf import HFPolicy
 from softtokens.rollout.record import Kind
 from softtokens.rollout.replay import replay
 from softtokens.thoughts import Hard
-from softtokens.train.gradient import TermWeights, accumulate_gradient
-from softtokens.train.loss import policy_terms
+from softtokens.train.gradient import accumulate_gradient
+from softtokens.train.loss import TermWeights, policy_terms
 
 pytest.importorskip("trl", reason="the anchor extra is not installed: pip install -e '.[anchor]'", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's own, and those of what it imports
@@ -134,7 +134,7 @@ def assert_same_gradient(batch, model, trainer, inputs):
         batch.rollout,
         batch.advantages,
         TermWeights(),
-        rows_per_backward=3,
+        tokens_per_backward=40,
     )
     terms = policy_terms(replay(batch.policy, Hard(), batch.rollout), batch.advantages, batch.rollout.rows)
     assert all(term.abs() > 0.1 for term in terms)  # thoughts and answer both have something to say

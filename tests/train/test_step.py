@@ -101,7 +101,7 @@ def test_the_gradient_norm_is_clipped(model_folder, data_file, tmp_path, monkeyp
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])
 def test_what_must_not_matter_to_a_run_does_not(model_folder, data_file, tmp_path, parameters_seen, mode):
     ends = []
-    for name, changes in {"whole": {}, "parts": {"rows_per_backward": 2}, "apart": {"term_norms_every": 1}}.items():
+    for name, changes in {"whole": {}, "parts": {"tokens_per_backward": 30}, "apart": {"term_norms_every": 1}}.items():
         config = config_for(model_folder, data_file, tmp_path / name, thought=ThoughtConfig(mode=mode), steps=1)
         train(dataclasses.replace(config, **changes), reward_func=by_length)
         ends.append([p.detach().clone() for p in parameters_seen[-1][0].parameters])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from softtokens.models import attention
 from softtokens.models.kv import SlotKV
+from softtokens.models.prefix import PrefixKV, PromptStates
 from softtokens.models.probe import probe, require_same_decoding
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError
@@ -18,6 +19,7 @@ from softtokens.types import UserError
 TINY = "tiny"
 _STATE_FILE = "softtokens.json"
 _VIEW_STEP = 32  # attention looks at a multiple of this many positions
+_NOWHERE = 2**31 - 1  # position of padding: after everything, so that nothing sees it
 
 
 class HFPolicy:
@@ -72,23 +74,36 @@ class HFPolicy:
         )
 
     def prefill(self, prompts: list[list[int]], capacity: int) -> tuple[Tensor, SlotKV]:
-        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        seq = int(lengths.max())
-        ids = torch.zeros(len(prompts), seq, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        ids = ids.to(self.device)
+        ids, lengths = self._padded(prompts)
         kv = SlotKV(capacity)
-        query = torch.arange(seq, device=self.device)
+        query = torch.arange(ids.shape[1], device=self.device)
         # padding is on the right, where no real position looks
-        hidden = self._body(self.vocabulary.embed(ids), query.expand_as(ids), self._mask(query[None], seq), kv)
-        kv.view = seq
+        inputs = self.vocabulary.embed(ids)
+        hidden = self._body(inputs, query.expand_as(ids), self._mask(query[None], query[None]), kv)
+        kv.view = ids.shape[1]
         return hidden[torch.arange(len(prompts), device=self.device), lengths - 1], kv
 
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
         kv.write_at = positions
         kv.view = min(-(-view // _VIEW_STEP) * _VIEW_STEP, kv.capacity)
-        return self._body(inputs[:, None], positions[:, None], self._mask(positions[:, None], kv.view), kv)[:, 0]
+        mask = self._mask(positions[:, None], torch.arange(kv.view, device=positions.device)[None])
+        return self._body(inputs[:, None], positions[:, None], mask, kv)[:, 0]
+
+    def prompt_states(self, prompts: list[list[int]]) -> PromptStates:
+        ids, lengths = self._padded(prompts)
+        kv = PrefixKV()
+        query = torch.arange(ids.shape[1], device=self.device)
+        inputs = self.vocabulary.embed(ids)
+        hidden = self._body(inputs, query.expand_as(ids), self._mask(query[None], query[None]), kv)
+        return PromptStates(hidden[torch.arange(len(prompts), device=self.device), lengths - 1], kv.layers, lengths)
+
+    def continuation(self, inputs: Tensor, prompts: PromptStates, prompt_of_row: Tensor) -> Tensor:
+        lengths = prompts.lengths[prompt_of_row][:, None]
+        longest = int(prompts.lengths.max())
+        query = lengths + torch.arange(inputs.shape[1], device=inputs.device)
+        prompt = torch.arange(longest, device=inputs.device).expand(len(query), longest)
+        key = torch.cat((torch.where(prompt < lengths, prompt, _NOWHERE), query), dim=1)
+        return self._body(inputs, query, self._mask(query, key), PrefixKV(prompts, prompt_of_row))
 
     def hidden_states(self, inputs: Tensor) -> Tensor:
         positions = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[:2])
@@ -105,14 +120,21 @@ class HFPolicy:
         )
         return output.last_hidden_state
 
-    def _mask(self, query: Tensor, view: int):
-        """Which of the first `view` positions each query position [rows, seq] sees: bool [rows, 1, seq, view], in the
-        form the model expects. Ready masks spare the model from making its own."""
-        key = torch.arange(view, device=query.device)
-        full = (key <= query[..., None])[:, None]
+    def _padded(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids with zeros on the right, [prompts, longest], and lengths [prompts]."""
+        rows = [torch.tensor(prompt) for prompt in prompts]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return ids.to(self.device), torch.tensor([len(p) for p in prompts], device=self.device)
+
+    def _mask(self, query: Tensor, key: Tensor):
+        """Which keys each query sees, by the position of either, [rows, queries] and [rows, keys]: itself and what is
+        before. bool [rows, 1, queries, keys], in the form the model expects. Ready masks spare the model from making
+        its own."""
+        query, key = query[:, None, :, None], key[:, None, None, :]
+        full = key <= query
         if self._window is None:
             return full
-        sliding = full & (key > query[..., None] - self._window)[:, None]
+        sliding = full & (key > query - self._window)
         if self._mask_by_layer_type:
             return {"full_attention": full, "sliding_attention": sliding}
         return sliding

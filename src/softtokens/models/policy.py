@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from softtokens.models.kv import SlotKV
+from softtokens.models.prefix import PromptStates
 from softtokens.ops.vocabulary import Vocabulary
 
 
@@ -37,6 +38,15 @@ class Policy(Protocol):
 
         view: an upper bound on the positions of any row, plus one.
         """
+        ...
+
+    def prompt_states(self, prompts: list[list[int]]) -> PromptStates:
+        """Run each prompt once, with gradient."""
+        ...
+
+    def continuation(self, inputs: Tensor, prompts: PromptStates, prompt_of_row: Tensor) -> Tensor:
+        """Teacher-forced after a prompt that ran before: [rows, seq, dim] to [rows, seq, dim]. Padding at the end of a
+        row does no harm. prompt_of_row: int64 [rows]."""
         ...
 
     def hidden_states(self, inputs: Tensor) -> Tensor:

@@ -31,16 +31,24 @@ class Vocabulary:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, dim] to [rows, vocab], at least float32."""
-        logits = full_precision(hidden) @ full_precision(self.head).T
-        if self.bias is not None:
-            logits = logits + full_precision(self.bias)
-        logits = logits * self.logit_scale
-        if self.softcap is not None:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
+        logits, _ = self.logits_and_slope(hidden)
         if self.size < logits.shape[-1]:
             beyond = torch.arange(logits.shape[-1], device=logits.device) >= self.size
             logits = logits.masked_fill(beyond, float("-inf"))
         return logits
+
+    def logits_and_slope(self, hidden: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Logits of all rows of the head, and the derivative of each with respect to hidden head^T: a number, or
+        [rows, vocab] where logits are capped."""
+        logits = product(hidden, self.head.T)
+        if self.bias is not None:
+            logits = logits + full_precision(self.bias)
+        if self.logit_scale != 1.0:
+            logits = logits * self.logit_scale
+        if self.softcap is None:
+            return logits, self.logit_scale
+        logits = torch.tanh(logits / self.softcap)
+        return self.softcap * logits, self.logit_scale * (1 - logits.square())
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids, at least float32: [*ids, dim]."""
@@ -48,11 +56,43 @@ class Vocabulary:
 
     def mix(self, weights: Tensor) -> Tensor:
         """Weighted mean of the input embeddings: [rows, vocab] to [rows, dim]."""
-        return weights @ full_precision(self.table).to(weights.dtype) * self.table_scale
+        return product(weights, self.table) * self.table_scale
+
+    def of_known_tokens(self) -> Vocabulary:
+        """Without the rows that belong to no token."""
+        if self.size == self.head.shape[0]:
+            return self
+        bias = None if self.bias is None else self.bias[: self.size]
+        return dataclasses.replace(self, head=self.head[: self.size], table=self.table[: self.size], bias=bias)
+
+    def for_repeated_use(self) -> Vocabulary:
+        """Detached, and on the CPU in full precision, which products would otherwise have to convert to each time."""
+        matrices = (self.head.detach(), self.table.detach())
+        if not self.head.is_cuda:
+            tied = self.head.data_ptr() == self.table.data_ptr()
+            head = full_precision(matrices[0])
+            matrices = (head, head if tied else full_precision(matrices[1]))
+        bias = None if self.bias is None else self.bias.detach()
+        return dataclasses.replace(self, head=matrices[0], table=matrices[1], bias=bias)
 
     def with_frozen_table(self) -> Vocabulary:
         """The same, but gradients of the mixture do not reach the table (they still reach a tied head)."""
         return dataclasses.replace(self, table=self.table.detach())
+
+
+def product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """rows @ matrix in at least float32, also where the matrix is stored in half precision.
+
+    CUDA multiplies half precision with float32 sums; there float32 rows are split into a half that fits the matrix's
+    format and the rest, so nothing of them is lost.
+    """
+    if matrix.is_cuda and matrix.dtype in (torch.bfloat16, torch.float16) and not torch.is_grad_enabled():
+        high = rows.to(matrix.dtype)
+        if rows.dtype == matrix.dtype:
+            return torch.mm(high, matrix, out_dtype=torch.float32)
+        low = (rows - high.float()).to(matrix.dtype)
+        return sum(torch.mm(torch.cat((high, low)), matrix, out_dtype=torch.float32).split(len(rows)))
+    return full_precision(rows) @ full_precision(matrix).to(full_precision(rows).dtype)
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from softtokens.ops.random import Keys
@@ -64,6 +65,13 @@ class Rollout:
     def lengths(self) -> Tensor:
         """Positions in use of each row, int64 [rows]; they are the leading ones."""
         return (self.kind != Kind.PAD).sum(-1)
+
+    def prompts(self) -> tuple[list[list[int]], Tensor]:
+        """The distinct prompts, and which of them each row has, int64 [rows]."""
+        rows = zip(self.ids.tolist(), self.prompt_lengths.tolist(), strict=True)
+        position: dict[tuple[int, ...], int] = {}
+        of_row = [position.setdefault(tuple(ids[:length]), len(position)) for ids, length in rows]
+        return [list(prompt) for prompt in position], torch.tensor(of_row, device=self.ids.device)
 
     def take(self, rows: Tensor) -> Rollout:
         """Some rows, cut to the longest of them."""

@@ -10,16 +10,14 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from softtokens.models.policy import Policy
-from softtokens.ops.mixture import tempered_log_softmax
+from softtokens.models.prefix import PromptStates
+from softtokens.ops import streamed
 from softtokens.ops.random import Stream
 from softtokens.ops.vocabulary import Vocabulary
-from softtokens.rollout.record import Rollout
+from softtokens.rollout.record import Kind, Rollout
 from softtokens.thoughts import Draw, Thought
-
-DEFAULT_CHUNK_ELEMENTS = 1 << 24  # logits in memory at once: 64 MB in float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,103 +38,131 @@ class Replay:
     effective_support: Tensor
 
 
+@dataclasses.dataclass(frozen=True)
+class ExpectedGradient:
+    """What the log-probabilities will be multiplied by, where it is known before they are: one number per row."""
+
+    thought: Tensor | None = None
+    answer: Tensor | None = None
+
+    def of_steps(self, term: str, row: Tensor) -> Tensor | None:
+        """The number of each step's row."""
+        of_rows = getattr(self, term)
+        return None if of_rows is None else of_rows[row]
+
+
 def replay(
     policy: Policy,
     thought: Thought,
     rollout: Rollout,
     *,
     answer_temperature: float = 1.0,
-    chunk_elements: int = DEFAULT_CHUNK_ELEMENTS,
+    prompts: PromptStates | None = None,
+    prompt_of_row: Tensor | None = None,
+    expected: ExpectedGradient = ExpectedGradient(),
 ) -> Replay:
     """Log-probabilities of every thought and answer step under the policy's parameters of now.
 
-    Peak memory: the body's activations for [rows, seq], plus `chunk_elements` logits; the backward pass computes the
-    logits again, chunk by chunk.
+    prompts, prompt_of_row: states of the rollout's prompts, each run once (`Policy.prompt_states`), and which of them
+    each row has; without them every row runs its own prompt. expected: see `ops.streamed`; saves time only.
+    Peak memory: the body's activations of the positions that run, and what `ops.streamed` takes.
     """
     vocabulary = policy.vocabulary
-    hidden = policy.hidden_states(_inputs(vocabulary, rollout))
-    is_thought, is_answer = rollout.is_thought, rollout.is_answer
-    chunk_rows = max(1, chunk_elements // vocabulary.head.shape[0])
+    emitted = _Emitted.of(rollout)
+    if prompts is None:
+        before = _before_emissions(policy, rollout, emitted)
+    else:
+        inputs = emitted.inputs(vocabulary, rollout)[:, :-1]
+        seen = policy.continuation(inputs, prompts, prompt_of_row)
+        before = torch.cat((prompts.hidden[prompt_of_row][:, None], seen), dim=1)
 
-    drawn = _stored_draws(rollout)
-    thoughts = _in_chunks(
-        lambda h, rows: _score_thoughts(thought, vocabulary, h, drawn[rows]), _before(hidden, is_thought), chunk_rows, 5
+    thinks, answers = emitted.kind == Kind.THOUGHT, emitted.kind == Kind.ANSWER
+    row, step = torch.nonzero(thinks, as_tuple=True)
+    drawn = _stored_draws(rollout, emitted, row, step)
+    scores = thought.score(before[row, step], vocabulary, drawn, expected.of_steps("thought", row))
+
+    row, step = torch.nonzero(answers, as_tuple=True)
+    answer_log_prob, _ = streamed.token_log_prob(
+        vocabulary,
+        before[row, step],
+        emitted.ids[row, step],
+        answer_temperature or 1.0,
+        expected_gradient=expected.of_steps("answer", row),
     )
-    tokens = rollout.ids[is_answer]
-    answers = _in_chunks(
-        lambda h, rows: (token_log_prob(vocabulary, h, tokens[rows], answer_temperature),),
-        _before(hidden, is_answer),
-        chunk_rows,
-        1,
+    thought_steps, answer_steps = _leading(thinks), _leading(answers)
+    soft = scores.concentration
+    seen = (scores.mismatch, soft.entropy, soft.max_weight, soft.effective_support)
+    return Replay(
+        _unflatten(scores.log_prob, thought_steps),
+        _unflatten(answer_log_prob, answer_steps),
+        thought_steps,
+        answer_steps,
+        *(_unflatten(values, thought_steps) for values in seen),
     )
-    thought_steps, answer_steps = _leading(is_thought), _leading(is_answer)
-    log_prob, *seen = (_unflatten(values, thought_steps) for values in thoughts)
-    return Replay(log_prob, _unflatten(answers[0], answer_steps), thought_steps, answer_steps, *seen)
 
 
 @torch.no_grad()
 def hidden_before_thoughts(policy: Policy, rollout: Rollout) -> Tensor:
     """The hidden states that each thought step was drawn from, row by row: [thought steps of all rows, dim]."""
-    return _before(policy.hidden_states(_inputs(policy.vocabulary, rollout)), rollout.is_thought)
+    emitted = _Emitted.of(rollout)
+    return _before_emissions(policy, rollout, emitted)[emitted.kind == Kind.THOUGHT]
 
 
-def _inputs(vocabulary: Vocabulary, rollout: Rollout) -> Tensor:
-    """What the model was fed, [rows, seq, dim]: embeddings of tokens, and the stored vectors of continuous thoughts."""
-    inputs = vocabulary.embed(rollout.ids)
-    if rollout.inputs is None:
-        return inputs
-    stored = torch.zeros_like(inputs, requires_grad=False)
-    stored[rollout.is_thought] = rollout.inputs[_leading(rollout.is_thought)].to(inputs.dtype)
-    return torch.where(rollout.is_thought[..., None], stored, inputs)
+@dataclasses.dataclass(frozen=True)
+class _Emitted:
+    """What follows the prompt of each row, from its first thought on: [rows, emissions], PAD at the end."""
+
+    position: Tensor
+    ids: Tensor
+    kind: Tensor
+
+    @staticmethod
+    def of(rollout: Rollout) -> _Emitted:
+        most = int((rollout.lengths - rollout.prompt_lengths).max())
+        position = rollout.prompt_lengths[:, None] + torch.arange(most, device=rollout.ids.device)
+        inside = position < rollout.lengths[:, None]
+        position = torch.where(inside, position, 0)
+        kind = torch.where(inside, rollout.kind.gather(1, position), Kind.PAD)
+        return _Emitted(position, torch.where(inside, rollout.ids.gather(1, position), 0), kind)
+
+    def inputs(self, vocabulary: Vocabulary, rollout: Rollout) -> Tensor:
+        """What the model was fed, [rows, emissions, dim]: embeddings of tokens, stored vectors of other thoughts."""
+        inputs = vocabulary.embed(self.ids)
+        if rollout.inputs is None:
+            return inputs
+        stored = torch.zeros_like(inputs, requires_grad=False)
+        stored[:, : rollout.inputs.shape[1]] = rollout.inputs.to(inputs.dtype)
+        return torch.where((self.kind == Kind.THOUGHT)[..., None], stored, inputs)
 
 
-def _stored_draws(rollout: Rollout) -> Draw:
+def _before_emissions(policy: Policy, rollout: Rollout, emitted: _Emitted) -> Tensor:
+    """Hidden states that predict each emission, every row by itself: [rows, emissions, dim]."""
+    inputs = policy.vocabulary.embed(rollout.ids)
+    if rollout.inputs is not None:
+        stored = torch.zeros_like(inputs, requires_grad=False)
+        row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
+        stored[row, emitted.position[row, step]] = rollout.inputs[row, step].to(inputs.dtype)
+        inputs = torch.where(rollout.is_thought[..., None], stored, inputs)
+    hidden = policy.hidden_states(inputs)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
+    return hidden[rows, (emitted.position - 1).clamp_min(0)]
+
+
+def _stored_draws(rollout: Rollout, emitted: _Emitted, row: Tensor, step: Tensor) -> Draw:
     """The thought steps of all rows, one after the other."""
-    steps = _leading(rollout.is_thought)
-    row, step = torch.nonzero(steps, as_tuple=True)
-    inputs = rollout.inputs
     return Draw(
-        token=rollout.ids[rollout.is_thought],
-        inputs=row.new_zeros(len(row), 0) if inputs is None else inputs[steps],
-        log_prob=rollout.log_prob[rollout.is_thought],
+        token=emitted.ids[row, step],
+        inputs=row.new_zeros(len(row), 0) if rollout.inputs is None else rollout.inputs[row, step],
+        log_prob=rollout.log_prob[row, emitted.position[row, step]],
         keys=rollout.keys[row].at(step, Stream.THOUGHT),
-        support=None if rollout.support is None else rollout.support[steps],
-    )
-
-
-def _score_thoughts(thought: Thought, vocabulary: Vocabulary, hidden: Tensor, drawn: Draw) -> tuple[Tensor, ...]:
-    distribution = thought.at(hidden, vocabulary)
-    soft = distribution.concentration
-    return (
-        distribution.replay(drawn),
-        distribution.mismatch(drawn),
-        soft.entropy,
-        soft.max_weight,
-        soft.effective_support,
+        support=None if rollout.support is None else rollout.support[row, step],
     )
 
 
 def token_log_prob(vocabulary: Vocabulary, hidden: Tensor, tokens: Tensor, temperature: float) -> Tensor:
     """log p(token) at a temperature, [rows]. At temperature 0 (greedy answers) temperature 1 is reported: a certain
     token has nothing to say."""
-    logits = vocabulary.logits(hidden)
-    return tempered_log_softmax(logits, temperature or 1.0).gather(-1, tokens[:, None])[:, 0]
-
-
-def _in_chunks(function, hidden: Tensor, chunk_rows: int, outputs: int) -> tuple[Tensor, ...]:
-    """Apply `function(hidden, rows)` to slices of rows without keeping what is inside it for the backward pass."""
-    if hidden.shape[0] == 0:
-        return tuple(hidden.new_zeros(0, dtype=torch.float32) for _ in range(outputs))
-    pieces = []
-    for start in range(0, hidden.shape[0], chunk_rows):
-        rows = slice(start, start + chunk_rows)
-        pieces.append(checkpoint(function, hidden[rows], rows, use_reentrant=False, preserve_rng_state=False))
-    return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
-
-
-def _before(hidden: Tensor, chosen: Tensor) -> Tensor:
-    """Hidden states of the positions just before the chosen ones, [chosen, dim]: they predict them."""
-    return hidden[:, :-1][chosen[:, 1:]]
+    return streamed.token_log_prob(vocabulary, hidden, tokens, temperature or 1.0)[0]
 
 
 def _leading(chosen: Tensor) -> Tensor:

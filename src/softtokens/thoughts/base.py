@@ -11,7 +11,9 @@ from __future__ import annotations
 import abc
 import dataclasses
 
+import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from softtokens.ops.mixture import Concentration
 from softtokens.ops.random import StepKeys
@@ -31,6 +33,15 @@ class Draw:
     def __getitem__(self, rows) -> Draw:
         support = None if self.support is None else self.support[rows]
         return Draw(self.token[rows], self.inputs[rows], self.log_prob[rows], self.keys[rows], support)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Stored steps seen again under the parameters of now; [rows] each, gradient only through log_prob."""
+
+    log_prob: Tensor
+    mismatch: Tensor  # see ThoughtDistribution.mismatch
+    concentration: Concentration
 
 
 class ThoughtDistribution(abc.ABC):
@@ -99,6 +110,32 @@ class Thought(abc.ABC):
     @abc.abstractmethod
     def at(self, hidden: Tensor, vocabulary: Vocabulary) -> ThoughtDistribution:
         """The distribution of the step that follows these hidden states [rows, dim]."""
+
+    @abc.abstractmethod
+    def score(
+        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+    ) -> Scores:
+        """What the distribution says of stored steps, for any number of rows, without logits for all of them.
+
+        Equal to `at(hidden, vocabulary)` asked for replay, mismatch and concentration. expected_gradient: [rows], the
+        gradient that log_prob will receive, where it is known: saves time, changes nothing.
+        """
+
+
+def score_in_chunks(thought: Thought, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, chunk_rows: int) -> Scores:
+    """`Thought.score` for any family: the distribution of some rows at a time, computed again in the backward pass."""
+
+    def score(hidden: Tensor, drawn: Draw) -> tuple[Tensor, ...]:
+        distribution = thought.at(hidden, vocabulary)
+        soft = distribution.concentration
+        return distribution.replay(drawn), distribution.mismatch(drawn), *dataclasses.astuple(soft)
+
+    pieces = []
+    for start in range(0, max(1, hidden.shape[0]), chunk_rows):
+        rows = slice(start, start + chunk_rows)
+        pieces.append(checkpoint(score, hidden[rows], drawn[rows], use_reentrant=False, preserve_rng_state=False))
+    log_prob, mismatch, *soft = (torch.cat(column) for column in zip(*pieces, strict=True))
+    return Scores(log_prob, mismatch, Concentration(*soft))
 
 
 def require_event(value: Tensor, *shape: int) -> None:

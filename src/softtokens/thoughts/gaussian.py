@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from softtokens.ops import streamed
 from softtokens.ops.mixture import Concentration, tempered_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import normal
-from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution, require_event
+from softtokens.thoughts.base import Draw, Scores, Thought, ThoughtDistribution, require_event
 
 Estimator = Literal["replay", "density"]
 
@@ -42,9 +43,26 @@ class Gaussian(Thought):
         require_not_negative("sigma", self.sigma)
 
     def at(self, hidden: Tensor, vocabulary: Vocabulary) -> GaussianDistribution:
-        if self.table_in_mean == "frozen":
-            vocabulary = vocabulary.with_frozen_table()
+        vocabulary = self._mixed(vocabulary)
         return GaussianDistribution(vocabulary.logits(hidden), self, vocabulary)
+
+    def score(
+        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+    ) -> Scores:
+        normal.require_noise(self.sigma)
+        noise = drawn.keys.normal(hidden.shape[-1])
+        expected = None
+        if expected_gradient is not None and self.estimator == "replay":
+            expected = normal.gradient_of_replayed(noise, expected_gradient, self.sigma)
+        mean, soft = streamed.mixture(self._mixed(vocabulary), hidden, self.tau, expected_gradient=expected)
+        if self.estimator == "density":
+            log_prob = normal.log_density(drawn.inputs, mean, self.sigma)
+        else:
+            log_prob = normal.replayed_log_density(noise, mean, self.sigma)
+        return Scores(log_prob, normal.divergence(mean.detach(), drawn.inputs, noise, self.sigma), soft)
+
+    def _mixed(self, vocabulary: Vocabulary) -> Vocabulary:
+        return vocabulary if self.table_in_mean == "trained" else vocabulary.with_frozen_table()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +116,9 @@ class GaussianDistribution(ThoughtDistribution):
 
     @torch.no_grad()
     def mismatch(self, draw: Draw) -> Tensor:
-        sigma = self.thought.sigma
-        normal.require_noise(sigma)
-        mean = self.mean
-        sampled_mean = draw.inputs - sigma * draw.keys.normal(mean.shape[-1]).to(mean.dtype)
-        return (mean - sampled_mean).square().sum(-1) / (2 * sigma**2)
+        normal.require_noise(self.thought.sigma)
+        noise = draw.keys.normal(draw.inputs.shape[-1])
+        return normal.divergence(self.mean, draw.inputs, noise, self.thought.sigma)
 
 
 def require_positive(name: str, value: float) -> None:

@@ -7,10 +7,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from softtokens.ops import streamed
 from softtokens.ops.mixture import Concentration, draw, tempered_log_softmax, tempered_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
-from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution, require_event
+from softtokens.thoughts.base import Draw, Scores, Thought, ThoughtDistribution, require_event, score_in_chunks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,16 @@ class Hard(Thought):
 
     def at(self, hidden: Tensor, vocabulary: Vocabulary) -> HardDistribution:
         return HardDistribution(vocabulary.logits(hidden), self.temperature, vocabulary)
+
+    def score(
+        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+    ) -> Scores:
+        if self.temperature == 0:
+            return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
+        log_prob, soft = streamed.token_log_prob(
+            vocabulary, hidden, drawn.token, self.temperature, expected_gradient=expected_gradient
+        )
+        return Scores(log_prob, torch.full_like(soft.entropy, float("nan")), soft)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,17 @@ def replayed_log_density(noise: Tensor, mean: Tensor, sigma: float) -> Tensor:
     return log_density_of_noise(noise, sigma) + moved
 
 
+def gradient_of_replayed(noise: Tensor, upstream: Tensor, sigma: float) -> Tensor:
+    """Gradient of `replayed_log_density` with respect to the mean, [rows, dim], to the last bit as autograd has it."""
+    return (upstream / sigma)[:, None] * noise.to(upstream.dtype)
+
+
+def divergence(mean: Tensor, value: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """KL in nats, [rows], between the normal that `value` was drawn from with `noise`, and that around `mean`."""
+    sampled_mean = value - sigma * noise.to(mean.dtype)
+    return (mean - sampled_mean).square().sum(-1) / (2 * sigma**2)
+
+
 def log_density_of_noise(standard: Tensor, sigma: float) -> Tensor:
     """The log-density of mean + sigma * standard, [rows]."""
     constant = -standard.shape[-1] * (math.log(sigma) + _HALF_LOG_TWO_PI)

@@ -16,11 +16,12 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from softtokens.ops import streamed
 from softtokens.ops.mixture import Concentration, tempered_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import normal
-from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution, require_event
+from softtokens.thoughts.base import Draw, Scores, Thought, ThoughtDistribution, require_event, score_in_chunks
 from softtokens.thoughts.gaussian import require_not_negative, require_positive
 from softtokens.types import UserError
 
@@ -40,6 +41,12 @@ class HiddenGaussian(Thought):
     def at(self, hidden: Tensor, vocabulary: Vocabulary) -> PerturbedDistribution:
         hidden = hidden.to(vocabulary.logits(hidden[:0]).dtype)
         return PerturbedDistribution(vocabulary.logits(hidden), self, vocabulary, hidden, None)
+
+    def score(
+        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+    ) -> Scores:
+        del expected_gradient
+        return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +75,12 @@ class LogitGaussian(Thought):
             )
         support = real.detach().topk(self.top_k, dim=-1).indices
         return PerturbedDistribution(logits, self, vocabulary, real.gather(-1, support), support)
+
+    def score(
+        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+    ) -> Scores:
+        del expected_gradient
+        return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,18 +8,14 @@ import torch
 from torch import Tensor
 
 from softtokens.models.policy import Policy
+from softtokens.models.prefix import PromptStates
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import Replay, replay
 from softtokens.thoughts import Thought
-from softtokens.train.loss import policy_terms
+from softtokens.train.loss import TermWeights, expected_gradient, policy_terms
 
-
-@dataclasses.dataclass(frozen=True)
-class TermWeights:
-    """Weights of the thought and the answer term; 1 and 1 is the paper, 0 and 1 the answer-only control."""
-
-    thought: float = 1.0
-    answer: float = 1.0
+# On the CPU activations should be reused before they leave the caches: all rows at once are three times slower.
+_TOKENS_PER_BACKWARD = {"cpu": 1 << 10, "cuda": 1 << 14}
 
 
 def accumulate_gradient(
@@ -31,21 +27,35 @@ def accumulate_gradient(
     weights: TermWeights,
     *,
     answer_temperature: float = 1.0,
-    rows_per_backward: int = 64,
+    tokens_per_backward: int | None = None,
     apart: bool = False,
     clip_each: float | None = None,
 ) -> tuple[Replay, dict[str, float]]:
     """Write the gradient of the loss into `.grad` of the parameters.
 
+    Each prompt runs once. Its rollouts run in parts of at most `tokens_per_backward` positions (padding included, one
+    row at least); the gradient with respect to the prompt's keys and values is summed over the parts and taken back
+    through the prompt at the end. Rows should be sorted by length, then little is padding.
     apart: measure the (weighted) terms' gradient norms, which takes a backward pass for each. clip_each: scale each
     term's gradient down to this norm before adding them. Returns the replay without gradient, and the losses and norms.
     """
-    gradients = [[torch.zeros_like(p) for p in parameters] for _ in range(2 if apart else 1)]
+    prompts, prompt_of_row = rollout.prompts()
+    ran = policy.prompt_states(prompts)
+    shared = ran.as_leaves()
+    leaves = parameters + shared.tensors
+    gradients = [[torch.zeros_like(p) for p in leaves] for _ in range(2 if apart else 1)]
     losses = {"loss/thought": 0.0, "loss/answer": 0.0}
     seen: list[Replay] = []
-    for start in range(0, rollout.rows, rows_per_backward):
-        rows = torch.arange(start, min(start + rows_per_backward, rollout.rows), device=advantages.device)
-        part = replay(policy, thought, rollout.take(rows), answer_temperature=answer_temperature)
+    for rows in _parts(rollout, tokens_per_backward or _TOKENS_PER_BACKWARD[policy.device.type]):
+        part = replay(
+            policy,
+            thought,
+            rollout.take(rows),
+            answer_temperature=answer_temperature,
+            prompts=shared,
+            prompt_of_row=prompt_of_row[rows],
+            expected=expected_gradient(advantages[rows], rollout.rows, weights),
+        )
         terms = policy_terms(part, advantages[rows], rollout.rows)
         losses["loss/thought"] += float(terms[0].detach())
         losses["loss/answer"] += float(terms[1].detach())
@@ -54,8 +64,11 @@ def accumulate_gradient(
         if not apart:
             weighted = [sum(weighted)]
         for i, (total, loss) in enumerate(zip(gradients, weighted, strict=True)):
-            _add_gradient(total, loss, parameters, keep_graph=i + 1 < len(gradients))
+            _add_gradient(total, loss, leaves, keep_graph=i + 1 < len(gradients))
         seen.append(_detached(part))
+    gradients = [
+        _through_prompts(total, ran, parameters, keep_graph=i + 1 < len(gradients)) for i, total in enumerate(gradients)
+    ]
     norms = {}
     if apart:
         sizes = [_norm(g) for g in gradients]
@@ -68,12 +81,37 @@ def accumulate_gradient(
     return _concatenated(seen), losses | norms
 
 
-def _add_gradient(total: list[Tensor], loss: Tensor | int, parameters: list[Tensor], *, keep_graph: bool) -> None:
-    if not torch.is_tensor(loss) or not loss.requires_grad:
-        return  # both weights are 0, or there are no such steps
-    for sum_so_far, g in zip(
-        total, torch.autograd.grad(loss, parameters, retain_graph=keep_graph, allow_unused=True), strict=True
-    ):
+def _parts(rollout: Rollout, tokens: int) -> list[Tensor]:
+    """Consecutive rows that fit the budget when padded to the longest of them."""
+    lengths = (rollout.lengths - rollout.prompt_lengths).tolist()
+    parts, start = [], 0
+    for row in range(1, rollout.rows + 1):
+        if row == rollout.rows or (row + 1 - start) * max(lengths[start : row + 1]) > tokens:
+            parts.append(torch.arange(start, row, device=rollout.ids.device))
+            start = row
+    return parts
+
+
+def _through_prompts(
+    total: list[Tensor], ran: PromptStates, parameters: list[Tensor], *, keep_graph: bool
+) -> list[Tensor]:
+    """Gradient of the parameters alone, with what arrived at the prompts' states taken back through the prompts."""
+    of_parameters, of_states = total[: len(parameters)], total[len(parameters) :]
+    outputs = [(x, g) for x, g in zip(ran.tensors, of_states, strict=True) if x.requires_grad]
+    if outputs:
+        states, upstream = zip(*outputs, strict=True)
+        found = torch.autograd.grad(states, parameters, upstream, retain_graph=keep_graph, allow_unused=True)
+        _add(of_parameters, found)
+    return of_parameters
+
+
+def _add_gradient(total: list[Tensor], loss: Tensor | int, leaves: list[Tensor], *, keep_graph: bool) -> None:
+    if torch.is_tensor(loss) and loss.requires_grad:  # else both weights are 0, or there are no such steps
+        _add(total, torch.autograd.grad(loss, leaves, retain_graph=keep_graph, allow_unused=True))
+
+
+def _add(total: list[Tensor], gradient: tuple[Tensor | None, ...]) -> None:
+    for sum_so_far, g in zip(total, gradient, strict=True):
         if g is not None:
             sum_so_far += g
 

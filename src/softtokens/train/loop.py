@@ -25,7 +25,8 @@ from softtokens.train import rundir
 from softtokens.train.advantage import leave_one_out
 from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, save_checkpoint, tidy
 from softtokens.train.data import problems_of_step
-from softtokens.train.gradient import TermWeights, accumulate_gradient
+from softtokens.train.gradient import accumulate_gradient
+from softtokens.train.loss import TermWeights
 from softtokens.train.metrics import replay_metrics, reward_metrics, rollout_metrics
 from softtokens.train.scoring import RewardFunction, Scorer, by_function, graded
 from softtokens.train.tracking import JsonLines, Tracker, require_wandb
@@ -84,7 +85,7 @@ def train_step(t: Trainee, step: int) -> tuple[dict[str, float], list[dict]]:
         advantages,
         TermWeights(config.thought_weight, config.answer_weight),
         answer_temperature=config.answer_temperature,
-        rows_per_backward=config.rows_per_backward,
+        tokens_per_backward=config.tokens_per_backward,
         apart=measure_apart or config.clip == "each",
         clip_each=config.clip_norm if config.clip == "each" else None,
     )

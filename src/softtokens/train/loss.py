@@ -8,9 +8,20 @@ serves one update, strictly on policy (arXiv 2509.19170, section 3).
 
 from __future__ import annotations
 
+import dataclasses
+
+import torch
 from torch import Tensor
 
-from softtokens.rollout.replay import Replay
+from softtokens.rollout.replay import ExpectedGradient, Replay
+
+
+@dataclasses.dataclass(frozen=True)
+class TermWeights:
+    """Weights of the thought and the answer term; 1 and 1 is the paper, 0 and 1 the answer-only control."""
+
+    thought: float = 1.0
+    answer: float = 1.0
 
 
 def policy_terms(replay: Replay, advantages: Tensor, total_rows: int) -> tuple[Tensor, Tensor]:
@@ -19,3 +30,14 @@ def policy_terms(replay: Replay, advantages: Tensor, total_rows: int) -> tuple[T
     thought = -(advantages * replay.thought_log_prob.sum(-1)).sum() / total_rows
     answer = -(advantages * replay.answer_log_prob.sum(-1)).sum() / total_rows
     return thought, answer
+
+
+def expected_gradient(advantages: Tensor, total_rows: int, weights: TermWeights) -> ExpectedGradient:
+    """What each log-probability of a row is multiplied by in the weighted sum of the terms. A term of weight 0 takes no
+    part in the loss; its entry is None."""
+
+    def of_one(weight: float) -> Tensor | None:
+        # in the operations of `policy_terms` backwards, so that every bit agrees
+        return advantages * -(torch.full((), weight, device=advantages.device) / total_rows) if weight else None
+
+    return ExpectedGradient(of_one(weights.thought), of_one(weights.answer))

@@ -1,0 +1,56 @@
+"""Prompts run once, whose keys and values the rollouts of a problem share, in training as in sampling.
+
+Passed to a transformers model in the place of its cache, like `kv.SlotKV`, but differentiable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptStates:
+    """What is known of some prompts after running them.
+
+    hidden: [prompts, dim], the state of each prompt's last position. layers: keys and values per layer, each
+    [prompts, kv_heads, longest, head_dim], meaningless beyond a prompt's length. lengths: int64 [prompts].
+    """
+
+    hidden: Tensor
+    layers: dict[int, tuple[Tensor, Tensor]]
+    lengths: Tensor
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.hidden, *(tensor for pair in self.layers.values() for tensor in pair)]
+
+    def as_leaves(self) -> PromptStates:
+        """Cut off from how they were computed: gradients with respect to these tensors can be summed over parts of a
+        batch, and then be taken back through the prompts once."""
+        layers = {layer: tuple(x.detach().requires_grad_() for x in pair) for layer, pair in self.layers.items()}
+        return PromptStates(self.hidden.detach().requires_grad_(), layers, self.lengths)
+
+
+class PrefixKV:
+    """Stands in for a cache: collects the keys and values of prompts, or puts those of each row's prompt in front."""
+
+    def __init__(self, prompts: PromptStates | None = None, prompt_of_row: Tensor | None = None):
+        self.prompts = prompts
+        self.prompt_of_row = prompt_of_row
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        del args, kwargs
+        if self.prompts is None:
+            self.layers[layer_idx] = (key, value)
+            return key, value
+        before = (x.index_select(0, self.prompt_of_row) for x in self.prompts.layers[layer_idx])
+        return tuple(torch.cat(pair, dim=2) for pair in zip(before, (key, value), strict=True))
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Asked by some models even when position ids are given; the answer is not used then."""
+        del layer_idx
+        return 0 if self.prompts is None else int(self.prompts.lengths.max())

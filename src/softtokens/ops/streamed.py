@@ -1,0 +1,251 @@
+"""Log-probabilities and mixtures over the vocabulary for many rows, without logits for all of them.
+
+Both are attention over the vocabulary, softmax(hidden head^T / temperature), read at one token or mixed over the table.
+Rows go through in chunks: the logits of a chunk give the value, the statistics and, in the backward pass (or at once,
+where the caller knows the gradient that will come), the gradients of hidden states, head and table, accumulated in
+place. Memory: a few times rows x dim, one [vocab, dim] buffer per matrix that takes a gradient, and three chunks.
+
+With p = softmax(z / tau), mu = p E and an upstream gradient u of mu:
+    dz = p (E u - p . E u) / tau,   dh = dz W,   dW = dz^T h,   dE = p^T u
+For the log-probability of token y and an upstream gradient g:
+    dz = g (onehot(y) - p) / temperature
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from softtokens.ops.mixture import Concentration
+from softtokens.ops.vocabulary import Vocabulary, full_precision, product
+
+_CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}  # logits at once; on the CPU a chunk should stay near its caches
+_LEAST_ROWS = 128  # fewer rows make slow matrix products
+
+
+def token_log_prob(
+    vocabulary: Vocabulary,
+    hidden: Tensor,
+    tokens: Tensor,
+    temperature: float,
+    *,
+    expected_gradient: Tensor | None = None,
+    chunk_rows: int | None = None,
+) -> tuple[Tensor, Concentration]:
+    """log softmax(logits / temperature) at `tokens`, nats [rows], with gradient; and how soft the distribution is.
+
+    hidden: [rows, dim]; tokens: int64 [rows]. expected_gradient: [rows], the upstream gradient where it is known
+    already; the backward pass is then done along with the forward pass, on the same logits. Another upstream gradient
+    is served all the same.
+    """
+    return _streamed(vocabulary, hidden, _AtToken(temperature, tokens), expected_gradient, chunk_rows)
+
+
+def mixture(
+    vocabulary: Vocabulary,
+    hidden: Tensor,
+    tau: float,
+    *,
+    expected_gradient: Tensor | None = None,
+    chunk_rows: int | None = None,
+) -> tuple[Tensor, Concentration]:
+    """softmax(logits / tau) times the table, [rows, dim], with gradient; and how soft the weights are.
+
+    Rows in which every weight but one is exactly zero (at tau 1e-4 nearly all) take the embedding of that token and
+    need no backward pass; the result is the same. expected_gradient: [rows, dim], as in `token_log_prob`.
+    """
+    return _streamed(vocabulary, hidden, _Mean(tau), expected_gradient, chunk_rows)
+
+
+@torch.no_grad()
+def concentration(vocabulary: Vocabulary, hidden: Tensor, temperature: float) -> Concentration:
+    """How soft the distribution of each row is, [rows]; without gradient."""
+    if temperature == 0:
+        entropy = concentration(vocabulary, hidden, 1.0).entropy
+        return Concentration(entropy, torch.ones_like(entropy), torch.ones_like(entropy))
+    tokens = torch.zeros(hidden.shape[0], dtype=torch.int64, device=hidden.device)
+    return token_log_prob(vocabulary, hidden, tokens, temperature)[1]
+
+
+def default_chunk_rows(vocabulary: Vocabulary) -> int:
+    """Rows of logits that are in memory at once."""
+    return max(_LEAST_ROWS, _CHUNK_ELEMENTS[vocabulary.head.device.type] // vocabulary.size)
+
+
+def _streamed(vocabulary, hidden, readout, expected, chunk_rows) -> tuple[Tensor, Concentration]:
+    v = vocabulary.of_known_tokens()
+    rows = chunk_rows or default_chunk_rows(v)
+    out, *seen = _Streamed.apply(hidden, v.head, v.bias, v.table, v, readout, expected, rows)
+    return out, Concentration(*seen)
+
+
+class _Streamed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, head, bias, table, vocabulary, readout, expected, chunk_rows):
+        ctx.save_for_backward(hidden, head, bias, table)
+        vocabulary = vocabulary.for_repeated_use()
+        ctx.rest = vocabulary, readout, chunk_rows
+        wanted = ctx.needs_input_grad[:4]
+        ctx.expected = expected if any(wanted) else None
+        ctx.gradients = None if ctx.expected is None else _Gradients(wanted, hidden, vocabulary)
+        out, seen = [], []
+        for rows in _slices(hidden, chunk_rows):
+            chunk = _Chunk(vocabulary, hidden[rows], readout[rows], with_statistics=True)
+            out.append(readout[rows].value(chunk, vocabulary))
+            seen.append(chunk.statistics)
+            if ctx.gradients is not None:
+                ctx.gradients.add(rows, chunk, readout[rows], expected[rows])
+        seen = [torch.cat(column) for column in zip(*seen, strict=True)]
+        ctx.mark_non_differentiable(*seen)
+        return (torch.cat(out), *seen)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream, *_):
+        inputs = ctx.saved_tensors
+        vocabulary, readout, chunk_rows = ctx.rest
+        gradients = ctx.gradients
+        if gradients is None or not torch.equal(upstream, ctx.expected):
+            gradients = _Gradients(ctx.needs_input_grad[:4], inputs[0], vocabulary)
+            for rows in _slices(inputs[0], chunk_rows):
+                chunk = _Chunk(vocabulary, inputs[0][rows], readout[rows], with_statistics=False)
+                gradients.add(rows, chunk, readout[rows], upstream[rows])
+        ctx.gradients = None
+        found = (None if g is None else g.to(x.dtype) for g, x in zip(gradients.all, inputs, strict=True))
+        return (*found, None, None, None, None)
+
+
+def _slices(hidden: Tensor, chunk_rows: int) -> list[slice]:
+    return [slice(start, start + chunk_rows) for start in range(0, max(1, hidden.shape[0]), chunk_rows)]
+
+
+class _Chunk:
+    """The weights of some rows, [rows, vocab], and what can be said about them."""
+
+    def __init__(self, vocabulary: Vocabulary, hidden: Tensor, readout, *, with_statistics: bool):
+        self.hidden = full_precision(hidden)
+        logits, self.slope = vocabulary.logits_and_slope(self.hidden)
+        peak = logits.amax(-1, keepdim=True)
+        self.certain = readout.certain(logits, peak)  # bool [rows], or None if not looked for
+        self.top = None if self.certain is None else logits.argmax(-1)
+        shifted = logits.sub_(peak)
+        if vocabulary.bias is not None:
+            shifted.clamp_(min=torch.finfo(shifted.dtype).min)  # a bias may be -inf, and 0 * inf is no number
+        if with_statistics:
+            p = shifted.exp()
+            mass = p.sum(-1)
+            entropy = mass.log() - torch.linalg.vecdot(p, shifted) / mass
+        scaled = shifted.div_(readout.temperature)
+        self.picked = readout.pick(scaled)
+        weights = scaled.exp_()
+        total = weights.sum(-1, keepdim=True)
+        self.log_total = total[:, 0].log()
+        self.weights = weights.div_(total)
+        if with_statistics:
+            support = 1.0 / torch.linalg.vecdot(self.weights, self.weights)
+            self.statistics = (entropy, 1.0 / total[:, 0], support)
+
+
+@dataclasses.dataclass(frozen=True)
+class _AtToken:
+    """Reads the log-probability of one token per row."""
+
+    temperature: float
+    tokens: Tensor
+
+    def __getitem__(self, rows) -> _AtToken:
+        return _AtToken(self.temperature, self.tokens[rows])
+
+    def certain(self, logits: Tensor, peak: Tensor) -> None:
+        del logits, peak  # what is certain still has a log-probability at another token
+
+    def pick(self, scaled: Tensor) -> Tensor:
+        return scaled.gather(-1, self.tokens[:, None])[:, 0]
+
+    def value(self, chunk: _Chunk, vocabulary: Vocabulary) -> Tensor:
+        return chunk.picked - chunk.log_total
+
+    def gradient(self, weights: Tensor, upstream: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """With respect to the logits, [rows, vocab]; overwrites the weights."""
+        upstream = upstream[:, None] / self.temperature
+        return weights.mul_(-upstream).scatter_add_(-1, self.tokens[:, None], upstream)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mean:
+    """Mixes the table."""
+
+    temperature: float
+
+    def __getitem__(self, rows) -> _Mean:
+        return self
+
+    def certain(self, logits: Tensor, peak: Tensor) -> Tensor | None:
+        """Rows in which all weights but one are zero, not small; None where there can hardly be any."""
+        limits = torch.finfo(logits.dtype)
+        # beyond this distance exp gives zero, even as a denormal number
+        gap = -(math.log(limits.smallest_normal) + math.log(limits.eps / 2)) * self.temperature
+        return (logits >= peak - gap).sum(-1) == 1 if gap < 5 else None
+
+    def pick(self, scaled: Tensor) -> None:
+        return None
+
+    def value(self, chunk: _Chunk, vocabulary: Vocabulary) -> Tensor:
+        if chunk.certain is None:
+            return vocabulary.mix(chunk.weights)
+        out, mixed = vocabulary.embed(chunk.top), ~chunk.certain
+        out[mixed] = vocabulary.mix(chunk.weights[mixed])
+        return out
+
+    def gradient(self, weights: Tensor, upstream: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """With respect to the logits, [rows, vocab]."""
+        along = product(upstream, vocabulary.table.T) * vocabulary.table_scale
+        along -= torch.linalg.vecdot(weights, along)[:, None]
+        return along.mul_(weights).div_(self.temperature)
+
+
+class _Gradients:
+    """Sums of the gradients of hidden states, head, bias and table; None for those not wanted."""
+
+    def __init__(self, wanted: tuple[bool, ...], hidden: Tensor, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+        inputs = (hidden, vocabulary.head, vocabulary.bias, vocabulary.table)
+        self.all = [
+            torch.zeros_like(x, dtype=full_precision(x[:0]).dtype) if want else None
+            for want, x in zip(wanted, inputs, strict=True)
+        ]
+
+    def add(self, rows: slice, chunk: _Chunk, readout: _AtToken | _Mean, upstream: Tensor) -> None:
+        hidden_gradient, head, bias, table = self.all
+        hidden, weights = chunk.hidden, chunk.weights
+        which = rows
+        if chunk.certain is not None:
+            if table is not None:
+                scaled = upstream[chunk.certain] * self.vocabulary.table_scale
+                table.index_add_(0, chunk.top[chunk.certain], scaled)
+            mixed = torch.nonzero(~chunk.certain)[:, 0]
+            which = mixed + rows.start
+            hidden, weights, upstream, readout = hidden[mixed], weights[mixed], upstream[mixed], readout[mixed]
+        if table is not None and isinstance(readout, _Mean):
+            self._add_product(table, weights.T, upstream * self.vocabulary.table_scale)
+        if hidden_gradient is None and head is None and bias is None:
+            return
+        of_logits = readout.gradient(weights, upstream, self.vocabulary)
+        of_logits *= chunk.slope if chunk.certain is None or not torch.is_tensor(chunk.slope) else chunk.slope[mixed]
+        if hidden_gradient is not None:
+            hidden_gradient[which] = product(of_logits, self.vocabulary.head)
+        if head is not None:
+            self._add_product(head, of_logits.T, hidden)
+        if bias is not None:
+            bias += of_logits.sum(0)
+
+    def _add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+        half = self.vocabulary.head.dtype
+        if total.is_cuda and half != total.dtype:  # sums stay in float32
+            total += torch.mm(a.to(half), b.to(half), out_dtype=torch.float32)
+        else:
+            total.addmm_(a, b)
