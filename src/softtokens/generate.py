@@ -11,7 +11,7 @@ from softtokens.live import console
 from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.ops.mixture import tempered_softmax
 from softtokens.rollout.batches import sample_problems
-from softtokens.rollout.decode import Limits
+from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import hidden_before_thoughts
 from softtokens.rollout.stopping import decode_text

@@ -9,7 +9,7 @@ from softtokens.config import ALL_SETTINGS, EvaluateConfig, TaskConfig, ThoughtC
 from softtokens.evaluate import run
 from softtokens.evaluate.accuracy import accuracy
 from softtokens.evaluate.run import evaluate, evaluate_setting
-from softtokens.rollout.decode import Limits
+from softtokens.rollout.limits import Limits
 from softtokens.thoughts import build_thought
 from softtokens.types import Problem, UserError, Verdict
 

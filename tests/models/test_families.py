@@ -9,6 +9,7 @@ import torch
 
 from conftest import EXTRA_ROWS, FAMILIES, build_model
 from softtokens.models.hf import HFPolicy, load_policy
+from softtokens.models.kv import SlotKV
 from softtokens.types import UserError
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -35,9 +36,10 @@ def test_decoding_with_the_cache_is_the_teacher_forced_pass(family, make_policy,
     policy = make_policy(family)
     steps = 12  # beyond the sliding window of 8
     fed = torch.randn(len(prompts), steps, 32, generator=torch.Generator().manual_seed(0))
-    hidden, kv = policy.prefill(prompts, 64)
-    position = torch.tensor([len(p) for p in prompts])
-    seen = [hidden]
+    states = policy.prompt_states(prompts)
+    kv = SlotKV(len(prompts), 64)
+    kv.fill(torch.arange(len(prompts)), states, torch.arange(len(prompts)))
+    position, seen = states.lengths, [states.hidden]
     for step in range(steps):
         view = int(position.max()) + 1
         seen.append(policy.step(fed[:, step], position, kv, view))
@@ -102,7 +104,7 @@ def test_bfloat16_weights_give_float32_logits(tokenizer, prompts):
 
 def test_mask_unused_is_an_option(tokenizer, prompts):
     policy = HFPolicy(build_model("llama", 310), tokenizer, mask_unused=False)
-    hidden = policy.prefill(prompts, 64)[0]
+    hidden = policy.prompt_states(prompts).hidden
     assert policy.vocabulary.logits(hidden).isfinite().all()
 
 

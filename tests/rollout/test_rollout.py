@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from conftest import FAMILIES
+from plain_loop import plain_rollout
 from softtokens.models.hf import load_policy
 from softtokens.ops import streamed
-from softtokens.ops.random import Keys
+from softtokens.ops.random import Keys, Stream
 from softtokens.rollout import decode
-from softtokens.rollout.decode import Limits, sample_rollout
+from softtokens.rollout.decode import sample_rollout, stream_rollouts
+from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.rollout.replay import replay
 from softtokens.rollout.stopping import decode_text, stops_by_text
@@ -114,7 +116,7 @@ def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name, mo
             if kind[at] == Kind.ANSWER or (kind[at] == Kind.THOUGHT and thought.feeds_tokens):
                 total = total + coefficient[row] * log_p[at - 1, rollout.ids[row, at]]
             elif kind[at] == Kind.THOUGHT:
-                keys = rollout.keys[torch.tensor([row])].at(step, decode.Stream.THOUGHT)
+                keys = rollout.keys[torch.tensor([row])].at(step, Stream.THOUGHT)
                 if isinstance(thought, Gaussian):
                     table = policy.model.get_input_embeddings().weight[: len(policy.tokenizer)]
                     location = torch.softmax(logits[at - 1] / thought.tau, -1) @ table
@@ -200,12 +202,57 @@ def test_batches_of_eight_and_more_give_the_same_bits(policy, prompts):
         same_rows(whole, range(i * 16, (i + 1) * 16), alone, bitwise=True)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["hard", "soft", "fuzzy", "hidden", "logits", "top-k"])
+def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, name):
+    """One row at a time, without cache, state machine or automaton. In float64, see above."""
+    policy = make_policy(family, dtype=torch.float64)
+    (thought,) = thoughts_of(policy, [name]).values()
+    limits = Limits(max_thought_steps=6, max_answer_tokens=3, answer_temperature=0.7)
+    rollout = sample(policy, thought, prompts, limits=limits, group=3)
+    for row in range(rollout.rows):
+        plain = plain_rollout(policy, thought, prompts[row // 3], rollout.keys[torch.tensor([row])], limits)
+        length = int(rollout.lengths[row])
+        assert rollout.ids[row, :length].tolist() == plain.ids
+        assert rollout.kind[row, :length].tolist() == plain.kind
+        assert rollout.stop_reasons[row] is plain.reason
+        if rollout.inputs is not None:
+            steps = int(rollout.thought_lengths[row])
+            fed = [x for x, kind in zip(plain.fed, plain.kind, strict=True) if kind == Kind.THOUGHT]
+            torch.testing.assert_close(rollout.inputs[row, :steps], torch.stack(fed), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("slots", [8, 11, 16, 64])
+@pytest.mark.parametrize("thought", [Hard(8.0), Gaussian(0.5, 1.0), LogitGaussian(0.5, 3.0, 5)])
+def test_filling_free_slots_changes_nothing(make_policy, prompts, thought, slots):
+    """Rows that wait for a place give what they give when all run at once, each once."""
+    policy = make_policy(dtype=torch.float64)
+    policy.eos_ids = frozenset(range(0, 300, 12))  # with such noise, often enough for rows of all lengths
+    of_row = [i % 3 for i in range(40)]
+    keys = Keys(3, torch.tensor(of_row), torch.arange(40))
+    limits = Limits(max_thought_steps=20, max_answer_tokens=4)
+    whole = sample_rollout(policy, thought, prompts, of_row, keys, limits)
+    seen = []
+    for rows, part in stream_rollouts(policy, thought, prompts, of_row, keys, limits, slots=slots):
+        same_rows(whole, rows.tolist(), part, bitwise=False)
+        assert torch.equal(part.keys.rollout, rows)
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(40))
+    assert len(set(whole.thought_lengths.tolist())) > 2
+
+
+def test_what_was_fed_need_not_be_kept(policy, prompts):
+    of_row, keys = [0, 1, 2], Keys(0, torch.arange(3), torch.arange(3))
+    ((_, rollout),) = stream_rollouts(policy, Gaussian(0.5, 0.1), prompts, of_row, keys, LIMITS, keep_inputs=False)
+    assert rollout.inputs is None
+
+
 def test_leaving_the_batch_changes_nothing(policy, prompts, monkeypatch):
     """Rows that finish early leave; the others go on as if nobody had."""
     limits = Limits(max_thought_steps=30, max_answer_tokens=2)
     thought = Hard(8.0)  # hot enough for end-of-sequence tokens at all times
     with monkeypatch.context() as patch:
-        patch.setattr(decode, "_leave", lambda live, inputs: (live, inputs))
+        patch.setattr(decode._Batch, "shrink", lambda self: None)
         kept = sample(policy, thought, prompts, limits=limits, group=32)
     shrunk = sample(policy, thought, prompts, limits=limits, group=32)
     assert len(set(shrunk.thought_lengths.tolist())) > 3

@@ -16,7 +16,7 @@ import torch
 from softtokens.config import ThoughtConfig
 from softtokens.models.hf import HFPolicy
 from softtokens.rollout.batches import sample_problems
-from softtokens.rollout.decode import Limits
+from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought, build_thought
 from softtokens.train.advantage import leave_one_out

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from softtokens.models.policy import Policy
 from softtokens.rewards import Grader
 from softtokens.rollout.batches import batches
-from softtokens.rollout.decode import Limits
+from softtokens.rollout.limits import Limits
 from softtokens.thoughts import Thought
 from softtokens.types import Problem, Verdict
 

@@ -20,7 +20,7 @@ from softtokens.models.hf import load_policy, resolve_device
 from softtokens.models.policy import Policy
 from softtokens.rewards import Grader
 from softtokens.rollout.batches import batches, require_room
-from softtokens.rollout.decode import Limits
+from softtokens.rollout.limits import Limits
 from softtokens.tasks import load_choice_items
 from softtokens.thoughts import thought_setting
 from softtokens.types import Problem, Verdict

@@ -73,16 +73,6 @@ class HFPolicy:
             **self._transform,
         )
 
-    def prefill(self, prompts: list[list[int]], capacity: int) -> tuple[Tensor, SlotKV]:
-        ids, lengths = self._padded(prompts)
-        kv = SlotKV(capacity)
-        query = torch.arange(ids.shape[1], device=self.device)
-        # padding is on the right, where no real position looks
-        inputs = self.vocabulary.embed(ids)
-        hidden = self._body(inputs, query.expand_as(ids), self._mask(query[None], query[None]), kv)
-        kv.view = ids.shape[1]
-        return hidden[torch.arange(len(prompts), device=self.device), lengths - 1], kv
-
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
         kv.write_at = positions
         kv.view = min(-(-view // _VIEW_STEP) * _VIEW_STEP, kv.capacity)

@@ -1,4 +1,4 @@
-"""Keys and values of a batch of rows, each row at its own position.
+"""Keys and values of a batch of slots, each at its own position.
 
 Passed to a transformers model in the place of its cache: the attention layers call `update` and nothing else. That one
 call has kept its meaning over all of transformers 5, while the library's own cache classes have not.
@@ -9,51 +9,49 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from softtokens.models.prefix import PromptStates
+
 
 class SlotKV:
-    """Per layer two buffers [rows, kv_heads, capacity, head_dim], allocated at the first update (the prefill).
+    """Per layer two buffers [slots, kv_heads, capacity, head_dim], allocated once, at the first `fill`.
 
-    `write_at` is None during the prefill, which writes positions 0..seq-1 of every row. For a decode step it holds the
-    position of each row, int64 [rows], and `view` the number of leading positions that attention looks at.
+    For a decode step `write_at` holds the position of each of the leading slots in use, int64 [rows], and `view` the
+    number of leading positions that attention looks at.
     """
 
-    def __init__(self, capacity: int):
+    def __init__(self, slots: int, capacity: int):
+        self.slots = slots
         self.capacity = capacity
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.write_at: Tensor | None = None
         self.view = 0
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [rows, kv_heads, seq, head_dim]; return those that attention should see."""
+        """Store new keys and values [rows, kv_heads, 1, head_dim]; return those that attention should see."""
         del args, kwargs  # older versions pass rotary tables that a plain cache does not need
-        if self.write_at is None:
-            self.layers[layer_idx] = (_padded(key, self.capacity), _padded(value, self.capacity))
-            return key, value
         keys, values = self.layers[layer_idx]
         rows = torch.arange(key.shape[0], device=key.device)
         keys[rows, :, self.write_at] = key[:, :, 0]
         values[rows, :, self.write_at] = value[:, :, 0]
-        return keys[:, :, : self.view], values[:, :, : self.view]
+        return keys[: key.shape[0], :, : self.view], values[: key.shape[0], :, : self.view]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Asked by some models even when position ids are given; the answer is not used then."""
         del layer_idx
         return self.view
 
-    def take(self, rows: Tensor, capacity: int | None = None) -> SlotKV:
-        """A copy that holds the given rows (repeats allowed), by default with the same capacity."""
-        taken = SlotKV(capacity or self.capacity)
-        used = min(self.capacity, taken.capacity)
-        for layer, (keys, values) in self.layers.items():
-            taken.layers[layer] = tuple(_padded(b[rows, :, :used], taken.capacity) for b in (keys, values))
-        return taken
+    def fill(self, slots: Tensor, prompts: PromptStates, prompt_of_slot: Tensor) -> None:
+        """Put the keys and values of prompts, which may repeat, into slots."""
+        for layer, states in prompts.layers.items():
+            if layer not in self.layers:
+                # zeros, not uninitialised memory: attention weights of 0 times NaN would be NaN
+                shapes = [(self.slots, x.shape[1], self.capacity, x.shape[3]) for x in states]
+                self.layers[layer] = tuple(x.new_zeros(shape) for x, shape in zip(states, shapes, strict=True))
+            for buffer, x in zip(self.layers[layer], states, strict=True):
+                buffer[slots, :, : x.shape[2]] = x[prompt_of_slot]
 
-
-def _padded(x: Tensor, capacity: int) -> Tensor:
-    """Zeros beyond what is there, not uninitialised memory: attention weights of 0 times NaN would be NaN."""
-    rows, heads, seq, dim = x.shape
-    if seq == capacity:
-        return x
-    out = x.new_zeros(rows, heads, capacity, dim)
-    out[:, :, :seq] = x
-    return out
+    def move(self, to: Tensor, source: Tensor) -> None:
+        """Copy slots onto others."""
+        for pair in self.layers.values():
+            for buffer in pair:
+                buffer[to] = buffer[source]

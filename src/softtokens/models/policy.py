@@ -28,9 +28,8 @@ class Policy(Protocol):
         """Head and table with the parameters of now."""
         ...
 
-    def prefill(self, prompts: list[list[int]], capacity: int) -> tuple[Tensor, SlotKV]:
-        """Run each prompt once. Last hidden state of each, [prompts, dim], and a cache with room for `capacity`
-        positions."""
+    def prompt_states(self, prompts: list[list[int]]) -> PromptStates:
+        """Run each prompt once."""
         ...
 
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
@@ -38,10 +37,6 @@ class Policy(Protocol):
 
         view: an upper bound on the positions of any row, plus one.
         """
-        ...
-
-    def prompt_states(self, prompts: list[list[int]]) -> PromptStates:
-        """Run each prompt once, with gradient."""
         ...
 
     def continuation(self, inputs: Tensor, prompts: PromptStates, prompt_of_row: Tensor) -> Tensor:

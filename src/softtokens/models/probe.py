@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from softtokens.models.kv import SlotKV
 from softtokens.models.policy import Policy
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError
@@ -103,11 +104,13 @@ def require_same_decoding(policy: Policy, name: str) -> None:
 
 
 def _stepwise(policy: Policy, prompts: list[list[int]], fed: Tensor) -> Tensor:
-    hidden, kv = policy.prefill(prompts, max(_PROMPT_LENGTHS) + _STEPS)
-    position = torch.tensor([len(prompt) for prompt in prompts], device=hidden.device)
-    seen = [hidden]
+    states = policy.prompt_states(prompts)
+    rows = torch.arange(len(prompts), device=states.lengths.device)
+    kv = SlotKV(len(prompts), max(_PROMPT_LENGTHS) + _STEPS)
+    kv.fill(rows, states, rows)
+    seen = [states.hidden]
     for step in range(_STEPS):
-        seen.append(policy.step(fed[:, step], position + step, kv, max(_PROMPT_LENGTHS) + step + 1))
+        seen.append(policy.step(fed[:, step], states.lengths + step, kv, max(_PROMPT_LENGTHS) + step + 1))
     return torch.stack(seen, dim=1)
 
 

@@ -47,10 +47,10 @@ class Keys:
     def __getitem__(self, rows) -> Keys:
         return Keys(self.seed, self.problem[rows], self.rollout[rows])
 
-    def at(self, step: int | Tensor, stream: Stream) -> StepKeys:
-        """The keys of one step (an int, or int64 [rows]) of every row."""
+    def at(self, step: int | Tensor, stream: Stream | Tensor) -> StepKeys:
+        """The keys of one step (an int, or int64 [rows]) of every row; the stream too may differ by row."""
         step = torch.as_tensor(step, device=self.problem.device, dtype=torch.int64).expand_as(self.problem)
-        return StepKeys(self.seed, self.problem, self.rollout, (int(stream) << _STEP_BITS) + step)
+        return StepKeys(self.seed, self.problem, self.rollout, stream * 2**_STEP_BITS + step)
 
 
 @dataclasses.dataclass(frozen=True)

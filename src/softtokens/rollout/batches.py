@@ -8,7 +8,8 @@ import torch
 
 from softtokens.models.policy import Policy
 from softtokens.ops.random import Keys
-from softtokens.rollout.decode import Limits, needed_positions, sample_rollout
+from softtokens.rollout.decode import sample_rollout, stream_rollouts
+from softtokens.rollout.limits import Limits, needed_positions
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
 from softtokens.types import Problem, UserError
@@ -58,16 +59,21 @@ def batches(
     seed: int,
     rows_per_batch: int = 256,
 ) -> Iterator[tuple[list[tuple[int, int]], Rollout]]:
-    """`samples` rollouts of every problem. Yields ([(position in problems, sample), ...] by row, rollout).
+    """`samples` rollouts of every problem. Yields ([(position in problems, sample), ...] by row, rollout), some at a
+    time, as they finish; what was fed at thought steps is not kept.
 
-    Problems of similar prompt length share a batch; what is sampled does not depend on it.
+    rows_per_batch rollouts run at a time, and a new one starts when one ends; what is sampled does not depend on it.
     """
     order = sorted(range(len(problems)), key=lambda i: len(problems[i].prompt))
-    rows = [(i, sample) for i in order for sample in range(samples)]
-    for start in range(0, len(rows), rows_per_batch):
-        part = rows[start : start + rows_per_batch]
-        of_problem: dict[int, list[int]] = {}
-        for i, sample in part:
-            of_problem.setdefault(i, []).append(sample)
-        chosen = [problems[i] for i in of_problem]
-        yield part, sample_problems(policy, thought, chosen, list(of_problem.values()), limits, seed=seed)
+    of_row = [(i, sample) for i in order for sample in range(samples)]
+    keys = Keys(
+        seed,
+        torch.tensor([problems[i].id for i, _ in of_row], device=policy.device),
+        torch.tensor([sample for _, sample in of_row], device=policy.device),
+    )
+    prompts = encode_prompts(policy, problems)
+    slots = min(rows_per_batch, len(of_row))
+    for rows, rollout in stream_rollouts(
+        policy, thought, prompts, [i for i, _ in of_row], keys, limits, slots=slots, keep_inputs=False
+    ):
+        yield [of_row[row] for row in rows.tolist()], rollout

@@ -1,48 +1,25 @@
 """Rollouts: prefill each prompt once, then feed thoughts, the forced text and the answer, one embedding at a time.
 
-Every row goes THINKING -> FORCED -> ANSWERING -> DONE and emits one position per step of the loop.
+`machine` says what one step does; here the batch is filled, kept full while rollouts wait, and shrunk at the end.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
+import collections
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from softtokens.models.kv import SlotKV
 from softtokens.models.policy import Policy
-from softtokens.ops.random import Keys, Stream
-from softtokens.ops.vocabulary import Vocabulary
-from softtokens.rollout import stopping
+from softtokens.ops.random import Keys
+from softtokens.rollout.limits import Limits, forced_texts, needed_positions, stop_table
+from softtokens.rollout.machine import BROKEN, DONE, REASONS, THINKING, Machine, Slots, Tape
 from softtokens.rollout.record import Kind, Rollout
-from softtokens.thoughts import Hard, Thought
-from softtokens.types import StopReason, UserError
+from softtokens.thoughts import Thought
 
-THINKING, FORCED, ANSWERING, DONE = range(4)
-_KIND_OF_PHASE = torch.tensor([Kind.THOUGHT, Kind.FORCED, Kind.ANSWER, Kind.PAD], dtype=torch.int8)
-_REASONS = (StopReason.PHRASE, StopReason.LIMIT, StopReason.EOS)
-_ROW_MULTIPLE = 8  # batches shrink to a multiple of this, see `_leave`
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """How long thoughts and answers may be, and how answers are drawn.
-
-    answer_temperature: 0 takes the arg-max token.
-    """
-
-    max_thought_steps: int = 128
-    max_answer_tokens: int = 32
-    answer_temperature: float = 1.0
-
-    def __post_init__(self):
-        for name in ("max_thought_steps", "max_answer_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.answer_temperature < float("inf"):
-            raise UserError(f"answer_temperature is {self.answer_temperature}; it must be 0 (greedy) or positive")
+_SLOT_MULTIPLE = 8  # batches shrink to a multiple of this, see `_Batch.shrink`
 
 
 @torch.no_grad()
@@ -54,262 +31,215 @@ def sample_rollout(
     keys: Keys,
     limits: Limits,
 ) -> Rollout:
-    """Think and answer once per row.
+    """Think and answer once per row, all rows at once.
 
     prompts: token ids, each run once and shared by the rows that name it in prompt_of_row. keys: names of each row's
     random numbers; a row's result does not depend on the other rows. Raises UserError when a prompt and the limits do
-    not fit the model's context.
+    not fit the model's context, FloatingPointError when the model's logits are not finite.
     """
-    forced = _forced_texts(policy.tokenizer, policy.device)
-    capacity = needed_positions(policy, prompts, limits)
-    vocabulary = policy.vocabulary
-    live = _start(policy, prompts, prompt_of_row, keys, capacity)
-    tape = _Tape(live, thought)
-    table = _stop_table(policy.tokenizer, vocabulary.head.shape[0], policy.device)
-    eos = torch.tensor(sorted(policy.eos_ids), dtype=torch.int64, device=policy.device)
-    view = max(map(len, prompts))
-    while True:
-        emitted = _emit(live, thought, vocabulary, limits, forced)
-        tape.append(live, emitted)
-        _advance(live, emitted.token, limits, table, forced, eos, tape)
-        inputs = emitted.inputs
-        if bool((live.phase == DONE).all()):
-            return tape.rollout(policy.tokenizer, prompts, prompt_of_row, keys)
-        live, inputs = _leave(live, inputs)
-        view += 1
-        live.hidden = policy.step(inputs, live.position, live.kv, view)
-        live.position = live.position + 1
+    ((rows, rollout),) = stream_rollouts(policy, thought, prompts, prompt_of_row, keys, limits)
+    return rollout.take(rows.argsort())
 
 
-@dataclasses.dataclass
-class _Live:
-    """The rows still in the batch; the first axis of everything."""
-
-    row: Tensor  # which row of the rollout this is
-    keys: Keys
-    hidden: Tensor  # last hidden state, from which the next emission is drawn
-    position: Tensor  # where the next input goes
-    kv: SlotKV
-    phase: Tensor
-    count: Tensor  # emissions so far in this phase
-    stop_state: Tensor
-    forced_text: Tensor  # which of the forced texts the row has
-
-
-@dataclasses.dataclass(frozen=True)
-class _Emission:
-    token: Tensor
-    inputs: Tensor | None  # None once it has been fed and need not be stored
-    log_prob: Tensor
-    support: Tensor | None
-
-
-def _start(policy: Policy, prompts, prompt_of_row, keys: Keys, capacity: int) -> _Live:
-    longest = max(map(len, prompts))
-    hidden, kv = policy.prefill(prompts, longest)
-    of_row = torch.tensor(prompt_of_row, device=policy.device)
-    lengths = torch.tensor([len(p) for p in prompts], device=policy.device)[of_row]
-    zeros = torch.zeros_like(of_row)
-    return _Live(
-        row=torch.arange(len(prompt_of_row), device=policy.device),
-        keys=keys,
-        hidden=hidden[of_row],
-        position=lengths,
-        kv=kv.take(of_row, capacity),
-        phase=zeros + THINKING,
-        count=zeros,
-        stop_state=zeros,
-        forced_text=zeros,
-    )
-
-
-def _emit(live: _Live, thought: Thought, vocabulary: Vocabulary, limits: Limits, forced: _ForcedTexts) -> _Emission:
-    """One position per row: a thought, a forced token or an answer token, by phase."""
-    rows, dim = live.hidden.shape
-    token = torch.zeros_like(live.row)
-    inputs = live.hidden.new_zeros((rows, dim), dtype=torch.float32)
-    log_prob = inputs[:, 0].clone()
-    support = None
-
-    thinking = torch.nonzero(live.phase == THINKING)[:, 0]
-    if len(thinking):
-        keys = live.keys[thinking].at(live.count[thinking], Stream.THOUGHT)
-        drawn = thought.at(live.hidden[thinking], vocabulary).draw(keys)
-        token[thinking] = drawn.token
-        inputs[thinking] = drawn.inputs.float()
-        log_prob[thinking] = drawn.log_prob.float()
-        if drawn.support is not None:
-            support = drawn.support.new_zeros(rows, drawn.support.shape[1])
-            support[thinking] = drawn.support
-
-    forcing = torch.nonzero(live.phase == FORCED)[:, 0]
-    if len(forcing):
-        token[forcing] = forced.table[live.forced_text[forcing], live.count[forcing]]
-        inputs[forcing] = vocabulary.embed(token[forcing]).float()
-
-    answering = torch.nonzero(live.phase == ANSWERING)[:, 0]
-    if len(answering):
-        keys = live.keys[answering].at(live.count[answering], Stream.ANSWER)
-        drawn = Hard(limits.answer_temperature).at(live.hidden[answering], vocabulary).draw(keys)
-        token[answering] = drawn.token
-        inputs[answering] = drawn.inputs.float()
-        log_prob[answering] = drawn.log_prob.float()
-    return _Emission(token, inputs, log_prob, support)
-
-
-def _advance(
-    live: _Live,
-    token: Tensor,
+@torch.no_grad()
+def stream_rollouts(
+    policy: Policy,
+    thought: Thought,
+    prompts: list[list[int]],
+    prompt_of_row: list[int],
+    keys: Keys,
     limits: Limits,
-    table: stopping.StopTable,
-    forced: _ForcedTexts,
-    eos: Tensor,
-    tape: _Tape,
-) -> None:
-    """Move rows whose phase ended with this emission to the next phase."""
-    live.count = live.count + 1
-    is_eos = torch.isin(token, eos)
+    *,
+    slots: int | None = None,
+    keep_inputs: bool = True,
+) -> Iterator[tuple[Tensor, Rollout]]:
+    """Like `sample_rollout` for more rows than fit in memory: at most `slots` at a time, new rows taking the places of
+    finished ones. Yields (rows, their rollout) as they finish, each row once.
 
-    thinking = live.phase == THINKING
-    live.stop_state = torch.where(thinking, table.next_state[live.stop_state, token].long(), live.stop_state)
-    said = live.stop_state == table.complete
-    thoughts_end = thinking & (said | is_eos | (live.count >= limits.max_thought_steps))
-    reason = torch.where(said, 0, torch.where(is_eos, 2, 1))  # positions in _REASONS
-    tape.reason[live.row[thoughts_end]] = reason[thoughts_end]
-    text = forced.index(said, table.ends_in_space[token])
-    live.forced_text = torch.where(thoughts_end, text, live.forced_text)
-
-    forced_end = (live.phase == FORCED) & (live.count >= forced.length[live.forced_text])
-    answer_end = (live.phase == ANSWERING) & (is_eos | (live.count >= limits.max_answer_tokens))
-    ended = thoughts_end | forced_end | answer_end
-    live.phase = live.phase + ended.long()
-    live.count = torch.where(ended, 0, live.count)
-
-
-def _leave(live: _Live, inputs: Tensor) -> tuple[_Live, Tensor]:
-    """Drop finished rows, once enough have finished to pay for copying the cache.
-
-    The number of rows stays a multiple of 8 where possible (some finished rows may stay): matrix products of such
-    sizes give each row the same bits whatever the batch, which odd sizes and single rows do not.
+    keep_inputs: keep the thought vectors that were fed, which a replay needs and a grader does not.
     """
-    alive = live.phase != DONE
-    rows = len(alive)
-    wanted = -(-int(alive.sum()) // _ROW_MULTIPLE) * _ROW_MULTIPLE
-    if wanted > 0.75 * rows:
-        return live, inputs
-    order = torch.argsort((~alive).long(), stable=True)[:wanted]  # the living first, in their order
-    kept = {
-        name: getattr(live, name)[order]
-        for name in ("row", "keys", "hidden", "position", "phase", "count", "stop_state", "forced_text")
-    }
-    return _Live(kv=live.kv.take(order), **kept), inputs[order]
+    waiting = collections.deque(range(len(prompt_of_row)))
+    batch = _Batch(policy, thought, prompts, prompt_of_row, keys, limits, slots or len(waiting), keep_inputs)
+    while waiting or batch.alive:
+        if waiting and batch.wants_more:
+            if batch.finished:
+                yield batch.take_finished()
+            batch.admit(waiting)
+            continue
+        if not waiting:
+            batch.shrink()
+        batch.step()
+    yield batch.take_finished()
 
 
-class _Tape:
-    """What was emitted, step by step, put together at the end."""
+class _Batch:
+    """The slots, their caches and the tape, and what the host knows of them.
 
-    def __init__(self, live: _Live, thought: Thought):
-        self.rows = len(live.row)
-        self.keeps_inputs = not thought.feeds_tokens
-        self.reason = torch.zeros_like(live.row)
-        self.columns: list[tuple[Tensor, Tensor, _Emission]] = []
+    Slots in use are the leading `used`. A slot's seat on the tape is its number when its row was admitted.
+    """
 
-    def append(self, live: _Live, emitted: _Emission) -> None:
-        kind = _KIND_OF_PHASE.to(live.phase.device)[live.phase]
-        if not (self.keeps_inputs and bool((kind == Kind.THOUGHT).any())):
-            emitted = dataclasses.replace(emitted, inputs=None)  # embeddings of tokens need no memory
-        self.columns.append((live.row, kind, emitted))
+    def __init__(
+        self,
+        policy: Policy,
+        thought: Thought,
+        prompts: list[list[int]],
+        prompt_of_row: list[int],
+        keys: Keys,
+        limits: Limits,
+        slots: int,
+        keep_inputs: bool,
+    ):
+        self.policy, self.prompts, self.prompt_of_row, self.keys = policy, prompts, prompt_of_row, keys
+        device, vocabulary = policy.device, policy.vocabulary.for_repeated_use()
+        self.machine = Machine(
+            thought=thought,
+            vocabulary=vocabulary,
+            limits=limits,
+            forced=forced_texts(policy.tokenizer, device),
+            stop=stop_table(policy.tokenizer, vocabulary.head.shape[0], device),
+            eos=torch.tensor(sorted(policy.eos_ids), dtype=torch.int64, device=device),
+            seed=keys.seed,
+        )
+        self.slots = Slots.empty(slots, vocabulary)
+        self.tape = Tape.empty(slots, self.machine, keep_inputs=keep_inputs)
+        self.kv = SlotKV(slots, needed_positions(policy, prompts, limits))
+        self.used = slots
+        self.phase = [DONE] * slots  # of each slot, as of the last step; so are the lists below
+        self.row = [-1] * slots
+        self.seat = list(range(slots))
+        self.end = [0] * slots  # positions written
+        self.finished: list[tuple[int, int]] = []  # (row, seat) of those still on the tape
 
-    def rollout(self, tokenizer, prompts, prompt_of_row, keys: Keys) -> Rollout:
-        lengths = torch.tensor([len(prompts[p]) for p in prompt_of_row])
-        device = self.reason.device
-        seq = int(lengths.max()) + len(self.columns)
-        ids = torch.zeros(self.rows, seq, dtype=torch.int64)
-        kind = torch.zeros(self.rows, seq, dtype=torch.int8)
-        log_prob = torch.zeros(self.rows, seq)
-        for row, p in enumerate(prompt_of_row):
-            ids[row, : len(prompts[p])] = torch.tensor(prompts[p])
-            kind[row, : len(prompts[p])] = Kind.PROMPT
-        ids, kind, log_prob, lengths = (t.to(device) for t in (ids, kind, log_prob, lengths))
-        inputs, support = [], []
-        for step, (row, column_kind, emitted) in enumerate(self.columns):
-            at = lengths[row] + step
-            emits = column_kind != Kind.PAD
-            ids[row[emits], at[emits]] = emitted.token[emits]
-            kind[row[emits], at[emits]] = column_kind[emits]
-            log_prob[row[emits], at[emits]] = emitted.log_prob[emits]
-            if emitted.inputs is not None:
-                thinks = column_kind == Kind.THOUGHT
-                inputs.append(_scattered(emitted.inputs, row, thinks, self.rows))
-                if emitted.support is not None:
-                    support.append(_scattered(emitted.support, row, thinks, self.rows))
-        seq = int((kind != Kind.PAD).sum(-1).max())
-        ids, kind, log_prob = ids[:, :seq], kind[:, :seq], log_prob[:, :seq]
-        return Rollout(
-            ids=ids,
-            kind=kind,
-            inputs=torch.stack(inputs, dim=1) if inputs else None,
-            support=torch.stack(support, dim=1) if support else None,
-            log_prob=log_prob,
-            keys=keys,
-            prompt_lengths=lengths,
-            stop_reasons=[_REASONS[i] for i in self.reason.tolist()],
-            thought_texts=_texts(tokenizer, ids, kind == Kind.THOUGHT),
-            answer_texts=_texts(tokenizer, ids, (kind == Kind.FORCED) | (kind == Kind.ANSWER)),
+    @property
+    def alive(self) -> int:
+        return sum(phase < DONE for phase in self.phase[: self.used])
+
+    @property
+    def wants_more(self) -> bool:
+        """Enough slots are vacant to be worth a prefill."""
+        return len(self.phase) - self.alive >= max(1, len(self.phase) // 8)
+
+    def admit(self, waiting: collections.deque[int]) -> None:
+        """Prefill the prompts of waiting rows and put them into the vacant slots; each emits its first position."""
+        vacant = [slot for slot, phase in enumerate(self.phase) if phase >= DONE]
+        rows = [waiting.popleft() for _ in vacant[: len(waiting)]]
+        distinct = list(dict.fromkeys(self.prompt_of_row[row] for row in rows))
+        states = self.policy.prompt_states([self.prompts[p] for p in distinct])
+        # a multiple of 8 here too (see `shrink`): some rows twice, the second time into the forgotten seat
+        padded = rows + rows[:1] * (-len(rows) % _SLOT_MULTIPLE if len(self.phase) >= _SLOT_MULTIPLE else 0)
+        device = states.hidden.device
+        of_row = torch.tensor([distinct.index(self.prompt_of_row[row]) for row in padded], device=device)
+        row = torch.tensor(padded, device=device)
+        fresh = Slots.empty(len(padded), self.machine.vocabulary)
+        fresh.phase.fill_(THINKING)
+        fresh.seat.fill_(len(self.phase))
+        fresh.seat[: len(rows)] = torch.tensor(vacant[: len(rows)], device=device)
+        fresh.problem.copy_(self.keys.problem[row])
+        fresh.rollout.copy_(self.keys.rollout[row])
+        fresh.position.copy_(states.lengths[of_row])
+        mixes, draws = self.machine.wants({THINKING})
+        self.machine.emit(states.hidden[of_row], fresh, self.tape, mixes=mixes, draws=draws)
+
+        admitted = fresh.first(len(rows))
+        self.slots.put(admitted.seat, admitted)
+        self.kv.fill(admitted.seat, states, of_row[: len(rows)])
+        for slot, row in zip(vacant, rows, strict=False):
+            self.row[slot], self.seat[slot] = row, slot
+            self.end[slot] = len(self.prompts[self.prompt_of_row[row]])
+        self._look(vacant[: len(rows)], admitted.phase.tolist())
+
+    def step(self) -> None:
+        """Feed what was emitted last, and emit the next position."""
+        s = self.slots.first(self.used)
+        mixes, draws = self.machine.wants(set(self.phase[: self.used]))
+        hidden = self.policy.step(s.inputs, s.position, self.kv, max(self.end[: self.used]) + 1)
+        s.position.add_((s.phase < DONE).long())
+        self.machine.emit(hidden, s, self.tape, mixes=mixes, draws=draws)
+        for slot in range(self.used):
+            self.end[slot] += self.phase[slot] < DONE
+        self._look(range(self.used), s.phase.tolist())
+
+    def _look(self, slots: Sequence[int], phases: list[int]) -> None:
+        """Take note of the phases that the device reports."""
+        for slot, phase in zip(slots, phases, strict=True):
+            if phase == BROKEN:
+                self._refuse(slot)
+            if phase == DONE and self.row[slot] >= 0:
+                self.finished.append((self.row[slot], self.seat[slot]))
+                self.row[slot] = -1
+            self.phase[slot] = phase
+
+    def _refuse(self, slot: int) -> None:
+        row, prompt = self.row[slot], self.prompts[self.prompt_of_row[self.row[slot]]]
+        raise FloatingPointError(
+            f"the model's logits are not finite for problem {int(self.keys.problem[row])}, rollout "
+            f"{int(self.keys.rollout[row])}, at step {self.end[slot] - len(prompt) + 1} after the prompt; "
+            "are its weights damaged, or its learning rate too high?"
         )
 
+    def shrink(self) -> None:
+        """Leave finished slots out of the steps to come: the living move into the holes in front.
 
-def _scattered(values: Tensor, row: Tensor, chosen: Tensor, rows: int) -> Tensor:
-    out = values.new_zeros(rows, values.shape[1])
-    out[row[chosen]] = values[chosen]
-    return out
+        The number of slots stays a multiple of 8 (a few finished ones may stay): matrix products of such sizes give
+        each row the same bits whatever the batch, which odd sizes and single rows do not.
+        """
+        wanted = -(-self.alive // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
+        if wanted >= self.used:
+            return
+        movers = [slot for slot in range(wanted, self.used) if self.phase[slot] < DONE]
+        holes = [slot for slot in range(wanted) if self.phase[slot] >= DONE][: len(movers)]
+        if movers:
+            to, source = (torch.tensor(slots, device=self.slots.phase.device) for slots in (holes, movers))
+            self.slots.move(to, source)
+            self.kv.move(to, source)
+            for known in (self.phase, self.row, self.seat, self.end):
+                for hole, mover in zip(holes, movers, strict=True):
+                    known[hole] = known[mover]
+        self.used = wanted
+
+    def take_finished(self) -> tuple[Tensor, Rollout]:
+        """The finished rows; their seats may be taken by others afterwards."""
+        rows, seats = (list(column) for column in zip(*self.finished, strict=True))
+        self.finished = []
+        tape = self.tape.at(torch.tensor(seats, device=self.policy.device))
+        prompts = [self.prompts[self.prompt_of_row[row]] for row in rows]
+        return torch.tensor(rows), _rollout(tape, self.machine, self.policy.tokenizer, prompts, self.keys[rows])
+
+
+def _rollout(tape: Tape, machine: Machine, tokenizer, prompts: list[list[int]], keys: Keys) -> Rollout:
+    """Prompts and what is on the tape, put together."""
+    device = tape.ids.device
+    prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
+    parts = (prompt_lengths, tape.thoughts, machine.forced.length[tape.forced_text], tape.answers)
+    ends = torch.stack(parts).cumsum(0)
+    position = torch.arange(int(ends[-1].max()), device=device).expand(len(prompts), -1)
+    kind = torch.full_like(position, Kind.PAD)
+    for part, end in zip((Kind.ANSWER, Kind.FORCED, Kind.THOUGHT, Kind.PROMPT), ends.flip(0), strict=True):
+        kind = torch.where(position < end[:, None], part, kind)
+    emission = (position - prompt_lengths[:, None]).clamp(0, tape.ids.shape[1] - 1)
+    in_prompt, is_pad = kind == Kind.PROMPT, kind == Kind.PAD
+    ids = torch.where(
+        in_prompt, padded.gather(1, position.clamp(max=padded.shape[1] - 1)), tape.ids.gather(1, emission)
+    )
+    ids = torch.where(is_pad, 0, ids)
+    log_prob = torch.where(in_prompt | is_pad, 0, tape.log_prob.gather(1, emission))
+    steps = int(tape.thoughts.max())
+    thinks = (torch.arange(steps, device=device) < tape.thoughts[:, None])[..., None]
+    return Rollout(
+        ids=ids,
+        kind=kind.to(torch.int8),
+        inputs=None if tape.inputs is None else torch.where(thinks, tape.inputs[:, :steps], 0),
+        support=None if tape.support is None else torch.where(thinks, tape.support[:, :steps], 0),
+        log_prob=log_prob,
+        keys=keys,
+        prompt_lengths=prompt_lengths,
+        stop_reasons=[REASONS[i] for i in tape.reason.tolist()],
+        thought_texts=_texts(tokenizer, ids, kind == Kind.THOUGHT),
+        answer_texts=_texts(tokenizer, ids, (kind == Kind.FORCED) | (kind == Kind.ANSWER)),
+    )
 
 
 def _texts(tokenizer, ids: Tensor, chosen: Tensor) -> list[str]:
     rows = [row[mask].tolist() for row, mask in zip(ids.cpu(), chosen.cpu(), strict=True)]
     return tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class _ForcedTexts:
-    """The four forced texts, numbered 2 * said + ends_in_space; table int64 [4, longest]."""
-
-    ids: list[list[int]]
-    table: Tensor
-    length: Tensor
-
-    @staticmethod
-    def index(said: Tensor, space: Tensor) -> Tensor:
-        return 2 * said.long() + space.long()
-
-
-@functools.lru_cache(maxsize=4)
-def _forced_texts(tokenizer, device) -> _ForcedTexts:
-    by_case = stopping.forced_ids(tokenizer)
-    ids = [by_case[said, space] for said in (False, True) for space in (False, True)]
-    table = torch.zeros(4, max(map(len, ids)), dtype=torch.int64)
-    for i, tokens in enumerate(ids):
-        table[i, : len(tokens)] = torch.tensor(tokens)
-    return _ForcedTexts(ids, table.to(device), torch.tensor([len(t) for t in ids], device=device))
-
-
-@functools.lru_cache(maxsize=4)
-def _stop_table(tokenizer, vocab: int, device) -> stopping.StopTable:
-    table = stopping.stop_table(tokenizer, vocab)
-    return stopping.StopTable(table.next_state.to(device), table.ends_in_space.to(device))
-
-
-def needed_positions(policy: Policy, prompts: list[list[int]], limits: Limits) -> int:
-    """How many positions the longest row may need. UserError when that is more than the model's context."""
-    longest_forced = max(map(len, _forced_texts(policy.tokenizer, policy.device).ids))
-    if not prompts or min(map(len, prompts)) == 0:
-        raise UserError("a prompt is empty; every prompt needs at least one token")
-    longest = max(map(len, prompts))
-    needed = longest + limits.max_thought_steps + longest_forced + limits.max_answer_tokens
-    if needed > policy.context_length:
-        raise UserError(
-            f"the longest prompt has {longest} tokens; with max_thought_steps {limits.max_thought_steps}, "
-            f"{longest_forced} forced and max_answer_tokens {limits.max_answer_tokens} it needs {needed} positions, "
-            f"but the model's context is {policy.context_length}. Lower the limits, or drop the long problems."
-        )
-    return needed

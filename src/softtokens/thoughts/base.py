@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from softtokens.ops.mixture import Concentration
+from softtokens.ops.mixture import Concentration, arg_max
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 
@@ -55,7 +55,7 @@ class ThoughtDistribution(abc.ABC):
     @property
     def shadow(self) -> Tensor:
         """The arg-max token, int64 [rows]: the text of a thought that is not a token."""
-        return self.logits.argmax(dim=-1)
+        return arg_max(self.logits)
 
     @property
     @abc.abstractmethod
@@ -105,11 +105,13 @@ class ThoughtDistribution(abc.ABC):
 class Thought(abc.ABC):
     """A way of thinking: an immutable strategy."""
 
-    feeds_tokens: bool  # inputs are embeddings of tokens, through which gradients flow as in any language model
+    # inputs are embeddings of tokens drawn at `temperature`, through which gradients flow as in any language model
+    feeds_tokens: bool
+    support_size: int | None = None  # how many logits get noise, where only some do
 
     @abc.abstractmethod
-    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> ThoughtDistribution:
-        """The distribution of the step that follows these hidden states [rows, dim]."""
+    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> ThoughtDistribution:
+        """The distribution of the step that follows these hidden states [rows, dim]. logits: theirs, if at hand."""
 
     @abc.abstractmethod
     def score(

@@ -42,9 +42,9 @@ class Gaussian(Thought):
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
 
-    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> GaussianDistribution:
-        vocabulary = self._mixed(vocabulary)
-        return GaussianDistribution(vocabulary.logits(hidden), self, vocabulary)
+    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> GaussianDistribution:
+        logits = vocabulary.logits(hidden) if logits is None else logits
+        return GaussianDistribution(logits, self, self._mixed(vocabulary))
 
     def score(
         self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softtokens.ops import streamed
-from softtokens.ops.mixture import Concentration, draw, tempered_log_softmax, tempered_softmax
+from softtokens.ops.mixture import Concentration, draw_tokens, tempered_log_softmax, tempered_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts.base import Draw, Scores, Thought, ThoughtDistribution, require_event, score_in_chunks
@@ -25,8 +25,9 @@ class Hard(Thought):
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or positive")
 
-    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> HardDistribution:
-        return HardDistribution(vocabulary.logits(hidden), self.temperature, vocabulary)
+    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> HardDistribution:
+        logits = vocabulary.logits(hidden) if logits is None else logits
+        return HardDistribution(logits, self.temperature, vocabulary)
 
     def score(
         self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
@@ -67,9 +68,7 @@ class HardDistribution(ThoughtDistribution):
 
     @torch.no_grad()
     def sample(self, keys: StepKeys) -> Tensor:
-        if self.temperature == 0:
-            return self.shadow
-        return draw(tempered_softmax(self.logits, self.temperature), keys.uniform())
+        return draw_tokens(self.logits, self.temperature, keys)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         require_event(value, self.logits.shape[0])

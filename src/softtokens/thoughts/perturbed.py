@@ -38,9 +38,9 @@ class HiddenGaussian(Thought):
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
 
-    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> PerturbedDistribution:
-        hidden = hidden.to(vocabulary.logits(hidden[:0]).dtype)
-        return PerturbedDistribution(vocabulary.logits(hidden), self, vocabulary, hidden, None)
+    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> PerturbedDistribution:
+        logits = vocabulary.logits(hidden) if logits is None else logits
+        return PerturbedDistribution(logits, self, vocabulary, hidden.to(logits.dtype), None)
 
     def score(
         self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
@@ -64,8 +64,12 @@ class LogitGaussian(Thought):
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1, or none for noise on all logits")
 
-    def at(self, hidden: Tensor, vocabulary: Vocabulary) -> PerturbedDistribution:
-        logits = vocabulary.logits(hidden)
+    @property
+    def support_size(self) -> int | None:
+        return self.top_k
+
+    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> PerturbedDistribution:
+        logits = vocabulary.logits(hidden) if logits is None else logits
         real = logits[:, : vocabulary.size]
         if self.top_k is None:
             return PerturbedDistribution(logits, self, vocabulary, real, None)

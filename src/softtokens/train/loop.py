@@ -18,7 +18,7 @@ from softtokens.evaluate.accuracy import accuracy
 from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.rewards import Grader, RewardScale
 from softtokens.rollout.batches import require_room, sample_problems
-from softtokens.rollout.decode import Limits
+from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought, build_thought
 from softtokens.train import rundir

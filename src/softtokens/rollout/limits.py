@@ -1,0 +1,81 @@
+"""How long a rollout may be, and what a model's tokenizer makes of the stop phrase and the forced text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import torch
+from torch import Tensor
+
+from softtokens.models.policy import Policy
+from softtokens.rollout import stopping
+from softtokens.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How long thoughts and answers may be, and how answers are drawn.
+
+    answer_temperature: 0 takes the arg-max token.
+    """
+
+    max_thought_steps: int = 128
+    max_answer_tokens: int = 32
+    answer_temperature: float = 1.0
+
+    def __post_init__(self):
+        for name in ("max_thought_steps", "max_answer_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.answer_temperature < float("inf"):
+            raise UserError(f"answer_temperature is {self.answer_temperature}; it must be 0 (greedy) or positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class ForcedTexts:
+    """The four forced texts, numbered 2 * said + ends_in_space; table int64 [4, longest], length int64 [4]."""
+
+    ids: list[list[int]]
+    table: Tensor
+    length: Tensor
+
+    @staticmethod
+    def index(said: Tensor, space: Tensor) -> Tensor:
+        return 2 * said.long() + space.long()
+
+    @property
+    def longest(self) -> int:
+        return self.table.shape[1]
+
+
+@functools.lru_cache(maxsize=4)
+def forced_texts(tokenizer, device: torch.device) -> ForcedTexts:
+    by_case = stopping.forced_ids(tokenizer)
+    ids = [by_case[said, space] for said in (False, True) for space in (False, True)]
+    table = torch.zeros(4, max(map(len, ids)), dtype=torch.int64)
+    for i, tokens in enumerate(ids):
+        table[i, : len(tokens)] = torch.tensor(tokens)
+    return ForcedTexts(ids, table.to(device), torch.tensor([len(t) for t in ids], device=device))
+
+
+@functools.lru_cache(maxsize=4)
+def stop_table(tokenizer, vocab: int, device: torch.device) -> stopping.StopTable:
+    table = stopping.stop_table(tokenizer, vocab)
+    return stopping.StopTable(table.next_state.to(device), table.ends_in_space.to(device))
+
+
+def needed_positions(policy: Policy, prompts: list[list[int]], limits: Limits) -> int:
+    """How many positions the longest row may need. UserError when that is more than the model's context."""
+    longest_forced = forced_texts(policy.tokenizer, policy.device).longest
+    if not prompts or min(map(len, prompts)) == 0:
+        raise UserError("a prompt is empty; every prompt needs at least one token")
+    longest = max(map(len, prompts))
+    needed = longest + limits.max_thought_steps + longest_forced + limits.max_answer_tokens
+    if needed > policy.context_length:
+        raise UserError(
+            f"the longest prompt has {longest} tokens; with max_thought_steps {limits.max_thought_steps}, "
+            f"{longest_forced} forced and max_answer_tokens {limits.max_answer_tokens} it needs {needed} positions, "
+            f"but the model's context is {policy.context_length}. Lower the limits, or drop the long problems."
+        )
+    return needed

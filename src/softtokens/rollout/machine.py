@@ -1,0 +1,189 @@
+"""One step of decoding as a state machine on the device.
+
+A slot goes THINKING -> FORCED -> ANSWERING -> DONE and emits one position per step: a thought, a token of the forced
+text or an answer token. All tensors keep their shapes and nothing here waits for the device, so a step can be compiled,
+or recorded and replayed as a graph.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from softtokens.ops.mixture import draw_tokens
+from softtokens.ops.random import Keys, Stream
+from softtokens.ops.vocabulary import Vocabulary
+from softtokens.rollout.limits import ForcedTexts, Limits
+from softtokens.rollout.stopping import StopTable
+from softtokens.thoughts import Thought
+from softtokens.types import StopReason
+
+THINKING, FORCED, ANSWERING, DONE, BROKEN = range(5)  # BROKEN: the logits were not numbers
+REASONS = (StopReason.PHRASE, StopReason.LIMIT, StopReason.EOS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slots:
+    """What is in the batch; the first axis of everything, and changed in place."""
+
+    seat: Tensor  # where on the tape the slot writes
+    problem: Tensor  # with `rollout`: names of the random numbers, see ops.random.Keys
+    rollout: Tensor
+    position: Tensor  # where the next input goes
+    phase: Tensor
+    count: Tensor  # emissions so far in this phase
+    emitted: Tensor  # emissions so far
+    stop_state: Tensor
+    forced_text: Tensor  # which of the forced texts the slot has
+    inputs: Tensor  # float32 [slots, dim]: what is fed next
+
+    @staticmethod
+    def empty(slots: int, vocabulary: Vocabulary) -> Slots:
+        device = vocabulary.table.device
+        names = [field.name for field in dataclasses.fields(Slots) if field.name != "inputs"]
+        numbers = {name: torch.zeros(slots, dtype=torch.int64, device=device) for name in names}
+        numbers["phase"] += DONE
+        return Slots(**numbers, inputs=torch.zeros(slots, vocabulary.table.shape[1], device=device))
+
+    def first(self, slots: int) -> Slots:
+        """Views of the leading slots."""
+        return Slots(**{name: tensor[:slots] for name, tensor in vars(self).items()})
+
+    def put(self, to: Tensor, others: Slots) -> None:
+        for name, tensor in vars(self).items():
+            tensor[to] = getattr(others, name)
+
+    def move(self, to: Tensor, source: Tensor) -> None:
+        for tensor in vars(self).values():
+            tensor[to] = tensor[source]
+
+
+@dataclasses.dataclass
+class Tape:
+    """What was emitted, one seat per rollout. The last column too takes what is to be forgotten."""
+
+    ids: Tensor  # int64 [seats, emissions + 1]
+    log_prob: Tensor  # float32, likewise
+    inputs: Tensor | None  # float32 [seats, thoughts + 1, dim]; None if what was fed is not kept
+    support: Tensor | None  # int64 [seats, thoughts + 1, k]
+    thoughts: Tensor  # int64 [seats]: how many
+    answers: Tensor
+    forced_text: Tensor
+    reason: Tensor  # position in REASONS
+
+    @staticmethod
+    def empty(seats: int, machine: Machine, *, keep_inputs: bool) -> Tape:
+        """One seat more, the last, takes what is to be forgotten."""
+        thoughts, dim = machine.limits.max_thought_steps, machine.vocabulary.table.shape[1]
+        steps = thoughts + machine.forced.longest + machine.limits.max_answer_tokens
+        support = machine.thought.support_size
+        keeps_inputs = keep_inputs and not machine.thought.feeds_tokens
+        numbers = torch.zeros(seats + 1, dtype=torch.int64, device=machine.vocabulary.table.device)
+        real = torch.zeros(0, device=numbers.device)
+        return Tape(
+            ids=numbers.new_zeros(seats + 1, steps + 1),
+            log_prob=real.new_zeros(seats + 1, steps + 1),
+            inputs=real.new_zeros(seats + 1, thoughts + 1, dim) if keeps_inputs else None,
+            support=numbers.new_zeros(seats + 1, thoughts + 1, support) if support else None,
+            thoughts=numbers.clone(),
+            answers=numbers.clone(),
+            forced_text=numbers.clone(),
+            reason=numbers.clone(),
+        )
+
+    def at(self, seats: Tensor) -> Tape:
+        """A copy of some seats."""
+        return Tape(**{name: None if x is None else x[seats] for name, x in vars(self).items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What the steps of one batch have in common."""
+
+    thought: Thought
+    vocabulary: Vocabulary
+    limits: Limits
+    forced: ForcedTexts
+    stop: StopTable
+    eos: Tensor
+    seed: int
+
+    def wants(self, phases: set[int]) -> tuple[bool, bool]:
+        """Whether a step with slots in these phases mixes embeddings, and whether it draws tokens."""
+        mixes = THINKING in phases and not self.thought.feeds_tokens
+        return mixes, ANSWERING in phases or (THINKING in phases and self.thought.feeds_tokens)
+
+    def emit(self, hidden: Tensor, s: Slots, tape: Tape, *, mixes: bool, draws: bool) -> None:
+        """Emit one position per slot from the hidden states [slots, dim], and move on the phases."""
+        thinking, answering = s.phase == THINKING, s.phase == ANSWERING
+        keys = Keys(self.seed, s.problem, s.rollout)
+        logits = self.vocabulary.logits(hidden) if mixes or draws else None
+        token = self.forced.table[s.forced_text, s.count.clamp(max=self.forced.longest - 1)]
+        log_prob = torch.zeros_like(tape.log_prob[:1, 0]).expand_as(token)
+        broken = torch.zeros_like(thinking)
+        if draws:
+            drawn, its_log_prob, broken = self._draw_tokens(logits, keys.at(s.count, _stream(answering)), thinking)
+            chosen = answering | thinking if self.thought.feeds_tokens else answering
+            broken = broken & chosen
+            token = torch.where(chosen, drawn, token)
+            log_prob = torch.where(chosen, its_log_prob.float(), log_prob)
+        inputs = self.vocabulary.embed(token).float()
+        if mixes:
+            drawn = self.thought.at(hidden, self.vocabulary, logits).draw(keys.at(s.count, Stream.THOUGHT))
+            token = torch.where(thinking, drawn.token, token)
+            log_prob = torch.where(thinking, drawn.log_prob.float(), log_prob)
+            inputs = torch.where(thinking[:, None], drawn.inputs.float(), inputs)
+            broken = broken | (thinking & ~inputs.sum(-1).isfinite())
+            forgotten = self.limits.max_thought_steps
+            column = torch.where(thinking, s.count, forgotten)
+            if tape.inputs is not None:
+                tape.inputs[s.seat, column] = inputs
+            if tape.support is not None:
+                tape.support[s.seat, column] = drawn.support
+        column = torch.where(s.phase < DONE, s.emitted, tape.ids.shape[1] - 1)
+        tape.ids[s.seat, column] = token
+        tape.log_prob[s.seat, column] = log_prob
+        s.inputs.copy_(inputs)
+        self._advance(token, thinking, answering, broken, s, tape)
+
+    def _draw_tokens(self, logits: Tensor, keys, thinking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        answer = self.limits.answer_temperature
+        if not self.thought.feeds_tokens or self.thought.temperature == answer:
+            return draw_tokens(logits, answer, keys)
+        thought = torch.full_like(logits[:, 0], self.thought.temperature)
+        return draw_tokens(logits, torch.where(thinking, thought, answer), keys)
+
+    def _advance(
+        self, token: Tensor, thinking: Tensor, answering: Tensor, broken: Tensor, s: Slots, tape: Tape
+    ) -> None:
+        """Move slots whose phase ended with this emission to the next phase."""
+        live = s.phase < DONE
+        count = s.count + live.long()
+        is_eos = torch.isin(token, self.eos)
+        stop_state = torch.where(thinking, self.stop.next_state[s.stop_state, token].long(), s.stop_state)
+        said = stop_state == self.stop.complete
+        thoughts_end = thinking & (said | is_eos | (count >= self.limits.max_thought_steps))
+        forced_text = torch.where(thoughts_end, self.forced.index(said, self.stop.ends_in_space[token]), s.forced_text)
+        forced_end = (s.phase == FORCED) & (count >= self.forced.length[s.forced_text])
+        answer_end = answering & (is_eos | (count >= self.limits.max_answer_tokens))
+        ended = thoughts_end | forced_end | answer_end
+
+        reason = torch.where(said, 0, torch.where(is_eos, 2, 1))  # positions in REASONS
+        for kept, now, when in (
+            (tape.reason, reason, thoughts_end),
+            (tape.forced_text, forced_text, thoughts_end),
+            (tape.thoughts, count, thinking),
+            (tape.answers, count, answering),
+        ):
+            kept[s.seat] = torch.where(when, now, kept[s.seat])
+        s.stop_state.copy_(stop_state)
+        s.forced_text.copy_(forced_text)
+        s.count.copy_(torch.where(ended, 0, count))
+        s.emitted.add_(live.long())
+        s.phase.copy_(torch.where(broken, BROKEN, s.phase + ended.long()))
+
+
+def _stream(answering: Tensor) -> Tensor:
+    return torch.where(answering, int(Stream.ANSWER), int(Stream.THOUGHT))
