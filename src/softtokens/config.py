@@ -142,6 +142,9 @@ class TrainConfig:
     """Weight of the thoughts' log-probability in the loss (1: the paper; 0: the answer-only control)."""
     answer_weight: float = 1.0
     """Weight of the answer's log-probability in the loss."""
+    decoding: Literal["auto", "plain", "compiled"] = "auto"
+    """Whether decode steps run compiled (torch.compile, half a minute at the start); auto: on the CPU when the run has
+    at least 20,000 of them. On a GPU they are recorded as CUDA graphs, unless plain is chosen."""
     tokens_per_backward: int | None = None
     """Positions per forward and backward pass; lower it when memory is short. Does not change the gradient. Default:
     what is fastest, 1024 on the CPU and 16384 on a GPU."""
@@ -187,6 +190,7 @@ class TrainConfig:
         require("validation_problems", self.validation_problems, self.validation_problems >= 1, "at least 1")
         require_choice("clip", self.clip, ("sum", "each"))
         require_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        require_choice("decoding", self.decoding, ("auto", "plain", "compiled"))
         if self.group_size < 2:
             raise UserError(
                 f"group_size is {self.group_size}; the leave-one-out baseline needs at least 2 rollouts per problem. "

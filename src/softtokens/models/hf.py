@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from softtokens.models import attention
+from softtokens.models.compiling import compiled_or_plain, worth_compiling
 from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
 from softtokens.models.probe import probe, require_same_decoding
@@ -18,7 +19,7 @@ from softtokens.types import UserError
 
 TINY = "tiny"
 _STATE_FILE = "softtokens.json"
-_VIEW_STEP = 32  # attention looks at a multiple of this many positions
+_VIEW_STEP = 16  # attention looks at a multiple of this many positions
 _NOWHERE = 2**31 - 1  # position of padding: after everything, so that nothing sees it
 
 
@@ -49,6 +50,8 @@ class HFPolicy:
         self.context_length = int(getattr(config, "max_position_embeddings", 2**20))
         self.eos_ids = _eos_ids(model, tokenizer)
         self._window, self._mask_by_layer_type = _sliding_window(config)
+        self._step = self._plain_step
+        self.records_graphs = False
         model.set_attn_implementation(attention.NAME)
         self._transform = probe(model, len(tokenizer))
         require_same_decoding(self, type(model).__name__)
@@ -74,9 +77,22 @@ class HFPolicy:
         )
 
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
-        kv.write_at = positions
-        kv.view = min(-(-view // _VIEW_STEP) * _VIEW_STEP, kv.capacity)
-        mask = self._mask(positions[:, None], torch.arange(kv.view, device=positions.device)[None])
+        view = min(-(-view // _VIEW_STEP) * _VIEW_STEP, kv.capacity)
+        return self._step(inputs, positions, kv, view)
+
+    def prepare_decoding(self, choice: str, steps: int) -> None:
+        """Choose how decode steps run. choice: auto, plain or compiled; steps: about how many are to come.
+
+        Compiled, one graph serves all sizes; it is made at the next step, which takes about half a minute. A model that
+        cannot be compiled, or a machine without a C++ compiler, goes on as before, with a warning.
+        """
+        self.records_graphs = self.device.type == "cuda" and choice != "plain"
+        compiles = worth_compiling(choice, steps, self.device)
+        self._step = compiled_or_plain(self._plain_step, "decode steps") if compiles else self._plain_step
+
+    def _plain_step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
+        kv.write_at, kv.view = positions, view
+        mask = self._mask(positions[:, None], torch.arange(view, device=positions.device)[None])
         return self._body(inputs[:, None], positions[:, None], mask, kv)[:, 0]
 
     def prompt_states(self, prompts: list[list[int]]) -> PromptStates:

@@ -89,9 +89,9 @@ class GaussianDistribution(ThoughtDistribution):
         normal.require_noise(self.thought.sigma)
         return normal.entropy(self.vocabulary.table.shape[-1], self.thought.sigma, like=self.logits)
 
-    @torch.no_grad()
     def sample(self, keys: StepKeys) -> Tensor:
-        return normal.perturb(self.mean, self.thought.sigma, keys)[0]
+        with torch.no_grad():
+            return normal.perturb(self.mean, self.thought.sigma, keys)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         normal.require_noise(self.thought.sigma)
@@ -102,10 +102,10 @@ class GaussianDistribution(ThoughtDistribution):
     def embed(self, value: Tensor) -> Tensor:
         return value
 
-    @torch.no_grad()
     def draw(self, keys: StepKeys) -> Draw:
-        value, log_prob = normal.perturb(self.mean, self.thought.sigma, keys)
-        return Draw(self.shadow, value, log_prob, keys)
+        with torch.no_grad():
+            value, log_prob = normal.perturb(self.mean, self.thought.sigma, keys)
+            return Draw(self.shadow, value, log_prob, keys)
 
     def replay(self, draw: Draw) -> Tensor:
         if self.thought.estimator == "density":

@@ -66,9 +66,9 @@ class HardDistribution(ThoughtDistribution):
         p = tempered_softmax(self.logits, self.temperature)
         return -torch.xlogy(p, p).sum(-1)
 
-    @torch.no_grad()
     def sample(self, keys: StepKeys) -> Tensor:
-        return draw_tokens(self.logits, self.temperature, keys)[0]
+        with torch.no_grad():
+            return draw_tokens(self.logits, self.temperature, keys)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         require_event(value, self.logits.shape[0])
@@ -80,10 +80,10 @@ class HardDistribution(ThoughtDistribution):
     def embed(self, value: Tensor) -> Tensor:
         return self.vocabulary.embed(value)
 
-    @torch.no_grad()
     def draw(self, keys: StepKeys) -> Draw:
-        token = self.sample(keys)
-        return Draw(token, self.embed(token), self.log_prob(token), keys)
+        with torch.no_grad():
+            token = self.sample(keys)
+            return Draw(token, self.embed(token), self.log_prob(token), keys)
 
     def replay(self, draw: Draw) -> Tensor:
         return self.log_prob(draw.token)

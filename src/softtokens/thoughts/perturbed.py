@@ -113,9 +113,9 @@ class PerturbedDistribution(ThoughtDistribution):
         normal.require_noise(self.thought.sigma)
         return normal.entropy(self.location.shape[-1], self.thought.sigma, like=self.location)
 
-    @torch.no_grad()
     def sample(self, keys: StepKeys) -> Tensor:
-        return normal.perturb(self.location, self.thought.sigma, keys)[0]
+        with torch.no_grad():
+            return normal.perturb(self.location, self.thought.sigma, keys)[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
         normal.require_noise(self.thought.sigma)
@@ -131,10 +131,10 @@ class PerturbedDistribution(ThoughtDistribution):
             noisy = torch.cat((value, self.logits[:, self.vocabulary.size :]), dim=-1)
         return self.vocabulary.mix(tempered_softmax(noisy, self.thought.tau))
 
-    @torch.no_grad()
     def draw(self, keys: StepKeys) -> Draw:
-        value, log_prob = normal.perturb(self.location, self.thought.sigma, keys)
-        return Draw(self.shadow, self.embed(value), log_prob, keys, self.support)
+        with torch.no_grad():
+            value, log_prob = normal.perturb(self.location, self.thought.sigma, keys)
+            return Draw(self.shadow, self.embed(value), log_prob, keys, self.support)
 
     def replay(self, draw: Draw) -> Tensor:
         normal.require_noise(self.thought.sigma)

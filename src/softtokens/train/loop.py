@@ -145,6 +145,7 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     )  # refuses a top_k larger than the vocabulary now, not later
     trainee = Trainee(config, policy, optimizer, thought, problems, score)
     require_room(policy, [*problems, *validation], trainee.limits)
+    policy.prepare_decoding(config.decoding, config.steps * (config.max_thought_steps + config.max_answer_tokens))
 
     rundir.open_run(config)
     if folder is not None:

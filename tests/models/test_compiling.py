@@ -1,0 +1,64 @@
+"""Compiled decode steps give what plain ones give, and a model that cannot be compiled goes on without."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from softtokens.models.compiling import compiled_or_plain, worth_compiling
+from softtokens.ops.random import Keys
+from softtokens.rollout.decode import sample_rollout
+from softtokens.rollout.limits import Limits
+from softtokens.thoughts import Gaussian
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    "choice, steps, device, compiles",
+    [
+        ("auto", 100, CPU, False),
+        ("auto", 4_000 * 160, CPU, True),
+        ("auto", 4_000 * 160, CUDA, False),
+        ("plain", 10**9, CPU, False),
+        ("compiled", 1, CPU, True),
+    ],
+)
+def test_long_runs_are_worth_compiling_for(choice, steps, device, compiles):
+    assert worth_compiling(choice, steps, device) is compiles
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog):
+    calls = []
+
+    def function(x):
+        calls.append(torch.compiler.is_compiling())
+        if torch.compiler.is_compiling():
+            print("this breaks the graph")
+        return x + 1
+
+    run = compiled_or_plain(function, "steps")
+    with caplog.at_level(logging.WARNING):
+        assert [int(run(torch.tensor(i))) for i in range(3)] == [1, 2, 3]
+    assert [record.message for record in caplog.records if "could not be compiled" in record.message]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family):
+    """All sizes that a batch takes as it shrinks, with one compilation. In float64, where rounding cannot flip."""
+    policy = make_policy(family, dtype=torch.float64)
+    policy.eos_ids = frozenset(range(0, 300, 12))
+    of_row = [i % 3 for i in range(40)]
+    keys = Keys(3, torch.tensor(of_row), torch.arange(40))
+    thought, limits = Gaussian(0.5, 1.0), Limits(max_thought_steps=20, max_answer_tokens=4)
+    plain = sample_rollout(policy, thought, prompts, of_row, keys, limits)
+    policy.prepare_decoding("compiled", 1)
+    compiled = sample_rollout(policy, thought, prompts, of_row, keys, limits)
+    assert len(set(plain.thought_lengths.tolist())) > 2
+    assert torch.equal(plain.ids, compiled.ids)
+    torch.testing.assert_close(plain.inputs, compiled.inputs, rtol=1e-5, atol=1e-5)
