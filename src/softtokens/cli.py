@@ -14,11 +14,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from softtokens import __version__
-from softtokens.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig
+from softtokens.config import GenerateConfig, QuickstartConfig, TrainConfig
 from softtokens.configfile import load_defaults
+from softtokens.evaluateconfig import EvaluateConfig
 from softtokens.types import UserError
 
 EXIT_RUNTIME, EXIT_USAGE = 1, 2
+_GO_ON = {
+    "train": " What was saved is whole; go on with the same command and --resume.",
+    "evaluate": " What was sampled is kept; the same command goes on.",
+}
 DEBUG = "SOFTTOKENS_DEBUG"  # set in the environment: failures at run time come with their traceback
 
 
@@ -43,15 +48,14 @@ def _evaluate(config: EvaluateConfig) -> None:
     from rich.markup import escape
 
     from softtokens import live, tables
+    from softtokens.evaluate.results import read_results
     from softtokens.evaluate.run import evaluate
 
-    with live.evaluation(f"evaluating {config.model}") as listener:
-        results = evaluate(config, listener=listener)
-    live.console.print(tables.settings_table({config.model: results}))
-    if "choices" in results:
-        live.console.print(tables.choices_table({config.model: results}))
-    if config.output is not None:
-        live.console.print(f"results: [bold]{escape(config.output)}/results.json[/], samples beside it")
+    with live.evaluation() as listener:
+        root = evaluate(config, listener=listener)
+    for table in tables.evaluation_tables(read_results(root)):
+        live.console.print(table)
+    live.console.print(f"evaluation: [bold]{escape(str(root))}[/]")
 
 
 def _generate(config: GenerateConfig) -> None:
@@ -70,7 +74,7 @@ class Command:
 COMMANDS = {
     "quickstart": Command(QuickstartConfig, _quickstart, "train a tiny model in all three modes and compare (minutes)"),
     "train": Command(TrainConfig, _train, "train a model by RLOO while it thinks in hard, soft or fuzzy tokens"),
-    "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k in the six settings of inference"),
+    "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k of models in the six settings of inference"),
     "generate": Command(GenerateConfig, _generate, "show the thoughts and the answer to one question"),
 }
 
@@ -88,10 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
-        go_on = (
-            " What was saved is whole; go on with the same command and --resume." if "train" in arguments[:1] else ""
-        )
-        return _complain(f"stopped by Ctrl-C.{go_on}", EXIT_RUNTIME)
+        return _complain(f"stopped by Ctrl-C.{_GO_ON.get(arguments[0], '')}", EXIT_RUNTIME)
     except (OSError, RuntimeError, ValueError, FloatingPointError, MemoryError) as error:
         if os.environ.get(DEBUG):
             raise

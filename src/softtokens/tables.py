@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.evaluate.results import Results
 
 
-def settings_table(results: dict[str, dict[str, Any]], title: str = "share of problems solved, percent") -> Table:
-    """Rows: models. Columns: the settings. A cell holds pass@1 with half its 95 % interval over problems, and below it,
-    in sampled settings, pass@n for all n samples."""
-    settings = [s for s in ALL_SETTINGS if any(s in r["settings"] for r in results.values())]
-    table = Table(title=title, header_style="bold", show_lines=True)
+def evaluation_tables(results: Results) -> Iterator[Table]:
+    """Everything that an evaluation holds."""
+    for task in results.tasks:
+        if any(key[1] == task for key in results.summaries):
+            yield settings_table(results, task, f"{task}: share of problems solved, percent")
+    for name in dict.fromkeys(name for _, name in results.choices):
+        yield choices_table(results, name, f"{name}: multiple choice")
+
+
+def settings_table(results: Results, task: str, title: str) -> Table:
+    """Rows: models. Columns: cells. An entry holds pass@1 with half its 95 % interval over problems, and below it, in
+    sampled settings, pass@n for all n samples."""
+    cells = [cell for cell in results.cells if any((m, task, cell) in results.summaries for m in results.models)]
+    table = Table(title=escape(title), header_style="bold", show_lines=True)
     table.add_column("model")
-    for setting in settings:
-        table.add_column(setting.replace("-", "\n"), justify="right")
-    for name, result in results.items():
-        table.add_row(escape(name), *(_cell(result["settings"].get(setting)) for setting in settings))
+    for cell in cells:
+        table.add_column(escape(cell.replace("-", "\n", 1).replace("_", "\n")), justify="right")
+    for model in results.models:
+        row = [_entry(results.summaries.get((model, task, cell))) for cell in cells]
+        table.add_row(escape(model), *row)
     return table
 
 
-def choices_table(results: dict[str, dict[str, Any]], title: str = "multiple choice") -> Table:
-    table = Table(title=title, header_style="bold")
+def choices_table(results: Results, name: str, title: str) -> Table:
+    table = Table(title=escape(title), header_style="bold")
     for column in ("model", "accuracy, percent", "NLL per token, nats"):
         table.add_column(column, justify="left" if column == "model" else "right")
-    for name, result in results.items():
-        if "choices" in result:
-            c = result["choices"]
-            accuracy = _with_margin(c["accuracy"], c["accuracy_interval"], 100)
-            table.add_row(escape(name), accuracy, _with_margin(c["nll_per_token"], c["nll_interval"], 1, digits=3))
+    for model in results.models:
+        found = results.choices.get((model, name))
+        if found is not None:
+            nll = _with_margin(found["nll_per_token"], 1, digits=3)
+            table.add_row(escape(model), _with_margin(found["accuracy"], 100), nll)
     return table
 
 
-def _cell(result: dict[str, Any] | None) -> str:
-    if result is None:
+def _entry(summary: dict[str, Any] | None) -> str:
+    if summary is None:
         return "-"
-    text = _with_margin(result["pass@k"]["1"], result["interval"]["1"], 100)
-    largest = str(result["samples"])
-    return text if largest == "1" else f"{text}\n@{largest}: {100 * result['pass@k'][largest]:.0f}"
+    text = _with_margin(summary["pass@k"]["1"], 100)
+    largest = str(summary["samples"])
+    return text if largest == "1" else f"{text}\n@{largest}: {100 * summary['pass@k'][largest]['value']:.0f}"
 
 
-def _with_margin(value: float, interval: tuple[float, float], scale: float, digits: int = 1) -> str:
-    margin = (interval[1] - interval[0]) / 2
-    return f"{scale * value:.{digits}f} ±{scale * margin:.{digits}f}"
+def _with_margin(estimate: dict[str, Any], scale: float, digits: int = 1) -> str:
+    value = f"{scale * estimate['value']:.{digits}f}"
+    if estimate["low"] is None:  # a single problem
+        return value
+    return f"{value} ±{scale * (estimate['high'] - estimate['low']) / 2:.{digits}f}"
