@@ -1,9 +1,10 @@
-"""The command line: softtokens quickstart | train | evaluate | generate. Torch is imported when a command runs."""
+"""The command line: softtokens COMMAND, one of COMMANDS. Torch is imported when a command runs."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import logging
 import os
@@ -11,12 +12,13 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from softtokens import __version__
 from softtokens.config import GenerateConfig, QuickstartConfig, TrainConfig
 from softtokens.configfile import load_defaults
-from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.types import UserError
 
 EXIT_RUNTIME, EXIT_USAGE = 1, 2
@@ -58,6 +60,19 @@ def _evaluate(config: EvaluateConfig) -> None:
     live.console.print(f"evaluation: [bold]{escape(str(root))}[/]")
 
 
+def _compare(config: CompareConfig) -> None:
+    from softtokens import live, tables
+    from softtokens.evaluate.compare import compare
+
+    found = compare(config)
+    for table in tables.comparison_tables(found):
+        live.console.print(table)
+    for note in tables.comparison_notes(found):
+        live.console.print(note, highlight=False, markup=False)
+    if config.output is not None:
+        Path(config.output).write_text(json.dumps(found, indent=1) + "\n")
+
+
 def _generate(config: GenerateConfig) -> None:
     from softtokens.generate import generate
 
@@ -75,6 +90,7 @@ COMMANDS = {
     "quickstart": Command(QuickstartConfig, _quickstart, "train a tiny model in all three modes and compare (minutes)"),
     "train": Command(TrainConfig, _train, "train a model by RLOO while it thinks in hard, soft or fuzzy tokens"),
     "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k of models in the six settings of inference"),
+    "compare": Command(CompareConfig, _compare, "tell which differences in an evaluation are more than luck"),
     "generate": Command(GenerateConfig, _generate, "show the thoughts and the answer to one question"),
 }
 
@@ -134,7 +150,7 @@ def parse(name: str, flags: list[str]) -> tuple[Any, bool]:
         command.config,
         args=rest,
         prog=f"softtokens {name}",
-        description=f"{command.config.__doc__}\n\n"
+        description=f"{inspect.cleandoc(command.config.__doc__)}\n\n"
         "--config FILE.toml sets defaults from a file (flags win); --dry-run prints the configuration and stops.",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalRequiredArgs),
         **({} if default is None else {"default": default}),

@@ -72,7 +72,8 @@ class EvaluateConfig:
     seed: int = 0
     """Seed of the samples."""
     rows_per_batch: int | None = None
-    """Samples decoded together; by default as many as memory allows. Does not change what is sampled."""
+    """Samples decoded together, rounded up to a multiple of 8; by default as many as memory allows. Does not change
+    what is sampled."""
     memory: float | None = None
     """Memory for a batch in GB; by default 80 % of what the accelerator has free, or a quarter of what the machine has.
     Running out halves the batch and goes on."""
@@ -141,6 +142,8 @@ class CompareConfig:
     softtokens compare runs/eval --against hard-sample             every setting with hard-sample, for each model
     softtokens compare runs/eval --against base/hard-sample        everything with this one cell
 
+    softtokens compare runs/eval --against base --best             every model with base, each at its best values
+
     p-values come from a sign-flip test, and are corrected for the number of comparisons shown (Holm).
     """
 
@@ -156,6 +159,9 @@ class CompareConfig:
     """Only these tasks (or names of multiple-choice sets); by default all."""
     cells: tuple[str, ...] = ()
     """Only these cells; by default all."""
+    best: bool = False
+    """Of a grid (temperatures, gammas, taus) take each model's best cell of each setting. It is chosen on one half of
+    the problems and measured on the other, and the other way round, so that the choice does not flatter itself."""
     output: str | None = None
     """Also write the comparisons to this JSON file."""
 

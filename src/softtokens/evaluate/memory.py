@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 
 import torch
@@ -11,6 +12,7 @@ from softtokens.models.hf import HFPolicy
 from softtokens.rollout.decode import Limits, needed_positions
 from softtokens.types import UserError
 
+log = logging.getLogger(__name__)
 ROW_MULTIPLE = 8  # matrix products of such sizes give each row the same bits whatever the batch
 _MOST_ROWS = {"cpu": 256, "cuda": 1024}  # beyond them nothing is gained
 _BYTES_PER_LOGIT = 24  # logits and weights in float32, a float64 copy and its cumulative sum
@@ -40,10 +42,18 @@ class Rows:
                 "memory ran out with a single row in the batch; lower max_thought_steps, take a machine with more, or "
                 "use --dtype bfloat16"
             )
-        self._ceiling = failed // 2
+        half = failed // 2
+        self._ceiling = half // ROW_MULTIPLE * ROW_MULTIPLE or half
+        log.info("memory ran out with %d rows in a batch; going on with %d", failed, self._ceiling)
         gc.collect()
         if self._policy.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def padding(self, rows: int) -> int:
+        """Rows to add to a batch so that each of its rows has the same bits in any batch. None once memory is so short
+        that fewer than 8 rows fit: results then differ by rounding."""
+        short = self._ceiling is not None and self._ceiling < ROW_MULTIPLE
+        return 0 if short else -rows % ROW_MULTIPLE
 
     def _budget(self) -> float:
         if self._memory is not None:

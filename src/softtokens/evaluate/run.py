@@ -12,22 +12,26 @@ import torch
 from softtokens.assemble import grader_of, problems_of
 from softtokens.config import TaskConfig, ThoughtConfig
 from softtokens.evaluate.cells import Cell, cells_of
-from softtokens.evaluate.choices import score_into
+from softtokens.evaluate.choices import is_done, score_into
 from softtokens.evaluate.folder import (
     SCHEMA,
     cell_folder,
     check_output,
+    choices_file,
     dump,
     locked,
+    preservation_file,
     read_json,
     register,
     trace_file,
     write_json,
     write_text,
 )
+from softtokens.evaluate.harness import Harness
 from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.models import Models, task_entry
 from softtokens.evaluate.naming import named_sources
+from softtokens.evaluate.preservation import digest, load_texts, preservation
 from softtokens.evaluate.profile import chosen_rows, profile, traces
 from softtokens.evaluate.samplefile import read_samples, write_samples
 from softtokens.evaluate.sampling import Sampler
@@ -38,7 +42,7 @@ from softtokens.rollout.batches import require_room
 from softtokens.rollout.decode import Limits
 from softtokens.tasks import load_choice_items
 from softtokens.thoughts import Thought, build_thought
-from softtokens.types import Problem
+from softtokens.types import ChoiceItem, Problem, UserError
 
 SAMPLES, SUMMARY, PROFILE = "samples.jsonl", "summary.json", "profile.json"
 
@@ -76,12 +80,10 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
     torch.set_flush_denormal(True)  # see train.loop
     root = check_output(config.output)
     tasks = _tasks(config)
-    choice_items = {
-        name: load_choice_items(source, limit=config.choices_limit)
-        for name, source in named_sources("choices", config.choices).items()
-    }
+    outside = _Outside.of(config)
     models = Models.of(config)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
+    outside.check(models)
     described = []
     for name in models.paths:
         policy = models.load(name)
@@ -103,9 +105,56 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
             policy = models.load(name)
             for task in tasks:
                 _evaluate_task(root, name, policy, task, cells, config, limits, count)
-            for choices, items in choice_items.items():
-                score_into(root, name, choices, policy, items)
+            outside.evaluate(root, name, models)
     return root
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outside:
+    """What is measured beside the cells: multiple choice, and texts."""
+
+    items: dict[str, list[ChoiceItem]]
+    harness: Harness | None
+    harness_tasks: tuple[str, ...]
+    limit: int | None
+    texts: list[str] | None
+    base: str | None
+
+    @staticmethod
+    def of(config: EvaluateConfig) -> _Outside:
+        sources = named_sources("choices and harness", [*config.choices, *config.harness])
+        items = {
+            name: load_choice_items(source, limit=config.choices_limit)
+            for name, source in sources.items()
+            if source not in config.harness
+        }
+        harness = Harness(config.harness, config.harness_tasks) if config.harness else None
+        texts = None if config.texts is None else load_texts(config.texts)
+        return _Outside(items, harness, config.harness, config.choices_limit, texts, config.base)
+
+    def check(self, models: Models) -> None:
+        """UserError when base is none of the models, or there is nothing to hold against it."""
+        if self.texts is None:
+            return
+        if self.base is not None and self.base not in models.paths:
+            raise UserError(f"base is {self.base!r}, which is none of the models: {', '.join(models.paths)}")
+        if len(models.paths) < 2:
+            raise UserError("texts compares models with a base, but there is only one model; add it to --models")
+
+    def evaluate(self, root: Path, model: str, models: Models) -> None:
+        policy = models.load(model)
+        for name, items in self.items.items():
+            score_into(root, model, name, policy, items)
+        for name in self.harness_tasks:
+            file = choices_file(root, model, name)
+            if not is_done(file, {"source": "lm-eval", "limit": self.limit}):
+                write_json(file, self.harness.score(policy, model, name, limit=self.limit))
+        base = self.base or next(iter(models.paths))
+        if self.texts is not None and model != base:
+            file = preservation_file(root, model)
+            if not is_done(file, {"base": base, "sha256": digest(self.texts)}):
+                beside = models.load_beside(base)
+                write_json(file, preservation(beside, policy, self.texts, (base, model)))
 
 
 def _tasks(config: EvaluateConfig) -> list[Task]:

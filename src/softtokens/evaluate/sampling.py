@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from softtokens.evaluate.memory import ROW_MULTIPLE, Rows, is_out_of_memory
+from softtokens.evaluate.memory import Rows, is_out_of_memory
 from softtokens.evaluate.samplefile import Sample, append_samples
 from softtokens.models.hf import HFPolicy
 from softtokens.rewards import Grader
@@ -64,10 +64,9 @@ class Sampler:
     def draw(self, thought: Thought, rows: RowNames) -> Rollout:
         """These samples, as rollouts; rows of a problem are neighbours.
 
-        The batch is filled up to a multiple of 8 rows by repeating the last, so that each row has the same bits in
-        any batch.
+        The batch is filled up by repeating the last row, see `Rows.padding`.
         """
-        filled = rows + [rows[-1]] * (-len(rows) % ROW_MULTIPLE)
+        filled = rows + [rows[-1]] * self.rows.padding(len(rows))
         of_problem: dict[int, list[int]] = {}
         for i, sample in filled:
             of_problem.setdefault(i, []).append(sample)
