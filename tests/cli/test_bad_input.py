@@ -178,7 +178,6 @@ def test_mistakes_leave_no_run_behind(run, training, tmp_path):
         (["--models", "a=tiny", "a=x/y"], "models: 'tiny' and 'x/y' would both be called 'a'; give one a name of"),
         (["--models", ".."], "'..' gives no name to call it by"),
         (["--texts", "/nowhere/texts.txt"], "texts is '/nowhere/texts.txt', which cannot be read"),
-        (["--harness", "no_such_task"], "harness is 'no_such_task', which is no task of lm-eval"),
         (["--choices", "facts", "--choices-limit", "9999"], "count is 9999"),
         (["--split", "exam"], "split is 'exam'; the arithmetic task has train, validation, test"),
         (["--max-thought-steps", "100000"], "the model's context is"),

@@ -24,7 +24,10 @@ class Harness:
         from lm_eval.tasks import TaskManager
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        self._manager = TaskManager(include_path=include)
+        # its thousands of own tasks take a while to find, and are not needed where the user's folder has all
+        self._manager = None if include is None else TaskManager(include_path=include, include_defaults=False)
+        if self._manager is None or not set(names) <= set(self._manager.all_tasks):
+            self._manager = TaskManager(include_path=include)
         for name in names:
             if name not in self._manager.all_tasks:
                 raise UserError(

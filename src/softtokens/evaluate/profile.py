@@ -54,10 +54,11 @@ class Steps:
 
 
 def chosen_rows(problems: int, samples: int, most: int) -> RowNames:
-    """At most `most` generations, spread over the problems: the first sample of each, then the second."""
+    """At most `most` generations, spread over the problems: the first sample of each, then the second. In the order of
+    the problems."""
     if most < problems:
         return [(i * problems // most, 0) for i in range(most)]
-    return [(i, n) for n in range(samples) for i in range(problems)][:most]
+    return sorted([(i, n) for n in range(samples) for i in range(problems)][:most])
 
 
 def profile(sampler: Sampler, thought: Thought, rows: RowNames) -> dict[str, Any]:
@@ -177,6 +178,7 @@ def measure_steps(
     return Steps(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
 
 
+@torch.no_grad()
 def distance_to_nearest(vocabulary: Vocabulary, vectors: Tensor) -> Tensor:
     """Euclidean distance of each vector [rows, dim] to the nearest embedding of a token that exists, [rows].
 
@@ -201,7 +203,6 @@ def _temperature(thought: Thought) -> float:
 
 def _drawn(sampler: Sampler, thought: Thought, rows: RowNames):
     """Batches of these generations, in their order; smaller ones when memory runs out."""
-    # rows of a problem have to be neighbours in a batch
     start, most = 0, _BATCH
     while start < len(rows):
         part = rows[start : start + most]

@@ -62,7 +62,7 @@ class Sampler:
         return found
 
     def draw(self, thought: Thought, rows: RowNames) -> Rollout:
-        """These samples, as rollouts; rows of a problem are neighbours.
+        """These samples, as rollouts, in this order; rows of a problem have to be neighbours.
 
         The batch is filled up by repeating the last row, see `Rows.padding`.
         """
@@ -70,6 +70,8 @@ class Sampler:
         of_problem: dict[int, list[int]] = {}
         for i, sample in filled:
             of_problem.setdefault(i, []).append(sample)
+        ordered = [(i, sample) for i, own in of_problem.items() for sample in own]
+        assert ordered == filled, "rows of a problem are neighbours"
         chosen = [self.problems[i] for i in of_problem]
         rollout = sample_problems(self.policy, thought, chosen, list(of_problem.values()), self.limits, seed=self.seed)
         return rollout if len(filled) == len(rows) else rollout.take(torch.arange(len(rows), device=rollout.ids.device))
