@@ -45,8 +45,8 @@ class Rows:
         half = failed // 2
         self._ceiling = half // ROW_MULTIPLE * ROW_MULTIPLE or half
         log.info("memory ran out with %d rows in a batch; going on with %d", failed, self._ceiling)
-        gc.collect()
         if self._policy.device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
 
     def padding(self, rows: int) -> int:
