@@ -97,7 +97,7 @@ def test_many_voters():
 
 
 def test_many_answers():
-    """Samples that all differ, one of them right: every draw of k is a tie of k. Where the others do not vote at all, the
+    """Samples that all differ, one of them right: every draw of k is a tie of k. Where the others do not vote, the
     right one wins whenever it is drawn."""
     np.testing.assert_allclose(maj_at_k([[(1, place == 0) for place in range(500)]], 500, [1, 10, 500])[0], 1 / 500)
     np.testing.assert_allclose(maj_at_k([[(1, True)]], MAX_VOTERS, [1, 100])[0], [1 / 512, 100 / 512])
