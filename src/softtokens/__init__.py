@@ -19,7 +19,7 @@ _HOME = {
     "thought_setting": "thoughts",
     "Policy": "models.policy",
     "load_policy": "models.hf",
-    "Limits": "rollout.decode",
+    "Limits": "rollout.limits",
     "Rollout": "rollout.record",
     "sample_rollout": "rollout.decode",
     "replay": "rollout.replay",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from softtokens.models.policy import Policy
 from softtokens.rewards import Grader
-from softtokens.rollout.batches import batches
+from softtokens.rollout.batches import in_order_of_length, stream_problems
 from softtokens.rollout.limits import Limits
 from softtokens.thoughts import Thought
 from softtokens.types import Problem, Verdict
@@ -17,7 +17,8 @@ def accuracy(
 ) -> float:
     """Between 0 and 1."""
     right = 0
-    for rows, rollout in batches(policy, thought, problems, 1, limits, seed=seed):
-        verdicts = grader.grade(rollout.answer_texts, [problems[i].answer for i, _ in rows])
+    rows = in_order_of_length(policy, problems, [0])
+    for some, rollout in stream_problems(policy, thought, problems, rows, limits, seed=seed):
+        verdicts = grader.grade(rollout.answer_texts, [problems[i].answer for i, _ in some])
         right += verdicts.count(Verdict.RIGHT)
     return right / len(problems)

@@ -14,6 +14,8 @@ from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
 from softtokens.types import Problem, UserError
 
+RowName = tuple[int, int]  # position in the problems, number of the rollout
+
 
 def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int]]:
     """Token ids of each problem's prompt, with whatever the tokenizer puts in front of a text."""
@@ -49,31 +51,38 @@ def sample_problems(
     return sample_rollout(policy, thought, encode_prompts(policy, problems), of_row, keys, limits)
 
 
-def batches(
+def stream_problems(
     policy: Policy,
     thought: Thought,
     problems: Sequence[Problem],
-    samples: int,
+    rows: Sequence[RowName],
     limits: Limits,
     *,
     seed: int,
-    rows_per_batch: int = 256,
-) -> Iterator[tuple[list[tuple[int, int]], Rollout]]:
-    """`samples` rollouts of every problem. Yields ([(position in problems, sample), ...] by row, rollout), some at a
-    time, as they finish; what was fed at thought steps is not kept.
+    slots: int = 256,
+) -> Iterator[tuple[list[RowName], Rollout]]:
+    """Rollouts of these rows, (position in problems, number of the rollout) each. Yields (rows, their rollout), some at
+    a time, as they finish; what was fed at thought steps is not kept.
 
-    rows_per_batch rollouts run at a time, and a new one starts when one ends; what is sampled does not depend on it.
+    `slots` rollouts run at a time, and a new one starts when one ends; what is sampled does not depend on it.
     """
-    order = sorted(range(len(problems)), key=lambda i: len(problems[i].prompt))
-    of_row = [(i, sample) for i in order for sample in range(samples)]
+    used = list(dict.fromkeys(i for i, _ in rows))
+    prompts = encode_prompts(policy, [problems[i] for i in used])
+    place = {i: at for at, i in enumerate(used)}
     keys = Keys(
         seed,
-        torch.tensor([problems[i].id for i, _ in of_row], device=policy.device),
-        torch.tensor([sample for _, sample in of_row], device=policy.device),
+        torch.tensor([problems[i].id for i, _ in rows], device=policy.device),
+        torch.tensor([number for _, number in rows], device=policy.device),
     )
-    prompts = encode_prompts(policy, problems)
-    slots = min(rows_per_batch, len(of_row))
-    for rows, rollout in stream_rollouts(
-        policy, thought, prompts, [i for i, _ in of_row], keys, limits, slots=slots, keep_inputs=False
+    of_row = [place[i] for i, _ in rows]
+    for some, rollout in stream_rollouts(
+        policy, thought, prompts, of_row, keys, limits, slots=slots, keep_inputs=False
     ):
-        yield [of_row[row] for row in rows.tolist()], rollout
+        yield [rows[row] for row in some.tolist()], rollout
+
+
+def in_order_of_length(policy: Policy, problems: Sequence[Problem], numbers: Sequence[int]) -> list[RowName]:
+    """All problems with these rollout numbers, problems of similar prompt length next to each other."""
+    lengths = [len(ids) for ids in encode_prompts(policy, problems)]
+    order = sorted(range(len(problems)), key=lengths.__getitem__)
+    return [(i, number) for i in order for number in numbers]

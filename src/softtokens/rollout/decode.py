@@ -54,12 +54,16 @@ def stream_rollouts(
     keep_inputs: bool = True,
 ) -> Iterator[tuple[Tensor, Rollout]]:
     """Like `sample_rollout` for more rows than fit in memory: at most `slots` at a time, new rows taking the places of
-    finished ones. Yields (rows, their rollout) as they finish, each row once.
+    finished ones. Yields (rows, their rollout) as they finish, each row once. Fewer slots than 8 give results that
+    differ by rounding.
 
     keep_inputs: keep the thought vectors that were fed, which a replay needs and a grader does not.
     """
     waiting = collections.deque(range(len(prompt_of_row)))
-    batch = _Batch(policy, thought, prompts, prompt_of_row, keys, limits, slots or len(waiting), keep_inputs)
+    most = -(-len(waiting) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
+    slots = most if slots is None else min(slots, most)
+    slots -= slots % _SLOT_MULTIPLE if slots > _SLOT_MULTIPLE else 0
+    batch = _Batch(policy, thought, prompts, prompt_of_row, keys, limits, slots, keep_inputs)
     while waiting or batch.alive:
         if waiting and batch.wants_more:
             if batch.finished:
@@ -100,7 +104,7 @@ class _Batch:
             eos=torch.tensor(sorted(policy.eos_ids), dtype=torch.int64, device=device),
             seed=keys.seed,
         )
-        self.slots = Slots.empty(slots, vocabulary)
+        self.slots = Slots.empty(slots, vocabulary, seat=slots)
         self.tape = Tape.empty(slots, self.machine, keep_inputs=keep_inputs)
         self.kv = SlotKV(slots, needed_positions(policy, prompts, limits))
         self.used = slots
@@ -130,9 +134,8 @@ class _Batch:
         device = states.hidden.device
         of_row = torch.tensor([distinct.index(self.prompt_of_row[row]) for row in padded], device=device)
         row = torch.tensor(padded, device=device)
-        fresh = Slots.empty(len(padded), self.machine.vocabulary)
+        fresh = Slots.empty(len(padded), self.machine.vocabulary, seat=len(self.phase))
         fresh.phase.fill_(THINKING)
-        fresh.seat.fill_(len(self.phase))
         fresh.seat[: len(rows)] = torch.tensor(vacant[: len(rows)], device=device)
         fresh.problem.copy_(self.keys.problem[row])
         fresh.rollout.copy_(self.keys.rollout[row])

@@ -40,11 +40,13 @@ class Slots:
     inputs: Tensor  # float32 [slots, dim]: what is fed next
 
     @staticmethod
-    def empty(slots: int, vocabulary: Vocabulary) -> Slots:
+    def empty(slots: int, vocabulary: Vocabulary, *, seat: int) -> Slots:
+        """Finished slots that write into the given seat."""
         device = vocabulary.table.device
         names = [field.name for field in dataclasses.fields(Slots) if field.name != "inputs"]
         numbers = {name: torch.zeros(slots, dtype=torch.int64, device=device) for name in names}
         numbers["phase"] += DONE
+        numbers["seat"] += seat
         return Slots(**numbers, inputs=torch.zeros(slots, vocabulary.table.shape[1], device=device))
 
     def first(self, slots: int) -> Slots:

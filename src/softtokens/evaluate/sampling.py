@@ -1,0 +1,107 @@
+"""Fill a cell with samples: what is missing is drawn, graded and appended to the cell's file as it ends.
+
+The number of a sample names its random numbers, so what is drawn does not depend on how many run together, nor on
+whether the cell was filled at once, after a stop, or in two goes of 32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from softtokens.evaluate.memory import ROW_MULTIPLE, Rows, is_out_of_memory
+from softtokens.evaluate.samplefile import Sample, append_samples
+from softtokens.models.hf import HFPolicy
+from softtokens.rewards import Grader
+from softtokens.rewards.extract import answer_in
+from softtokens.rollout.batches import RowName, encode_prompts, in_order_of_length, sample_problems, stream_problems
+from softtokens.rollout.limits import Limits
+from softtokens.rollout.record import Rollout
+from softtokens.thoughts import Thought
+from softtokens.types import Problem
+
+Listener = Callable[[list[Sample]], None]  # called with the samples of each batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """One model on one task."""
+
+    policy: HFPolicy
+    problems: Sequence[Problem]
+    limits: Limits
+    grader: Grader
+    seed: int
+    rows: Rows
+
+    def fill(self, thought: Thought, samples: int, have: list[Sample], file: Path, listener: Listener) -> list[Sample]:
+        """`samples` of each problem, those that the cell has included; new ones are appended to the file as they end.
+
+        When memory runs out half as many rows go on; what has ended is kept.
+        """
+        done = {(sample["problem"], sample["sample"]) for sample in have}
+        rows = in_order_of_length(self.policy, self.problems, range(samples))
+        todo = [(i, n) for i, n in rows if (self.problems[i].id, n) not in done]
+        found = list(have)
+        while todo:
+            slots = self._allowed(todo)
+            try:
+                for drawn in self._stream(thought, todo, slots):
+                    append_samples(file, drawn)
+                    found += drawn
+                    listener(drawn)
+                break
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self.rows.halve(slots)
+            done = {(sample["problem"], sample["sample"]) for sample in found}
+            todo = [(i, n) for i, n in todo if (self.problems[i].id, n) not in done]
+        return found
+
+    def draw(self, thought: Thought, rows: list[RowName]) -> Rollout:
+        """These samples, as rollouts, in this order; rows of a problem have to be neighbours."""
+        of_problem: dict[int, list[int]] = {}
+        for i, sample in rows:
+            of_problem.setdefault(i, []).append(sample)
+        ordered = [(i, sample) for i, own in of_problem.items() for sample in own]
+        assert ordered == rows, "rows of a problem are neighbours"
+        chosen = [self.problems[i] for i in of_problem]
+        return sample_problems(self.policy, thought, chosen, list(of_problem.values()), self.limits, seed=self.seed)
+
+    def _allowed(self, todo: list[RowName]) -> int:
+        """Rows at a time. Prompts get longer along the list, so it is asked for the longest."""
+        most = self.rows.allowed(encode_prompts(self.policy, [self.problems[todo[-1][0]]]), self.limits)
+        return min(most, len(todo)) if len(todo) < ROW_MULTIPLE and most < ROW_MULTIPLE else most
+
+    def _stream(self, thought: Thought, todo: list[RowName], slots: int) -> Iterator[list[Sample]]:
+        started = time.perf_counter()
+        for rows, rollout in stream_problems(
+            self.policy, thought, self.problems, todo, self.limits, seed=self.seed, slots=slots
+        ):
+            seconds = (time.perf_counter() - started) / len(rows)
+            yield self._samples(rows, rollout, seconds)
+            started = time.perf_counter()
+
+    def _samples(self, rows: list[RowName], rollout: Rollout, seconds: float) -> list[Sample]:
+        verdicts = self.grader.grade(rollout.answer_texts, [self.problems[i].answer for i, _ in rows])
+        thoughts, answers = rollout.thought_lengths.tolist(), rollout.answer_lengths.tolist()
+        return [
+            {
+                "problem": self.problems[i].id,
+                "sample": sample,
+                "seed": self.seed,
+                "thoughts": rollout.thought_texts[row],
+                "answer": rollout.answer_texts[row],
+                "extracted": answer_in(rollout.answer_texts[row]),
+                "expected": self.problems[i].answer,
+                "verdict": verdicts[row].value,
+                "thought_length": thoughts[row],
+                "answer_length": answers[row],
+                "stop": rollout.stop_reasons[row].value,
+                "seconds": seconds,
+            }
+            for row, (i, sample) in enumerate(rows)
+        ]
