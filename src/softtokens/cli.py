@@ -1,4 +1,4 @@
-"""The command line: softtokens quickstart | train | evaluate | generate. Torch is imported when a command runs."""
+"""The command line: quickstart, train, evaluate, report, generate. Torch is imported when a command runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from softtokens import __version__
-from softtokens.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig
+from softtokens.config import EvaluateConfig, GenerateConfig, QuickstartConfig, ReportConfig, TrainConfig
 from softtokens.configfile import load_defaults
 from softtokens.types import UserError
 
@@ -54,6 +54,12 @@ def _evaluate(config: EvaluateConfig) -> None:
         live.console.print(f"results: [bold]{escape(config.output)}/results.json[/], samples beside it")
 
 
+def _report(config: ReportConfig) -> None:
+    from softtokens.report.build import report
+
+    print(f"report: {report(config)}")
+
+
 def _generate(config: GenerateConfig) -> None:
     from softtokens.generate import generate
 
@@ -71,6 +77,7 @@ COMMANDS = {
     "quickstart": Command(QuickstartConfig, _quickstart, "train a tiny model in all three modes and compare (minutes)"),
     "train": Command(TrainConfig, _train, "train a model by RLOO while it thinks in hard, soft or fuzzy tokens"),
     "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k in the six settings of inference"),
+    "report": Command(ReportConfig, _report, "write one HTML page about training runs and evaluations"),
     "generate": Command(GenerateConfig, _generate, "show the thoughts and the answer to one question"),
 }
 

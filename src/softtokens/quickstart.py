@@ -24,8 +24,9 @@ from rich.markup import escape
 
 from softtokens import live, tables
 from softtokens.assemble import new_folder
-from softtokens.config import EvaluateConfig, QuickstartConfig, TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.config import EvaluateConfig, QuickstartConfig, ReportConfig, TaskConfig, ThoughtConfig, TrainConfig
 from softtokens.evaluate.passk import paired_difference
+from softtokens.report.build import report as write_report
 from softtokens.types import UserError
 
 MODES = ("hard", "fuzzy", "soft")
@@ -57,6 +58,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     }
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     report(results, output)
+    page = write_report(ReportConfig(runs=(str(output),)))
+    live.console.print(f"report, for a browser: [bold]{escape(str(page))}[/]")
     return results
 
 
