@@ -47,6 +47,7 @@ class Figure:
     title: str
     caption: str
     panels: list[Panel]
+    same_y: bool = False  # the panels show the same thing and share their y axis
 
     @property
     def kind(self) -> str:
@@ -62,7 +63,7 @@ class Entry:
     low: float | None = None
     high: float | None = None
     below: str = ""  # a second, quieter line
-    mark: Literal["", "best", "tied", "up", "down", "paper"] = ""
+    mark: Literal["", "best", "tied", "up", "down", "up-bad", "down-good", "paper"] = ""
     mode: str = ""  # colours a row's name
     hint: str = ""  # shown on hover
     bar: tuple[float, float, float] | None = None  # value and interval as positions 0..1 of a drawn bar

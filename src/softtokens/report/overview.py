@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from softtokens.config import ALL_SETTINGS
 from softtokens.report.arms import Arm
-from softtokens.report.blocks import MINUS, Block, Entry, Table, missing, percent, span
+from softtokens.report.blocks import MINUS, MODES, Block, Entry, Table, missing, percent, span
 from softtokens.report.readers import number
 from softtokens.report.results import Difference, Estimate, Results, holm
-from softtokens.report.sources import Model
+from softtokens.report.sources import Model, Sources
+from softtokens.report.training import short_name
 
 
 def verdict(results: Results) -> list[Block]:
@@ -133,3 +134,36 @@ def _seeds(arm: Arm[Model]) -> str:
 
 def _range(values: list[int]) -> str:
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}" if values else "no"
+
+
+def title(sources: Sources) -> tuple[str, str]:
+    """What was trained on what, in a line; and the folders."""
+    modes = [mode for mode in MODES if mode in {run.mode for run in sources.runs}]
+    models = dict.fromkeys(short_name(run.model) for run in sources.runs)
+    tasks = dict.fromkeys(short_name(run.task) for run in sources.runs)
+    where = " · ".join(sources.given)
+    if modes:
+        return f"{_listed(modes).capitalize()} thoughts: {_listed(list(models))} on {_listed(list(tasks))}", where
+    evaluated = [short_name(task) for task in dict.fromkeys(task for _, task, _ in sources.cells)]
+    return (f"Evaluation on {_listed(evaluated)}" if evaluated else "softtokens report"), where
+
+
+def in_words(results: Results) -> str:
+    """The result in sentences, for each task: what each training changed where the paper looks first."""
+    sentences = []
+    for task in results.tasks:
+        base = next((arm for arm in results.arms_of(task) if arm.mode == "base"), None)
+        for arm in results.arms_of(task):
+            own = f"{arm.mode}-sample"
+            d = results.difference(arm, base, task, own, 1) if base and arm is not base else None
+            if d is not None:
+                clear = "" if d.low > 0 or d.high < 0 else ", no clear difference"
+                sentences.append(
+                    f"{arm.label} training changed what {own} solves of {task} at once by {100 * d.mean:+.1f} points "
+                    f"{span(d.low, d.high)}{clear}.".replace(" -", f" {MINUS}").capitalize()
+                )
+    return " ".join(sentences)
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"

@@ -17,7 +17,7 @@ from typing import Any
 from softtokens.report.blocks import Figure, Report, Viewer
 
 _ASSETS = importlib.resources.files("softtokens.report")
-_SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "static/charts.js", "static/page.js")
+_SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "static/charts.js", "static/traces.js", "static/page.js")
 # what Observable Plot writes into every drawing; named so that the page's policy can allow it
 _PLOT_STYLE = """:where(.plot-d6a7b5) {
   --plot-background: white;

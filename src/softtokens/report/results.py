@@ -35,7 +35,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Mean of a - b over the same problems, its 95 % interval, and the p-value of no difference."""
+    """Mean of a - b over the same problems (or items), its 95 % interval, and the p-value of no difference."""
 
     mean: float
     low: float
@@ -102,8 +102,13 @@ class Results:
         if not both:
             return None
         change = np.array([first[problem] - second[problem] for problem in both])
-        low, high = bootstrap_interval(change)
-        return Difference(float(change.mean()), low, high, sign_flip_p(change), len(both))
+        return paired(change)
+
+
+def paired(change: np.ndarray) -> Difference:
+    """Of the differences on each problem."""
+    low, high = bootstrap_interval(change)
+    return Difference(float(change.mean()), low, high, sign_flip_p(change), len(change))
 
 
 def sign_flip_p(change: np.ndarray) -> float:

@@ -153,7 +153,8 @@ def find(paths: Sequence[str], notes: list[str]) -> tuple[list[Path], list[Path]
             raise UserError(f"runs has {given!r}, which is a file; give the folder that it is in")
         for folder, below, files in os.walk(top, onerror=None):
             place = Path(folder)
-            below[:] = sorted(set(below) - _NOT_SEARCHED) if len(place.relative_to(top).parts) < DEEPEST else []
+            open_folders = {name for name in below if name not in _NOT_SEARCHED and not name.startswith(".")}
+            below[:] = sorted(open_folders) if len(place.relative_to(top).parts) < DEEPEST else []
             if "evaluation.json" in files:
                 evaluations.setdefault(place.resolve(), place)
             elif "metrics.jsonl" in files or ("config.json" in files and _is_run(place)):

@@ -57,11 +57,18 @@
     return marks;
   }
 
-  function drawPanel(panel, hidden, width) {
+  // the lowest and highest value of a figure, so that its panels can share an axis
+  function reach(panels, hidden) {
+    const values = panels.flatMap((p) => [p.line_at, p.y_zero ? 0 : null, ...p.series.filter((s) => !hidden.has(s.name)).flatMap((s) => [...s.y, ...(s.low || []), ...(s.high || [])])]
+      .filter((v) => v !== null && v !== undefined).map((v) => (p.share ? 100 * v : v)));
+    return values.length ? [Math.min(...values), Math.max(...values)] : undefined;
+  }
+
+  function drawPanel(panel, hidden, width, domain) {
     const series = panel.series.filter((s) => !hidden.has(s.name));
     const xs = [...new Set(panel.series.flatMap((s) => s.x))].sort((a, b) => a - b);
     const x = { label: panel.x, labelArrow: "none", nice: false, ...(panel.x_log ? { type: "log", base: 2, ticks: xs.length <= 10 ? xs : 6, tickFormat: number } : { tickFormat: number, ticks: Math.max(3, Math.round(width / 80)) }) };
-    const y = { label: panel.y, labelArrow: "none", nice: true, zero: panel.y_zero, ticks: 5, ...(panel.y_log ? { type: "log", tickFormat: number } : {}) };
+    const y = { label: panel.y, labelArrow: "none", nice: true, zero: panel.y_zero, ticks: 5, ...(domain ? { domain } : {}), ...(panel.y_log ? { type: "log", tickFormat: number } : {}) };
     const labels = { fontSize: 11 };
     return Plot.plot({
       width, height: Math.round(Math.min(300, Math.max(190, width * 0.58))), marginLeft: 46, marginRight: 14, marginBottom: 36, marginTop: 24,
@@ -103,8 +110,9 @@
       const columns = Math.max(1, Math.min(figure.panels.length, 3, Math.floor((width + 26) / (NARROWEST + 26))));
       const each = Math.min(620, Math.floor((width - 26 * (columns - 1)) / columns));
       panels.style.gridTemplateColumns = `repeat(${columns}, minmax(0, ${each}px))`;
+      const domain = figure.same_y ? reach(figure.panels, hidden) : undefined;
       panels.replaceChildren(...figure.panels.map((panel) =>
-        element("div", { className: "panel" }, element("h4", { textContent: panel.title }), drawPanel(panel, hidden, each))));
+        element("div", { className: "panel" }, element("h4", { textContent: panel.title }), drawPanel(panel, hidden, each, domain))));
       last = width;
     }
     place.append(...(named.size ? [legend] : []), panels);
