@@ -77,11 +77,16 @@ class Table:
     caption: str
     columns: list[str]
     rows: list[list[Entry]]
-    wide_first: bool = False  # the first column holds sentences
+    compact: bool = False  # many rows of one line
 
     @property
     def kind(self) -> str:
         return "table"
+
+    @property
+    def folded(self) -> bool:
+        """Long tables wait until they are asked for."""
+        return self.compact and len(self.rows) > 12
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,6 +103,15 @@ def check_evaluation(results: Results) -> list[Finding]:
     return found
 
 
+def grouped(found: Sequence[Finding]) -> list[Finding]:
+    """One entry for each thing that something is said of, warnings first."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for finding in found:
+        said.setdefault((finding.level, finding.where), []).append(finding.text)
+    ordered = sorted(said.items(), key=lambda item: item[0][0] != "warning")
+    return [Finding(level, where, " ".join(texts)) for (level, where), texts in ordered]
+
+
 def _cell(cell: Cell) -> Iterator[str]:
     said, stops = table(cell.summary.get("verdicts")), table(cell.summary.get("stops"))
     failed = sum(number(said.get(f"grader_{kind}")) or 0 for kind in ("error", "timeout"))

@@ -64,7 +64,7 @@ def _overview(arms: list[Arm[Run]], results: Results) -> list[Block]:
 
 
 def _diagnostics(arms: list[Arm[Run]], results: Results) -> list[Block]:
-    found = [*checks.check_runs(results.sources.runs), *checks.check_evaluation(results)]
+    found = checks.grouped([*checks.check_runs(results.sources.runs), *checks.check_evaluation(results)])
     sick: list[Block] = [Findings(found)] if found else [Words("Nothing here looks sick by the thresholds below.")]
     cells = health.of_evaluation(results)
     return [*sick, *(health.of_training(arms) if arms else []), *([cells] if cells else [])]

@@ -70,7 +70,7 @@ def of_evaluation(results: Results) -> Table | None:
         "Shares of samples in percent. Grader failed: errors and timeouts, which count as not solved. Thought steps: "
         "mean, below it the median and the 95th percentile."
     )
-    return Table("cells", "Every cell of the evaluation", caption, columns, rows)
+    return Table("cells", "Every cell of the evaluation", caption, columns, rows, compact=True)
 
 
 def _in_order(results: Results) -> list[Cell]:

@@ -149,20 +149,34 @@ def title(sources: Sources) -> tuple[str, str]:
 
 
 def in_words(results: Results) -> str:
-    """The result in sentences, for each task: what each training changed where the paper looks first."""
+    """The result in a sentence or two for each task: the best cell, and what each training changed in its own mode."""
     sentences = []
     for task in results.tasks:
-        base = next((arm for arm in results.arms_of(task) if arm.mode == "base"), None)
-        for arm in results.arms_of(task):
-            own = f"{arm.mode}-sample"
-            d = results.difference(arm, base, task, own, 1) if base and arm is not base else None
-            if d is not None:
-                clear = "" if d.low > 0 or d.high < 0 else ", no clear difference"
-                sentences.append(
-                    f"{arm.label} training changed what {own} solves of {task} at once by {100 * d.mean:+.1f} points "
-                    f"{span(d.low, d.high)}{clear}.".replace(" -", f" {MINUS}").capitalize()
-                )
+        arms = results.arms_of(task)
+        found = [
+            (estimate.value, arm.label, name)
+            for arm in arms
+            for name in results.names(task)
+            if name in ALL_SETTINGS and (estimate := results.estimate(arm, task, name, 1)) is not None
+        ]
+        if len(found) > 1 and max(found)[0] > 0:
+            value, label, name = max(found)
+            sentences.append(
+                f"On {task}, {label} tested {name} solves most at the first attempt: {percent(value)} %."
+            )
+        base = next((arm for arm in arms if arm.mode == "base"), None)
+        pairs = [(arm, f"{arm.mode}-sample") for arm in arms if base is not None and arm is not base]
+        changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs]
+        told = [_told(arm.label, own, d) for arm, own, d in changes if d is not None]
+        if told:
+            sentences.append(f"Against the base, pass@1: {'; '.join(told)}.")
     return " ".join(sentences)
+
+
+def _told(label: str, setting: str, d: Difference) -> str:
+    change = f"{100 * d.mean:+.1f}".replace("-", MINUS)
+    unclear = "" if d.low > 0 or d.high < 0 else ", no clear difference"
+    return f"{label} training {change} points {span(d.low, d.high)} in {setting}{unclear}"
 
 
 def _listed(names: list[str]) -> str:

@@ -81,7 +81,7 @@ def _meter(results: Results, task: str) -> Table | None:
             means = {key: _mean(cell.profile, key) for key in METERS}
             if any(mean is not None for mean in means.values()):
                 shown = [Entry(_meant(means[key], is_share), means[key]) for key, (_, is_share) in METERS.items()]
-                rows.append([Entry(name, below=arm.label, mode=arm.mode), *shown])
+                rows.append([Entry(arm.label, below=name, mode=arm.mode), *shown])
     if not rows:
         return None
     caption = (
@@ -90,8 +90,8 @@ def _meter(results: Results, task: str) -> Table | None:
         "vector to the nearest token's embedding, in units of the embeddings' root-mean-square length. Noise: its norm "
         "over that of the mixture. Mixtures at the temperature of the setting."
     )
-    columns = ["setting, trained", *(label for label, _ in METERS.values())]
-    return Table(f"meter-{task}", f"Is it soft? {task}", caption, columns, rows)
+    columns = ["trained, setting", *(label for label, _ in METERS.values())]
+    return Table(f"meter-{task}", f"Is it soft? {task}", caption, columns, rows, compact=True)
 
 
 def _meant(mean: float | None, is_share: bool) -> str:

@@ -9,6 +9,15 @@
     : Math.abs(value) >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 0 })
     : Number(value.toPrecision(4)).toString();
 
+  // 0.001 as 10⁻³ where it would be long
+  const power = (value) => {
+    const exponent = Math.round(Math.log10(value));
+    if (Math.abs(exponent) < 4) return number(value);
+    return "10" + String(exponent).replace(/./g, (c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] || "⁻");
+  };
+  const RANK = ["base", "hard", "fuzzy", "soft"];
+  const byMode = ([, a], [, b]) => (RANK.indexOf(a.mode) + 9) % 9 - (RANK.indexOf(b.mode) + 9) % 9;
+
   function element(tag, properties, ...children) {
     const node = Object.assign(document.createElement(tag), properties || {});
     node.append(...children);
@@ -27,10 +36,10 @@
     return `${p.series.name}\n${panel.x} ${number(p.x)}: ${number(p.y)}${interval}`;
   }
 
-  function marksOf(panel, series) {
+  function marksOf(panel, series, ticks) {
     const scale = panel.share ? 100 : 1;
     const positive = (p) => (!panel.x_log || p.x > 0) && (!panel.y_log || !(p.y <= 0));
-    const marks = [Plot.gridY({ stroke: "var(--rule)", strokeOpacity: 1 })];
+    const marks = [Plot.gridY({ stroke: "var(--rule)", strokeOpacity: 1, ...(panel.y_log ? { ticks } : {}) })];
     if (panel.line_at !== null) marks.push(Plot.ruleY([scale * panel.line_at], { stroke: "var(--warn)", strokeDasharray: "3,3" }));
     const drawn = series.map((s) => points(s, scale).filter(positive));
     series.forEach((s, i) => {
@@ -61,19 +70,37 @@
   function reach(panels, hidden) {
     const values = panels.flatMap((p) => [p.line_at, p.y_zero ? 0 : null, ...p.series.filter((s) => !hidden.has(s.name)).flatMap((s) => [...s.y, ...(s.low || []), ...(s.high || [])])]
       .filter((v) => v !== null && v !== undefined).map((v) => (p.share ? 100 * v : v)));
-    return values.length ? [Math.min(...values), Math.max(...values)] : undefined;
+    if (!values.length) return undefined;
+    const low = Math.min(...values), high = Math.max(...values);
+    return low < high ? [low, high] : low > 0 ? [0, 1.25 * low] : [low, low + 1]; // a constant has no range of its own
+  }
+
+  // powers of ten inside the reach, at most six of them
+  function decades([low, high]) {
+    const first = Math.ceil(Math.log10(low) - 1e-9), last = Math.floor(Math.log10(high) + 1e-9);
+    const every = Math.max(1, Math.ceil((last - first + 1) / 6));
+    const found = [];
+    for (let i = first; i <= last; i += every) found.push(10 ** i);
+    return found.length > 1 ? found : undefined;
+  }
+
+  function logarithmic(panel, hidden) {
+    const positive = panel.series.filter((s) => !hidden.has(s.name)).flatMap((s) => s.y).concat(panel.line_at).filter((v) => v > 0);
+    const domain = positive.length ? [Math.min(...positive) / 1.3, Math.max(...positive) * 1.3] : [0.1, 1];
+    return { type: "log", domain, ticks: decades(domain), tickFormat: power, clamp: true };
   }
 
   function drawPanel(panel, hidden, width, domain) {
     const series = panel.series.filter((s) => !hidden.has(s.name));
     const xs = [...new Set(panel.series.flatMap((s) => s.x))].sort((a, b) => a - b);
     const x = { label: panel.x, labelArrow: "none", nice: false, ...(panel.x_log ? { type: "log", base: 2, ticks: xs.length <= 10 ? xs : 6, tickFormat: number } : { tickFormat: number, ticks: Math.max(3, Math.round(width / 80)) }) };
-    const y = { label: panel.y, labelArrow: "none", nice: true, zero: panel.y_zero, ticks: 5, ...(domain ? { domain } : {}), ...(panel.y_log ? { type: "log", tickFormat: number } : {}) };
+    const y = { label: panel.y, labelArrow: "none", nice: !panel.y_log, zero: panel.y_zero, ticks: 5, tickFormat: number, ...(domain ? { domain } : {}) };
+    if (panel.y_log) Object.assign(y, logarithmic(panel, hidden));
     const labels = { fontSize: 11 };
     return Plot.plot({
       width, height: Math.round(Math.min(300, Math.max(190, width * 0.58))), marginLeft: 46, marginRight: 14, marginBottom: 36, marginTop: 24,
       style: { fontSize: "11px", background: "none", overflow: "visible" },
-      x, y, marks: [Plot.axisX({ ...labels, tickSize: 4 }), Plot.axisY({ ...labels, tickSize: 0 }), ...marksOf(panel, series)],
+      x, y, marks: [Plot.axisX({ ...labels, tickSize: 4 }), Plot.axisY({ ...labels, tickSize: 0 }), ...marksOf(panel, series, y.ticks)],
       ariaLabel: `${panel.title}: ${panel.y} by ${panel.x}`,
     });
   }
@@ -91,7 +118,7 @@
 
   function drawFigure(place, figure) {
     const hidden = new Set();
-    const named = new Map(figure.panels.flatMap((p) => p.series).filter((s) => !s.faint).map((s) => [s.name, s]));
+    const named = new Map(figure.panels.flatMap((p) => p.series).filter((s) => !s.faint).map((s) => [s.name, s]).sort(byMode));
     const legend = element("ul", { className: "legend" });
     const panels = element("div", { className: "panels" });
     for (const [name, series] of named) {
@@ -110,9 +137,8 @@
       const columns = Math.max(1, Math.min(figure.panels.length, 3, Math.floor((width + 26) / (NARROWEST + 26))));
       const each = Math.min(620, Math.floor((width - 26 * (columns - 1)) / columns));
       panels.style.gridTemplateColumns = `repeat(${columns}, minmax(0, ${each}px))`;
-      const domain = figure.same_y ? reach(figure.panels, hidden) : undefined;
-      panels.replaceChildren(...figure.panels.map((panel) =>
-        element("div", { className: "panel" }, element("h4", { textContent: panel.title }), drawPanel(panel, hidden, each, domain))));
+            panels.replaceChildren(...figure.panels.map((panel) =>
+        element("div", { className: "panel" }, element("h4", { textContent: panel.title }), drawPanel(panel, hidden, each, reach(figure.same_y ? figure.panels : [panel], hidden)))));
       last = width;
     }
     place.append(...(named.size ? [legend] : []), panels);

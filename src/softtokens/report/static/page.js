@@ -1,4 +1,5 @@
-// The page around the figures: which section is being read, and, while a run goes on, loading itself again.
+// The page around the figures: which section is being read; and, while a run goes on, loading itself again without
+// losing the reader's place.
 "use strict";
 (() => {
   const links = new Map([...document.querySelectorAll(".contents a")].map((a) => [a.hash.slice(1), a]));
@@ -10,4 +11,28 @@
   }, { rootMargin: "-10% 0px -60% 0px" });
   document.querySelectorAll("main section").forEach((section) => watch.observe(section));
   if (matchMedia("(max-width: 75rem)").matches) document.querySelector(".contents details").open = false;
+
+  const { reload } = JSON.parse(document.getElementById("data").textContent);
+  if (!reload) return;
+  const QUIET = 3000; // milliseconds without a key or click before the page may change under the reader's hands
+  const memory = `${location.pathname}#place`;
+  const live = document.querySelector(".live");
+  let touched = 0, paused = false;
+  try {
+    const place = JSON.parse(sessionStorage.getItem(memory));
+    if (place) {
+      window.scrollTo({ top: place.y, behavior: "instant" });
+      paused = place.paused;
+    }
+  } catch { /* a page from a file may have no storage; then it starts at the top */ }
+  ["keydown", "pointerdown", "wheel", "touchmove"].forEach((name) => addEventListener(name, () => { touched = Date.now(); }, { passive: true }));
+  const button = document.getElementById("pause");
+  const show = () => { button.textContent = paused ? "go on" : "pause"; live.classList.toggle("paused", paused); };
+  button.addEventListener("click", () => { paused = !paused; show(); });
+  show();
+  setInterval(() => {
+    if (paused || document.hidden || Date.now() - touched < QUIET) return;
+    try { sessionStorage.setItem(memory, JSON.stringify({ y: scrollY, paused })); } catch { /* see above */ }
+    location.reload();
+  }, 1000 * reload);
 })();

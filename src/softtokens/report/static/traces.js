@@ -29,7 +29,7 @@
     return element("label", {}, label + " ", field);
   }
 
-  function details(step, index, names) {
+  function details(step, index, kind) {
     const facts = [["entropy", `${short(step.e)} nats`], ["effective support", short(step.n)], ["largest weight", short(step.m)], ["noise", short(step.z)]];
     const list = element("dl", {}, ...facts.flatMap(([name, value]) => [element("dt", { textContent: name }), element("dd", { textContent: value })]));
     const rows = step.t.map(([token, weight]) => {
@@ -37,7 +37,7 @@
       bar.style.setProperty("--w", Math.max(0, Math.min(1, weight)));
       return element("li", {}, text(visible(token), "token"), bar, element("span", { className: "number", textContent: (100 * weight).toFixed(weight < 0.001 ? 2 : 1) + " %" }));
     });
-    const title = element("p", {}, `step ${index + 1}: `, text(visible(step.s), "token"));
+    const title = element("p", {}, `step ${index + 1}: `, text(visible(step.s), "token"), ` ${kind}`);
     return element("div", { className: "mixture" }, title, rows.length ? element("ol", {}, ...rows) : element("p", { className: "missing", textContent: "a token was fed, no mixture" }), list);
   }
 
@@ -63,7 +63,7 @@
       body.append(element("p", { className: "said" }, text(generation.text || "∅")));
     }
     body.append(element("p", { className: "answer" }, element("span", { textContent: `stopped by ${generation.stop || "?"}, answer ` }), text(generation.answer || "∅", "token")));
-    if (steps.length) body.append(at < steps.length ? details(steps[at], at) : element("p", { className: "missing", textContent: `ended after ${steps.length} steps` }));
+    if (steps.length) body.append(at < steps.length ? details(steps[at], at, generation.cell.startsWith("hard") ? "fed, chosen from" : "heaviest in the mixture of") : element("p", { className: "missing", textContent: `ended after ${steps.length} steps` }));
     return body;
   }
 
@@ -71,7 +71,7 @@
     const memory = `${location.pathname}#${place.dataset.viewer}`;
     const cells = [...new Set(groups.flatMap((g) => g.of.map((t) => t.cell)))];
     const comparing = !groups.some((g) => g.mixed);
-    const own = (t) => t.mode === "base" ? t.cell === "hard-sample" : t.cell.startsWith(`${t.mode}-sample`);
+    const own = (t) => t.mode === "base" ? t.cell === "hard-sample" : t.cell === `${t.mode}-sample`;
     const anyOwn = groups.some((g) => g.of.some(own));
     const state = { group: 0, verdict: "all", cell: comparing && anyOwn ? "own" : "all", step: 0, ...recall(memory) };
     if (!groups[state.group]) state.group = 0;
