@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from softtokens.config import ALL_SETTINGS, ReportConfig
+from softtokens.config import ALL_SETTINGS, MODE_TEMPERATURES, ReportConfig
 from softtokens.evaluate.passk import bootstrap_interval, ks_up_to, pass_at_k
 from softtokens.report.build import report
 
@@ -64,7 +64,7 @@ def write_run(
     **config,
 ) -> Path:
     """A training run; `changes`: what every line of metrics has instead."""
-    draw = random.Random(f"{mode} {seed}")
+    draw = random.Random(repr((mode, seed)))
     thought = {"mode": mode, "tau": None, "gamma": 0.33, "noise": "input"}
     resolved = {
         "output": str(folder),
@@ -98,6 +98,17 @@ def share(value: float, low: float | None = None, high: float | None = None) -> 
     return {"value": value, "low": value if low is None else low, "high": value if high is None else high}
 
 
+def knobs(cell: str) -> dict:
+    """Temperature and noise of a cell: the paper's, unless its name says otherwise."""
+    setting, *changes = cell.split("_")
+    mode = setting.split("-")[0]
+    found = {"temperature": MODE_TEMPERATURES[mode], "gamma": None if mode == "hard" else 0.33}
+    for change in changes:
+        name, value = change.split("=")
+        found["gamma" if name == "gamma" else "temperature"] = float(value)
+    return found
+
+
 def summary(model: str, cell: str, right: list[int], samples: int, task: str = "arithmetic") -> dict:
     """The summary of a cell, from the counts of right samples."""
     at = {}
@@ -121,8 +132,7 @@ def summary(model: str, cell: str, right: list[int], samples: int, task: str = "
         "task": task,
         "cell": cell,
         "setting": setting,
-        "temperature": 0.5,
-        "gamma": 0.33,
+        **knobs(cell),
     }
     return (
         named

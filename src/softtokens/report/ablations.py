@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
+from softtokens.report import paper
 from softtokens.report.arms import Arm, recipe
-from softtokens.report.blocks import Block, Figure, Panel, Series, missing
+from softtokens.report.blocks import Block, Figure, Panel, Series, missing, plain
 from softtokens.report.readers import number, table
 from softtokens.report.results import Results
 from softtokens.report.sources import Model
 
-_SUFFIX = re.compile(r"^(?P<setting>[^_]+)_(?P<knob>T|tau|gamma)=(?P<value>[-+0-9.e]+)$")
-_AXES = {"T": "temperature", "tau": "temperature of the mixture τ", "gamma": "noise γ"}
-_KEYS = {"T": "temperature", "tau": "temperature", "gamma": "gamma"}
+_SYMBOLS = {"temperature": "τ", "gamma": "γ"}
+_AXES = {"temperature": "temperature", "tau": "temperature of the mixture τ", "gamma": "noise γ"}
 _CODES = (("hard-greedy", "hard"), ("hard-sample", "hard"), ("fuzzy-sample", "fuzzy"), ("soft-sample", "soft"))
 
 
@@ -29,30 +28,36 @@ def blocks(results: Results) -> list[Block]:
 
 
 def _at_test(results: Results, task: str) -> Figure | None:
-    grids: dict[tuple[str, str], dict[float, str]] = {}
+    """Cells that differ in their temperature alone, or in their noise alone."""
+    grids: dict[tuple[str, str, str], dict[float, str]] = {}
     for name in results.names(task):
-        match = _SUFFIX.match(name)
-        value = _float(match["value"]) if match else None
-        if match and value is not None:
-            grids.setdefault((match["setting"], match["knob"]), {})[value] = name
+        setting, values = _values(results, task, name)
+        for knob, other in (("temperature", "gamma"), ("gamma", "temperature")):
+            if values[knob] is not None:
+                fixed = "" if values[other] is None else f"{_SYMBOLS[other]} {plain(values[other])}"
+                grids.setdefault((setting, knob, fixed), {})[values[knob]] = name
     panels = []
-    for (setting, knob), grid in grids.items():
-        plain = _plain_value(results, task, setting, _KEYS[knob])
-        if plain is not None:
-            grid.setdefault(plain, setting)
-        for k in _first_and_last(results, task, list(grid.values())):
+    for (setting, knob, fixed), grid in grids.items():
+        for k in _first_and_last(results, task, list(grid.values())) if len(grid) > 1 else ():
             series = [s for s in (_line(results, arm, task, grid, k) for arm in results.arms_of(task)) if s is not None]
             if series:
-                title = f"{setting}, pass@{k}"
+                title = ", ".join(part for part in (setting, fixed, f"pass@{k}") if part)
                 panels.append(Panel(title, _AXES[knob], "problems solved, %", series, x_log=min(grid) > 0, share=True))
     if not panels:
         return None
     caption = (
         "The same models at other values while being tested, so that each can be compared at its best; the paper's "
-        "value is among the points where it was measured. Bars: 95 % over problems. Choosing the best of several "
+        "value is among the points where it was measured. Band: 95 % over problems. Choosing the best of several "
         "points on the same problems flatters it."
     )
     return Figure(f"grid-{task}", f"Temperature and noise at test time: {task}", caption, panels)
+
+
+def _values(results: Results, task: str, name: str) -> tuple[str, dict[str, float | None]]:
+    """The setting of a cell and its temperature and noise; greedy settings have no noise to vary, nor hard ones."""
+    cell = next(cell for (_, where, found), cell in results.sources.cells.items() if (where, found) == (task, name))
+    values = {knob: number(cell.summary.get(knob)) for knob in _SYMBOLS}
+    return cell.setting, values | ({} if cell.setting in ("soft-sample", "fuzzy-sample") else {"gamma": None})
 
 
 def _in_training(results: Results, task: str) -> Figure | None:
@@ -69,7 +74,7 @@ def _in_training(results: Results, task: str) -> Figure | None:
             if len({value for value, _ in group}) > 1:
                 panels += _trained_at(results, task, knob, sorted(group, key=lambda pair: pair[0]))
     caption = (
-        "Models trained alike but for this value; lines: how they think while being tested. Bars: 95 % over problems."
+        "Models trained alike but for this value; lines: how they think while being tested. Band: 95 % over problems."
     )
     return Figure(f"trained-{task}", f"Temperature and noise in training: {task}", caption, panels) if panels else None
 
@@ -83,6 +88,11 @@ def _trained_at(results: Results, task: str, knob: str, group: list[tuple[float,
             x, estimates = [value for value, _ in found], [estimate for _, estimate in found]
             low, high = [e.low for e in estimates], [e.high for e in estimates]
             series.append(Series(f"tested {name}", mode, x, [e.value for e in estimates], low, high, dash=dash % 2))
+        theirs = paper.ablation(group[0][1].members[0], task, knob, name)
+        if theirs:
+            x, y = [value for value, _, _ in theirs], [mean for _, mean, _ in theirs]
+            low, high = [mean - std for _, mean, std in theirs], [mean + std for _, mean, std in theirs]
+            series.append(Series(f"paper, tested {name}", mode, x, y, low, high, dash=2))
     title = f"{group[0][1].mode} training"
     return [Panel(title, _AXES[knob], "solved at once, %", series, x_log=group[0][0] > 0, share=True)] if series else []
 
@@ -97,11 +107,6 @@ def _line(results: Results, arm: Arm[Model], task: str, grid: dict[float, str], 
     return Series(arm.label, arm.mode, x, [e.value for e in estimates], low, high, dash=arm.dash)
 
 
-def _plain_value(results: Results, task: str, setting: str, key: str) -> float | None:
-    cells = (cell for (_, where, name), cell in results.sources.cells.items() if (where, name) == (task, setting))
-    return next((value for value in (number(cell.summary.get(key)) for cell in cells) if value is not None), None)
-
-
 def _first_and_last(results: Results, task: str, names: list[str]) -> list[int]:
     common = set.intersection(*(set(results.ks(task, name)) for name in names))
     return sorted({min(common), max(common)}) if common else []
@@ -110,10 +115,3 @@ def _first_and_last(results: Results, task: str, names: list[str]) -> list[int]:
 def _without(config: dict[str, Any], knob: str) -> str:
     thought = {k: v for k, v in table(config.get("thought")).items() if k != knob}
     return recipe({**config, "thought": json.dumps(thought, sort_keys=True)})
-
-
-def _float(text: str) -> float | None:
-    try:
-        return number(float(text))
-    except ValueError:
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from softtokens.report.arms import Arm
-from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, missing, percent, plain
+from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, duration, missing, percent, plain
 from softtokens.report.checks import THRESHOLDS
 from softtokens.report.readers import number, table
 from softtokens.report.results import Results
@@ -65,7 +65,7 @@ def of_evaluation(results: Results) -> Table | None:
     if not rows:
         return None
     columns = ["model, cell", "right", "wrong", "no answer", "grader failed", "by phrase", "by limit", "by eos"]
-    columns += ["thought steps", "tokens/s"]
+    columns += ["thought steps", "tokens/s", "time"]
     caption = (
         "Shares of samples in percent. Grader failed: errors and timeouts, which count as not solved. Thought steps: "
         "mean, below it the median and the 95th percentile."
@@ -93,6 +93,7 @@ def _row(results: Results, cell: Cell) -> list[Entry]:
         *(Entry(percent(share), share) for share in shares),
         Entry(plain(number(lengths.get("mean"))), below=spread),
         Entry(plain(number(cell.summary.get("tokens_per_second")))),
+        Entry(duration(number(cell.summary.get("seconds")))),
     ]
 
 

@@ -59,7 +59,7 @@ def _ties(
     if best is None or key == best:
         return False
     d = results.difference(arms[best[0]], arms[key[0]], task, best[1], 1, other=key[1])
-    return d is not None and d.low <= 0
+    return d is not None and not d.is_clear
 
 
 def _share(estimate: Estimate | None, below: str) -> Entry:
@@ -90,7 +90,7 @@ def _differences_of(results: Results, task: str) -> Table | None:
     if not known:
         return None
     corrected = dict(zip(known, holm([d.p for d in known.values()]), strict=True))
-    reach = max(max(abs(d.low), abs(d.high)) for d in known.values()) or 1.0
+    reach = max(abs(x) for d in known.values() for x in (d.mean, d.low, d.high) if x is not None) or 1.0
     pairs = [(a, b) for a, b in pairs if any((a.label, b.label, *c) in known for c in cells)]
     rows = [
         [Entry(name, below=f"pass@{k}")]
@@ -115,7 +115,8 @@ def _differences_of(results: Results, task: str) -> Table | None:
 def _change(d: Difference | None, p: float | None, reach: float) -> Entry:
     if d is None or p is None:
         return Entry("–", hint="not measured on the same problems")
-    place = tuple(0.5 + x / reach / 2 for x in (d.mean, d.low, d.high))
+    bounds = (d.mean if d.low is None else d.low, d.mean if d.high is None else d.high)
+    place = tuple(0.5 + x / reach / 2 for x in (d.mean, *bounds))
     mark = "" if p >= 0.05 else "up" if d.mean > 0 else "down"
     hint = f"p = {d.p:.2g}, corrected {p:.2g}, {d.problems} problems"
     below = span(d.low, d.high)
@@ -161,9 +162,7 @@ def in_words(results: Results) -> str:
         ]
         if len(found) > 1 and max(found)[0] > 0:
             value, label, name = max(found)
-            sentences.append(
-                f"On {task}, {label} tested {name} solves most at the first attempt: {percent(value)} %."
-            )
+            sentences.append(f"On {task}, {label} tested {name} solves most at the first attempt: {percent(value)} %.")
         base = next((arm for arm in arms if arm.mode == "base"), None)
         pairs = [(arm, f"{arm.mode}-sample") for arm in arms if base is not None and arm is not base]
         changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs]
@@ -175,7 +174,7 @@ def in_words(results: Results) -> str:
 
 def _told(label: str, setting: str, d: Difference) -> str:
     change = f"{100 * d.mean:+.1f}".replace("-", MINUS)
-    unclear = "" if d.low > 0 or d.high < 0 else ", no clear difference"
+    unclear = "" if d.is_clear else ", no clear difference"
     return f"{label} training {change} points {span(d.low, d.high)} in {setting}{unclear}"
 
 

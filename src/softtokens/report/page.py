@@ -14,7 +14,8 @@ import importlib.resources
 import json
 from typing import Any
 
-from softtokens.report.blocks import Figure, Report, Viewer
+from softtokens.report.blocks import Report, Viewer
+from softtokens.report.visible import all_shown, shown
 
 _ASSETS = importlib.resources.files("softtokens.report")
 _SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "static/charts.js", "static/traces.js", "static/page.js")
@@ -41,13 +42,14 @@ def render(report: Report, *, version: str, made: str, reload_seconds: float | N
         loader=FunctionLoader(lambda name: _asset(f"templates/{name}")),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: shown(value) if type(value) is str else value,  # what is marked safe is ours
         trim_blocks=True,
         lstrip_blocks=True,
     )
     scripts = [_asset(name) for name in _SCRIPTS]
     style = _asset("static/style.css")
     data = {
-        "figures": {figure.id: dataclasses.asdict(figure) for figure in report.figures()},
+        "figures": {shown(figure.id): all_shown(dataclasses.asdict(figure)) for figure in report.figures()},
         "viewers": {b.id: b.groups for s in report.sections for b in s.blocks if isinstance(b, Viewer)},
         "reload": reload_seconds,
     }
@@ -60,7 +62,6 @@ def render(report: Report, *, version: str, made: str, reload_seconds: float | N
         version=version,
         made=made,
         watching=reload_seconds is not None,
-        is_figure=lambda block: isinstance(block, Figure),
     )
 
 

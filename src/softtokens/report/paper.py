@@ -58,6 +58,17 @@ def out_of_domain(arms: Sequence[Arm[Model]], names: Sequence[str]) -> list[list
     return rows
 
 
+def ablation(model: Model, task: str, knob: str, setting: str) -> list[tuple[float, float, float]]:
+    """Tables 6 (gamma) and 8 (tau), fuzzy training: (value, mean, standard deviation) of pass@1 as shares; empty where
+    the model, its training or the test is another."""
+    if _key(model) != ("L3B", "gsm8k-fuzzy") or task.lower() != "gsm8k":
+        return []
+    name, column = {"gamma": ("table_6", "Noise factor"), "tau": ("table_8", "CoT temp (training)")}[knob]
+    rows = tables()["tables"][name]["rows"]
+    found = [(float(row[column].split("=")[1]), row[f"{CODES[setting]}@1"]) for row in rows]
+    return [(value, entry["mean"] / 100, entry["std"] / 100) for value, entry in found]
+
+
 def _matching(rows: list[dict[str, Any]], arms: Sequence[Arm[Model]]) -> list[dict[str, Any]]:
     asked = {key for arm in arms for member in arm.members if (key := _key(member)) is not None}
     return [row for row in rows if (row["Model"], row["Training"]) in asked]

@@ -38,10 +38,15 @@ class Difference:
     """Mean of a - b over the same problems (or items), its 95 % interval, and the p-value of no difference."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None  # None: a single problem has no interval
+    high: float | None
     p: float
     problems: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 class Results:

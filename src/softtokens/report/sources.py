@@ -159,7 +159,7 @@ def find(paths: Sequence[str], notes: list[str]) -> tuple[list[Path], list[Path]
                 evaluations.setdefault(place.resolve(), place)
             elif "metrics.jsonl" in files or ("config.json" in files and _is_run(place)):
                 runs.setdefault(place.resolve(), place)
-            elif "results.json" in files:
+            elif "results.json" in files and "settings" in (read_object(place / "results.json", []) or {}):
                 notes.append(f"{place / 'results.json'} is of an older version; evaluate again to have it reported.")
     return list(runs.values()), list(evaluations.values())
 

@@ -7,7 +7,6 @@ written out; in the page it is only ever set as text.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,19 +15,15 @@ from softtokens.report.blocks import Block, Viewer, missing
 from softtokens.report.readers import number, numbers, read_rows, table, text
 from softtokens.report.results import Results
 from softtokens.report.sources import Run
+from softtokens.report.visible import shown
 
 MOST_PROBLEMS = 12  # of a task
 MOST_STEPS = 600
 MOST_BYTES = 2_000_000  # of all generations together
-LONGEST_TOKEN, LONGEST_TEXT = 40, 4000  # characters
+LONGEST_TOKEN = 40  # characters
 _TOP = 5
 _LEAST_WEIGHT = 1e-4  # lighter tokens of a mixture are not listed
 _SAMPLES_READ = 2000  # of a cell's samples, to find the first problems
-# control characters, marks that change direction or join, spaces that cannot be seen, surrogates
-_UNSEEN = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e0fff]"
-)
 
 
 def of_evaluation(results: Results) -> list[Block]:
@@ -142,13 +137,6 @@ def _top(entries: Any) -> list[list[Any]]:
     pairs = [e for e in entries if isinstance(e, list) and len(e) == 2] if isinstance(entries, list) else []
     kept = [[shown(token, LONGEST_TOKEN), number(weight)] for token, weight in pairs[:_TOP]]
     return [[token, _short(weight)] for token, weight in kept if weight is not None and weight >= _LEAST_WEIGHT]
-
-
-def shown(value: Any, longest: int = LONGEST_TEXT) -> str:
-    """A text as it can be shown: shortened, and what cannot be seen written out."""
-    full = text(value)
-    cut = full if len(full) <= longest else f"{full[:longest]} … ({len(full):,} characters in all)"
-    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", cut)
 
 
 def _short(value: float) -> float:

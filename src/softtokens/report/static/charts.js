@@ -100,7 +100,7 @@
     return Plot.plot({
       width, height: Math.round(Math.min(300, Math.max(190, width * 0.58))), marginLeft: 46, marginRight: 14, marginBottom: 36, marginTop: 24,
       style: { fontSize: "11px", background: "none", overflow: "visible" },
-      x, y, marks: [Plot.axisX({ ...labels, tickSize: 4 }), Plot.axisY({ ...labels, tickSize: 0 }), ...marksOf(panel, series, y.ticks)],
+      x, y, marks: [Plot.axisX({ ...labels, tickSize: 4, ticks: x.ticks }), Plot.axisY({ ...labels, tickSize: 0, ticks: y.ticks }), ...marksOf(panel, series, y.ticks)],
       ariaLabel: `${panel.title}: ${panel.y} by ${panel.x}`,
     });
   }

@@ -18,6 +18,7 @@
   const memory = `${location.pathname}#place`;
   const live = document.querySelector(".live");
   let touched = 0, paused = false;
+  history.scrollRestoration = "manual"; // figures are drawn before the place is found again
   try {
     const place = JSON.parse(sessionStorage.getItem(memory));
     if (place) {

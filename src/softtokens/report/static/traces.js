@@ -142,6 +142,7 @@
       else return;
       event.preventDefault();
     });
+    if (!chosen(groups[state.group]).length) state.group = Math.max(0, groups.findIndex((g) => chosen(g).length));
     draw();
   }
 
