@@ -93,6 +93,7 @@ def test_hostile_text_does_not_run(open_page, tmp_path):
     assert len(page.asked) == 1
     assert page.evaluate("window.hacked") is None
     assert page.evaluate("({}).hacked") is None
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     page.locator("#traces select").nth(2).select_option("soft-sample")
     for _ in TEXTS:  # every step, with its mixture, in every strip
         page.locator("#traces .step[tabindex='0']").first.press("ArrowRight")

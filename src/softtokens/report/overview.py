@@ -139,12 +139,19 @@ def _range(values: list[int]) -> str:
 
 def title(sources: Sources) -> tuple[str, str]:
     """What was trained on what, in a line; and the folders."""
+
+    def several(names: dict[str, None], kind: str) -> str:
+        return _listed(list(names)) if len(names) <= 3 else f"{len(names)} {kind}"
+
     modes = [mode for mode in MODES if mode in {run.mode for run in sources.runs}]
     models = dict.fromkeys(short_name(run.model) for run in sources.runs)
     tasks = dict.fromkeys(short_name(run.task) for run in sources.runs)
     where = " · ".join(sources.given)
     if modes:
-        return f"{_listed(modes).capitalize()} thoughts: {_listed(list(models))} on {_listed(list(tasks))}", where
+        return (
+            f"{_listed(modes).capitalize()} thoughts: {several(models, 'models')} on {several(tasks, 'tasks')}",
+            where,
+        )
     evaluated = [short_name(task) for task in dict.fromkeys(task for _, task, _ in sources.cells)]
     return (f"Evaluation on {_listed(evaluated)}" if evaluated else "softtokens report"), where
 

@@ -50,7 +50,7 @@ class Run:
 
     @property
     def seed(self) -> str:
-        return text(self.config.get("seed"), "?")
+        return text(self.config.get("seed"), "?")[:20]
 
     @property
     def tau(self) -> float | None:

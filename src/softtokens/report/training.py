@@ -9,6 +9,7 @@ from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, duration, missing, percent, plain
 from softtokens.report.readers import number, table, text
 from softtokens.report.sources import Run
+from softtokens.report.visible import shown
 
 _WINDOWS = 20  # a smoothed curve is a running mean over a 20th of the run
 
@@ -149,8 +150,8 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def short_name(name: str) -> str:
-    """The last part of a path or hub name."""
-    return name.rstrip("/").rsplit("/", 1)[-1] or name
+    """The last part of a path or hub name, short enough for a table."""
+    return shown(name.rstrip("/").rsplit("/", 1)[-1] or name, 48)
 
 
 def _window(run: Run) -> int:

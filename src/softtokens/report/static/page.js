@@ -28,12 +28,15 @@
   } catch { /* a page from a file may have no storage; then it starts at the top */ }
   ["keydown", "pointerdown", "wheel", "touchmove"].forEach((name) => addEventListener(name, () => { touched = Date.now(); }, { passive: true }));
   const button = document.getElementById("pause");
+  const keep = () => {
+    try { sessionStorage.setItem(memory, JSON.stringify({ y: scrollY, paused })); } catch { /* see above */ }
+  };
   const show = () => { button.textContent = paused ? "go on" : "pause"; live.classList.toggle("paused", paused); };
-  button.addEventListener("click", () => { paused = !paused; show(); });
+  button.addEventListener("click", () => { paused = !paused; keep(); show(); });
   show();
   setInterval(() => {
     if (paused || document.hidden || Date.now() - touched < QUIET) return;
-    try { sessionStorage.setItem(memory, JSON.stringify({ y: scrollY, paused })); } catch { /* see above */ }
+    keep();
     location.reload();
   }, 1000 * reload);
 })();
