@@ -74,6 +74,12 @@ def test_runs_that_differ_in_seed_alone_are_one_arm(tmp_path):
     assert len({arm.dash for arm in arms}) == 2
 
 
+def test_the_same_seed_again_is_no_further_seed(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / name, seed=0)
+    assert [len(arm.members) for arm in run_arms(load([str(tmp_path)]).runs)] == [1, 1]
+
+
 def test_several_seeds_are_a_mean_with_their_range(tmp_path):
     for seed, reward in enumerate((10.0, 20.0, 60.0)):
         write_run(tmp_path / f"s{seed}", seed=seed, steps=4 + seed, changes={"reward": reward}, **{"learning_rate": 1})
@@ -92,6 +98,9 @@ def test_evaluated_seeds_are_one_arm(tmp_path):
     for seed in range(2):
         write_run(tmp_path / f"soft-{seed}", seed=seed)
     folder = write_evaluation(tmp_path / "eval", ("base", "soft-0", "soft-1"), runs=tmp_path)
+    listed = json.loads((folder / "evaluation.json").read_text())
+    listed["models"][2]["trained"]["seed"] = 1
+    write(folder / "evaluation.json", listed)
     results = Results(load([str(tmp_path)]))
     assert [len(arm.members) for arm in results.arms] == [1, 2]
     place = folder / "cells/soft-1/arithmetic/hard-sample/summary.json"

@@ -53,7 +53,9 @@ def _trained_alike(model: Model) -> Hashable:
 def _arms(members: Sequence[T], key: Callable[[T], Hashable]) -> list[Arm[T]]:
     groups: dict[Hashable, list[T]] = {}
     for member in members:
-        groups.setdefault(key(member), []).append(member)
+        found = key(member)
+        same_seed = sum(m.seed == member.seed for k, group in groups.items() if k[0] == found for m in group)
+        groups.setdefault((found, same_seed), []).append(member)  # the same seed again is no further seed
     in_order = sorted(groups.values(), key=lambda found: (_rank(found[0].mode), found[0].name))
     labels = _labels(in_order)
     seen: dict[str, int] = {}

@@ -85,6 +85,10 @@ class Model:
     def mode(self) -> str:
         return "base" if self.trained is None else text(self.trained.get("mode"), "unknown")
 
+    @property
+    def seed(self) -> str:
+        return text(table(self.trained).get("seed"), "?")[:20]
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
