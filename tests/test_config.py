@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from softtokens import config
+from softtokens import config, evaluateconfig
 from softtokens.config import (
     ALL_SETTINGS,
-    EvaluateConfig,
     GenerateConfig,
     QuickstartConfig,
     RewardConfig,
@@ -20,9 +19,11 @@ from softtokens.config import (
     TrainConfig,
 )
 from softtokens.configfile import from_dict, load_defaults
+from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.types import UserError
 
-COMMANDS = [TrainConfig, EvaluateConfig, GenerateConfig, QuickstartConfig]
+COMMANDS = [TrainConfig, EvaluateConfig, CompareConfig, GenerateConfig, QuickstartConfig]
+REQUIRED = {GenerateConfig: "1 + 1?", CompareConfig: "runs/eval"}  # first field, of those that need it
 NAN, INFINITY = float("nan"), float("inf")
 
 REFUSED = [
@@ -69,8 +70,24 @@ REFUSED = [
     (EvaluateConfig, {"settings": ()}, "settings is empty; it must be one or more of hard-greedy"),
     (EvaluateConfig, {"settings": ("hard",)}, "settings is 'hard'; it must be one of hard-greedy, hard-sample"),
     (EvaluateConfig, {"samples": 0}, "samples is 0; it must be at least 1"),
-    (EvaluateConfig, {"choices_limit": 0}, "choices_limit is 0; it must be at least 1"),
-    (EvaluateConfig, {"gamma": 0.0}, "gamma is 0.0; it must be a number above 0"),
+    (EvaluateConfig, {"choices_limit": 0}, "choices_limit is 0; it must be 1 or more"),
+    (EvaluateConfig, {"rows_per_batch": 0}, "rows_per_batch is 0; it must be 1 or more"),
+    (EvaluateConfig, {"memory": 0.0}, "memory is 0.0; it must be a positive number of GB"),
+    (EvaluateConfig, {"memory": NAN}, "memory is nan"),
+    (EvaluateConfig, {"profile": -1}, "profile is -1; it must be 0 or more"),
+    (EvaluateConfig, {"models": ()}, "models is empty; it must be one or more"),
+    (EvaluateConfig, {"models": ("a", "b", "a")}, "models has 'a' more than once; name each once"),
+    (EvaluateConfig, {"settings": ("hard-sample",) * 2}, "settings has 'hard-sample' more than once"),
+    (EvaluateConfig, {"temperatures": (0.6, 0.6)}, "temperatures has 0.6 more than once"),
+    (EvaluateConfig, {"temperatures": (0.0,)}, "temperatures is 0.0; it must be numbers above 0"),
+    (EvaluateConfig, {"gammas": (0.0,)}, "gammas is 0.0; it must be numbers above 0 and below 100; the paper"),
+    (EvaluateConfig, {"gammas": ()}, "gammas is empty"),
+    (EvaluateConfig, {"taus": (NAN,)}, "taus is nan"),
+    (EvaluateConfig, {"taus": (0.1,), "settings": ("hard-sample",)}, "taus is given, but none of the settings uses it"),
+    (EvaluateConfig, {"harness_tasks": "here"}, "harness_tasks is given without harness"),
+    (EvaluateConfig, {"base": "tiny"}, "base is 'tiny' without texts"),
+    (CompareConfig, {"evaluation": "x", "metrics": ()}, "metrics is empty"),
+    (CompareConfig, {"evaluation": "x", "metrics": ("pass@0",)}, "metrics is 'pass@0'; it must be pass@K, maj@K"),
     (EvaluateConfig, {"seed": -1}, "seed is -1"),
     (GenerateConfig, {"question": "?", "setting": "soft"}, "setting is 'soft'; it must be one of hard-greedy"),
     (GenerateConfig, {"question": "?", "samples": 0}, "samples is 0; it must be at least 1"),
@@ -91,6 +108,8 @@ def test_what_is_fine():
     TrainConfig(thought=ThoughtConfig(mode="hard", gamma=0.0))  # tokens have no noise
     TrainConfig(thought_weight=0.0, clip_norm=0.0, validate_every=0, term_norms_every=0, warmup_steps=0)
     EvaluateConfig(dtype="bfloat16", settings=ALL_SETTINGS[:1], samples=1)
+    EvaluateConfig(temperatures=(0.2, 1.0), gammas=(1.0,), taus=(0.1,))
+    CompareConfig("runs/eval", metrics=("pass@1", "maj@32", "nll_per_token"))
 
 
 def test_the_temperature_is_that_of_the_mode_unless_given():
@@ -106,9 +125,9 @@ def test_configurations_do_not_change():
 
 def test_every_field_is_explained():
     """The text under a field is its help."""
-    tree = ast.parse(Path(config.__file__).read_text())
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    assert len(classes) == 7
+    trees = [ast.parse(Path(module.__file__).read_text()) for module in (config, evaluateconfig)]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert {node.name for node in classes} >= {kind.__name__ for kind in COMMANDS}
     for node in classes:
         for field, after in itertools.pairwise(node.body):
             if isinstance(field, ast.AnnAssign) and "Config" not in ast.unparse(field.annotation):
@@ -118,7 +137,7 @@ def test_every_field_is_explained():
 
 @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.__name__)
 def test_json_round_trip(kind):
-    made = kind("1 + 1?") if kind is GenerateConfig else kind()
+    made = kind(REQUIRED[kind]) if kind in REQUIRED else kind()
     assert from_dict(kind, json.loads(json.dumps(dataclasses.asdict(made)))) == made
 
 
@@ -172,7 +191,16 @@ def test_a_tuple_of_settings_from_a_file(tmp_path):
     file.write_text('settings = ["hard-greedy", "soft-sample"]')
     assert load_defaults(EvaluateConfig, str(file)).settings == ("hard-greedy", "soft-sample")
     file.write_text("settings = [1]")
-    with pytest.raises(UserError, match="settings is"):
+    with pytest.raises(UserError, match="settings is \\[1\\]; it must be a list of texts"):
+        load_defaults(EvaluateConfig, str(file))
+
+
+def test_a_grid_of_numbers_from_a_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("gammas = [0.1, 1]")
+    assert load_defaults(EvaluateConfig, str(file)).gammas == (0.1, 1.0)
+    file.write_text("gammas = [0.1, true]")
+    with pytest.raises(UserError, match=r"gammas is .*; it must be a list of numbers"):
         load_defaults(EvaluateConfig, str(file))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from softtokens.cli import main
 from softtokens.config import ALL_SETTINGS, QuickstartConfig, TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.evaluate.results import read_results
 from softtokens.quickstart import MODES, train_config
 from softtokens.train.loop import train
 
@@ -20,11 +21,14 @@ def test_quickstart_trains_and_evaluates_every_mode(tmp_path, capsys):
     assert main(["quickstart", *flags]) == 0
     printed = capsys.readouterr().out
     results = json.loads((run / "results.json").read_text())
-    assert list(results["models"]) == ["base", *MODES]
-    for name, model in results["models"].items():
-        assert tuple(model["settings"]) == ALL_SETTINGS
-        assert model["settings"]["soft-sample"]["samples"] == 4
-        assert 0 <= model["choices"]["accuracy"] <= 1
+    assert list(results["phases"]) == ["base", *MODES]
+    evaluation = read_results(run / "evaluation")
+    assert set(evaluation.models) == {"base", *MODES}
+    for name in ("base", *MODES):
+        assert [evaluation.summaries[name, "arithmetic", setting]["problems"] for setting in ALL_SETTINGS] == [6] * 6
+        assert evaluation.summaries[name, "arithmetic", "soft-sample"]["samples"] == 4
+        assert 0 <= evaluation.choices[name, "facts"]["accuracy"]["value"] <= 1
+        assert (run / "evaluation/traces" / name / "arithmetic/soft-sample.jsonl").read_text().count("\n") == 6
         assert name in printed
         if name != "base":
             assert len((run / name / "metrics.jsonl").read_text().splitlines()) == 2

@@ -1,9 +1,10 @@
-"""The command line: quickstart, train, evaluate, report, generate. Torch is imported when a command runs."""
+"""The command line: softtokens COMMAND, one of COMMANDS. Torch is imported when a command runs."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import logging
 import os
@@ -11,14 +12,20 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from softtokens import __version__
-from softtokens.config import EvaluateConfig, GenerateConfig, QuickstartConfig, ReportConfig, TrainConfig
+from softtokens.config import GenerateConfig, QuickstartConfig, ReportConfig, TrainConfig
 from softtokens.configfile import load_defaults
+from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.types import UserError
 
 EXIT_RUNTIME, EXIT_USAGE = 1, 2
+_GO_ON = {
+    "train": " What was saved is whole; go on with the same command and --resume.",
+    "evaluate": " What was sampled is kept; the same command goes on.",
+}
 DEBUG = "SOFTTOKENS_DEBUG"  # set in the environment: failures at run time come with their traceback
 
 
@@ -43,15 +50,27 @@ def _evaluate(config: EvaluateConfig) -> None:
     from rich.markup import escape
 
     from softtokens import live, tables
+    from softtokens.evaluate.results import read_results
     from softtokens.evaluate.run import evaluate
 
-    with live.evaluation(f"evaluating {config.model}") as listener:
-        results = evaluate(config, listener=listener)
-    live.console.print(tables.settings_table({config.model: results}))
-    if "choices" in results:
-        live.console.print(tables.choices_table({config.model: results}))
+    with live.evaluation() as listener:
+        root = evaluate(config, listener=listener)
+    for table in tables.evaluation_tables(read_results(root)):
+        live.console.print(table)
+    live.console.print(f"evaluation: [bold]{escape(str(root))}[/]")
+
+
+def _compare(config: CompareConfig) -> None:
+    from softtokens import live, tables
+    from softtokens.evaluate.compare import compare
+
+    found = compare(config)
+    for table in tables.comparison_tables(found):
+        live.console.print(table)
+    for note in tables.comparison_notes(found):
+        live.console.print(note, highlight=False, markup=False)
     if config.output is not None:
-        live.console.print(f"results: [bold]{escape(config.output)}/results.json[/], samples beside it")
+        Path(config.output).write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _report(config: ReportConfig) -> None:
@@ -76,7 +95,8 @@ class Command:
 COMMANDS = {
     "quickstart": Command(QuickstartConfig, _quickstart, "train a tiny model in all three modes and compare (minutes)"),
     "train": Command(TrainConfig, _train, "train a model by RLOO while it thinks in hard, soft or fuzzy tokens"),
-    "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k in the six settings of inference"),
+    "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k of models in the six settings of inference"),
+    "compare": Command(CompareConfig, _compare, "tell which differences in an evaluation are more than luck"),
     "report": Command(ReportConfig, _report, "write one HTML page about training runs and evaluations"),
     "generate": Command(GenerateConfig, _generate, "show the thoughts and the answer to one question"),
 }
@@ -95,10 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _complain(str(error), EXIT_USAGE)
     except KeyboardInterrupt:
-        go_on = (
-            " What was saved is whole; go on with the same command and --resume." if "train" in arguments[:1] else ""
-        )
-        return _complain(f"stopped by Ctrl-C.{go_on}", EXIT_RUNTIME)
+        return _complain(f"stopped by Ctrl-C.{_GO_ON.get(arguments[0], '')}", EXIT_RUNTIME)
     except (OSError, RuntimeError, ValueError, FloatingPointError, MemoryError) as error:
         if os.environ.get(DEBUG):
             raise
@@ -140,7 +157,7 @@ def parse(name: str, flags: list[str]) -> tuple[Any, bool]:
         command.config,
         args=rest,
         prog=f"softtokens {name}",
-        description=f"{command.config.__doc__}\n\n"
+        description=f"{inspect.cleandoc(command.config.__doc__)}\n\n"
         "--config FILE.toml sets defaults from a file (flags win); --dry-run prints the configuration and stops.",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalRequiredArgs),
         **({} if default is None else {"default": default}),

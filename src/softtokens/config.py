@@ -206,53 +206,6 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """Evaluate a model in the paper's six settings of inference: pass@k, answers greedy."""
-
-    model: str = "tiny"
-    """A Hugging Face model folder or hub name, or a run directory (its best checkpoint); tiny is inside the package."""
-    task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
-    settings: tuple[str, ...] = ALL_SETTINGS
-    """Which settings: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample."""
-    samples: int = 32
-    """Samples per problem in the sampled settings; pass@k is reported for k up to this."""
-    gamma: float = 0.33
-    """Noise of the soft and fuzzy sampled settings, in units of the embedding table's root mean square."""
-    max_thought_steps: int = 512
-    """Thoughts end here at the latest."""
-    max_answer_tokens: int = 32
-    """Answers end here at the latest."""
-    choices: str | None = None
-    """Also measure accuracy and NLL on these multiple-choice items: facts, or a file with question, choices, answer."""
-    choices_limit: int | None = None
-    """Only so many multiple-choice items; by default 200 facts, or all of a file."""
-    seed: int = 0
-    """Seed of the samples."""
-    rows_per_batch: int = 256
-    """Samples decoded together; lower it when memory is short. Does not change what is sampled."""
-    output: str | None = None
-    """Folder for results.json and samples.jsonl; by default nothing is written."""
-    mask_unused: bool = True
-    """Vocabulary rows that no token owns get no probability, unless --no-mask-unused is given."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the weights; mixtures and logits are float32 in any case."""
-
-    def __post_init__(self):
-        require("settings", "empty", bool(self.settings), "one or more of " + ", ".join(ALL_SETTINGS))
-        for setting in self.settings:
-            require_choice("settings", setting, ALL_SETTINGS)
-        for name in ("samples", "max_thought_steps", "max_answer_tokens", "rows_per_batch"):
-            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        limit = self.choices_limit
-        require("choices_limit", limit, limit is None or limit >= 1, "at least 1, or left out")
-        require("gamma", self.gamma, 0 < self.gamma < 100, "a number above 0 and below 100; the paper uses 0.33")
-        require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
-        require_choice("dtype", self.dtype, ("float32", "bfloat16"))
-
-
-@dataclasses.dataclass(frozen=True)
 class GenerateConfig:
     """Show what a model thinks about one question, and its answer."""
 

@@ -46,8 +46,12 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(value, dict):
             return from_dict(option, value, where=f"{name}.")
-        if typing.get_origin(option) is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-            return tuple(value)
+        if (
+            typing.get_origin(option) is tuple
+            and isinstance(value, list)
+            and _are_all(typing.get_args(option)[0], value)
+        ):
+            return tuple(typing.get_args(option)[0](item) for item in value)
         if typing.get_origin(option) is typing.Literal and isinstance(value, str):
             return value  # which ones are allowed is checked where all ways of setting it meet
         if option is float and isinstance(value, int) and not isinstance(value, bool):
@@ -58,11 +62,16 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     raise UserError(f"{name} is {value!r}; it must be {allowed}")
 
 
+def _are_all(kind: type, values: list) -> bool:
+    kinds = (int, float) if kind is float else kind
+    return all(isinstance(value, kinds) and not isinstance(value, bool) for value in values)
+
+
 def _in_words(kind: Any) -> str:
     if dataclasses.is_dataclass(kind):
         return "a table"
     if typing.get_origin(kind) is tuple:
-        return "a list of texts"
+        return "a list of " + {str: "texts", float: "numbers"}[typing.get_args(kind)[0]]
     if typing.get_origin(kind) is typing.Literal:
         return "one of " + ", ".join(typing.get_args(kind))
     return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[kind]

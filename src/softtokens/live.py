@@ -35,15 +35,20 @@ def training(steps: int, title: str):
 
 
 @contextlib.contextmanager
-def evaluation(title: str):
-    """A bar over samples, one per setting; yields the listener that `evaluate` wants."""
+def evaluation():
+    """A bar over the samples of all cells, with speed and time left; yields the listener that `evaluate` wants."""
     with _progress() as progress:
-        tasks: dict[str, int] = {}
+        task = progress.add_task("evaluating", total=None, note="")
+        last, tokens, seconds = None, 0, 0.0
 
-        def listen(setting: str, done: int, total: int) -> None:
-            if setting not in tasks:
-                tasks[setting] = progress.add_task(f"{escape(title)}: {setting}", total=total, note="")
-            progress.update(tasks[setting], completed=done)
+        def listen(event) -> None:
+            nonlocal last, tokens, seconds
+            if event.cell != last:
+                last, tokens, seconds = event.cell, 0, 0.0
+            tokens, seconds = tokens + event.tokens, seconds + event.seconds
+            note = f"{tokens / seconds:,.0f} tokens/s" if seconds else ""
+            title = escape(f"{event.model} · {event.task} · {event.cell}")
+            progress.update(task, description=title, completed=event.done, total=event.total, note=note)
 
         yield listen
 

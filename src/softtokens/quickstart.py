@@ -24,14 +24,18 @@ from rich.markup import escape
 
 from softtokens import live, tables
 from softtokens.assemble import new_folder
-from softtokens.config import EvaluateConfig, QuickstartConfig, ReportConfig, TaskConfig, ThoughtConfig, TrainConfig
-from softtokens.evaluate.passk import paired_difference
+from softtokens.config import QuickstartConfig, ReportConfig, TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.evaluate.intervals import paired_difference
+from softtokens.evaluate.results import Results, read_results
+from softtokens.evaluateconfig import EvaluateConfig
 from softtokens.report.build import report as write_report
 from softtokens.types import UserError
 
 MODES = ("hard", "fuzzy", "soft")
 MAX_THOUGHT_STEPS = 64
 MAX_ANSWER_TOKENS = 8
+EVALUATION = "evaluation"
+PROFILED, TRACED = 64, 6  # generations of each cell whose thought steps are measured, and recorded
 
 # What each mode is trained with on the toy, found by experiment (docs/LOG.md). The paper's own settings are the
 # defaults of `softtokens train`; here the model is a thousand times smaller and the run a hundred times shorter. Soft
@@ -49,44 +53,46 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     started = time.perf_counter()
     with live.quickstart(_totals(config)) as listener:
         _run_jobs(("soft", "hard", "fuzzy", "base"), output, config, listener)  # the longest first
-    models = {name: _result(output, name) for name in ("base", *MODES)}
+    evaluation = read_results(output / EVALUATION)
     results = {
         "config": dataclasses.asdict(config),
-        "models": models,
-        "differences": differences(models),
+        "differences": differences(evaluation),
+        "phases": {name: json.loads((output / name / "seconds.json").read_text()) for name in ("base", *MODES)},
         "seconds": time.perf_counter() - started,
     }
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    report(results, output)
+    report(results, evaluation, output)
     page = write_report(ReportConfig(runs=(str(output),)))
     live.console.print(f"report, for a browser: [bold]{escape(str(page))}[/]")
     return results
 
 
-def report(results: dict[str, Any], output: Path) -> None:
+def report(results: dict[str, Any], evaluation: Results, output: Path) -> None:
     """Print the tables and what they say."""
-    models, show = results["models"], live.console.print
-    show(tables.settings_table(models, "arithmetic: share of problems solved, percent (rows: trained in that mode)"))
-    show(tables.choices_table(models, "out of domain: facts that training never touched"))
+    show = live.console.print
+    title = "arithmetic: share of problems solved, percent (rows: trained in that mode)"
+    show(tables.settings_table(evaluation, "arithmetic", title))
+    show(tables.choices_table(evaluation, "facts", "out of domain: facts that training never touched"))
     for mode in MODES:
         for setting, d in results["differences"][mode].items():
-            low, high = (100 * x for x in d["interval"])
+            if d["low"] is None:  # a single problem
+                continue
+            low, high = 100 * d["low"], 100 * d["high"]
             verdict = "more than base" if low > 0 else "less than base" if high < 0 else "no clear difference from base"
-            change = f"{100 * d['mean']:+.1f} points [{low:+.1f}, {high:+.1f}]"
+            change = f"{100 * d['value']:+.1f} points [{low:+.1f}, {high:+.1f}]"
             show(f"{mode} training, {setting} @1: {change}, {verdict}", highlight=False, markup=False)
-    phases = {name: model["seconds"] for name, model in models.items()}
-    timing = ", ".join(f"{name} {s['train']:.0f} + {s['evaluate']:.0f} s" for name, s in phases.items())
+    timing = ", ".join(f"{n} {s['train']:.0f} + {s['evaluate']:.0f} s" for n, s in results["phases"].items())
     show(f"[dim]{results['seconds']:.0f} s in all (training + evaluation: {timing})[/]")
     show("[dim]One seed: the intervals are over problems, not over runs.[/]")
     show(f"run directory: [bold]{escape(str(output))}[/]")
 
 
-def differences(models: dict[str, Any]) -> dict[str, Any]:
+def differences(evaluation: Results) -> dict[str, Any]:
     """Trained minus base in pass@1 on the same problems: sampled hard, and sampled in the mode of the training."""
 
     def solved(name: str, setting: str) -> np.ndarray:
-        result = models[name]["settings"][setting]
-        return np.array(result["right"]) / result["samples"]
+        summary = evaluation.summaries[name, "arithmetic", setting]
+        return np.array(summary["right"]) / summary["samples"]
 
     return {
         mode: {
@@ -118,16 +124,19 @@ def train_config(mode: str, output: Path, config: QuickstartConfig) -> TrainConf
     )
 
 
-def evaluate_config(model: str, output: Path, config: QuickstartConfig) -> EvaluateConfig:
+def evaluate_config(name: str, model: str, output: Path, config: QuickstartConfig) -> EvaluateConfig:
+    """The configuration that one model is evaluated with, into the folder that all of them share."""
     return EvaluateConfig(
-        model=model,
+        models=(f"{name}={model}",),
         task=TaskConfig(name="arithmetic", limit=config.problems),
         samples=config.samples,
         max_thought_steps=MAX_THOUGHT_STEPS,
         max_answer_tokens=MAX_ANSWER_TOKENS,
-        choices="facts",
+        profile=PROFILED,
+        traces=TRACED,
+        choices=("facts",),
         seed=config.seed + 1,
-        output=str(output),
+        output=str(output / EVALUATION),
         device="cpu",
     )
 
@@ -166,6 +175,7 @@ def _job(name: str, output: Path, config: QuickstartConfig, messages) -> None:
     torch.set_num_threads(1)
     started = time.perf_counter()
     model = "tiny"
+    (output / name).mkdir(exist_ok=True)
     try:
         if name != "base":
             train(
@@ -174,14 +184,10 @@ def _job(name: str, output: Path, config: QuickstartConfig, messages) -> None:
             )
             model = str(output / name)  # its best checkpoint by validation, as in the paper
         trained = time.perf_counter()
-        done_before: dict[str, int] = {}
-
-        def count(setting: str, done: int, total: int) -> None:
-            del total
-            done_before[setting] = done
-            messages.put((name, "evaluate", sum(done_before.values()), {}))
-
-        evaluate(evaluate_config(model, output / name / "evaluation", config), listener=count)
+        evaluate(
+            evaluate_config(name, model, output, config),
+            listener=lambda event: messages.put((name, "evaluate", event.done, {})),
+        )
     except (UserError, OSError, RuntimeError, FloatingPointError) as error:
         messages.put((name, "failed", 0, {"error": f"{type(error).__name__}: {error}"}))
         messages.close()
@@ -195,12 +201,6 @@ def _end_with_parent() -> None:
     """A parent that was killed cannot end its processes; they notice."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     os._exit(1)
-
-
-def _result(output: Path, name: str) -> dict[str, Any]:
-    """What a finished job left behind."""
-    results = json.loads((output / name / "evaluation" / "results.json").read_text())
-    return results | {"seconds": json.loads((output / name / "seconds.json").read_text())}
 
 
 def _forward(messages, listener) -> None:

@@ -173,15 +173,19 @@ def test_mistakes_leave_no_run_behind(run, training, tmp_path):
     [
         (["--settings", "hard"], "settings is 'hard'; it must be one of hard-greedy, hard-sample"),
         (["--samples", "0"], "samples is 0; it must be at least 1"),
-        (["--gamma", "0"], "gamma is 0.0; it must be a number above 0"),
+        (["--gammas", "0"], "gammas is 0.0; it must be numbers above 0"),
+        (["--models", "a=tiny", "a=tiny"], "models has 'a=tiny' more than once"),
+        (["--models", "a=tiny", "a=x/y"], "models: 'tiny' and 'x/y' would both be called 'a'; give one a name of"),
+        (["--models", ".."], "'..' gives no name to call it by"),
+        (["--texts", "/nowhere/texts.txt"], "texts is '/nowhere/texts.txt', which cannot be read"),
         (["--choices", "facts", "--choices-limit", "9999"], "count is 9999"),
         (["--split", "exam"], "split is 'exam'; the arithmetic task has train, validation, test"),
         (["--max-thought-steps", "100000"], "the model's context is"),
     ],
 )
 def test_evaluate_refuses(refused, model_folder, tmp_path, flags, message):
-    task = ["--limit", "2", "--template", "{question}", "--output", tmp_path / "results"]
-    assert message in refused("evaluate", "--device", "cpu", "--model", model_folder, *task, *flags)
+    task = ["--limit", "2", "--template", "{question}", "--output", tmp_path / "run"]
+    assert message in refused("evaluate", "--device", "cpu", "--models", model_folder, *task, *flags)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from softtokens import generate as generating
-from softtokens.evaluate import run as evaluating
+from softtokens.config import ALL_SETTINGS
+from softtokens.evaluate import sampling
 from softtokens.rollout.stopping import decode_text
 
 GSM8K_ROWS = [
@@ -22,33 +23,38 @@ GSM8K_ROWS = [
 ]
 
 
+def samples_in(folder, model, task, cell):
+    file = folder / "cells" / model / task / cell / "samples.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def test_evaluate_gsm8k_from_a_local_file(run, model_folder, tmp_path):
     file = tmp_path / "test.jsonl.gz"
     file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in GSM8K_ROWS).encode()))
     task = ["--task", "gsm8k", "--path", file, "--template", "User: {question} Assistant:"]
     limits = ["--max-thought-steps", "6", "--max-answer-tokens", "6", "--samples", "4"]
-    model = ["--model", model_folder, "--device", "cpu", "--output", tmp_path / "out"]
+    model = ["--models", f"m={model_folder}", "--device", "cpu", "--output", tmp_path / "out"]
     code, out, err = run("evaluate", *task, *limits, *model)
     assert (code, err) == (0, "")
-    assert "share of problems solved" in out
-    results = json.loads((tmp_path / "out/results.json").read_text())
-    assert len(results["settings"]) == 6
-    for setting, result in results["settings"].items():
-        assert result["problems"] == 3
-        assert list(result["pass@k"]) == (["1"] if setting.endswith("greedy") else ["1", "2", "4"])
-        assert sum(result["verdicts"].values()) == pytest.approx(1)
-        assert result["verdicts"]["grader_error"] == result["verdicts"]["grader_timeout"] == 0
-    samples = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
-    assert len(samples) == 3 * (3 + 3 * 4)
-    assert {sample["expected"] for sample in samples} == {"72", "10", "2200"}
-    assert all(r"\boxed{" in sample["answer"] for sample in samples)
+    assert "gsm8k: share of problems solved" in out
+    for setting in ALL_SETTINGS:
+        summary = json.loads((tmp_path / "out/cells/m/gsm8k" / setting / "summary.json").read_text())
+        assert summary["problems"] == 3
+        assert list(summary["pass@k"]) == (["1"] if setting.endswith("greedy") else ["1", "2", "4"])
+        assert summary["verdicts"]["grader_error"] == summary["verdicts"]["grader_timeout"] == 0
+        samples = samples_in(tmp_path / "out", "m", "gsm8k", setting)
+        assert {sample["expected"] for sample in samples} == {"72", "10", "2200"}
+    code, out, err = run("compare", tmp_path / "out", "--against", "hard-sample", "--output", tmp_path / "c.json")
+    assert (code, err) == (0, "")
+    assert "pass@1 on gsm8k, against hard-sample" in out
+    assert len(json.loads((tmp_path / "c.json").read_text())["comparisons"]) == 5
 
 
 def test_evaluate_asks_math_verify(run, model_folder, tmp_path, monkeypatch):
     """What the model says is put in its mouth; what is thought of it comes from the grader's own processes."""
     file = tmp_path / "test.jsonl.gz"
     file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in GSM8K_ROWS).encode()))
-    batches = evaluating.batches
+    sample = sampling.sample_problems
     said = {
         0: r" The final answer is: \boxed{\frac{144}{2}}",
         1: r" The final answer is: \boxed{x+1}",
@@ -56,45 +62,51 @@ def test_evaluate_asks_math_verify(run, model_folder, tmp_path, monkeypatch):
     }
 
     def saying(*arguments, **options):
-        for rows, rollout in batches(*arguments, **options):
-            rollout.answer_texts[:] = [said[i] for i, _ in rows]
-            yield rows, rollout
+        rollout = sample(*arguments, **options)
+        rollout.answer_texts[:] = [said[i] for i in rollout.keys.problem.tolist()]
+        return rollout
 
-    monkeypatch.setattr(evaluating, "batches", saying)
+    monkeypatch.setattr(sampling, "sample_problems", saying)
     task = ["--task", "gsm8k", "--path", file, "--template", "User: {question} Assistant:"]
     limits = ["--max-thought-steps", "2", "--max-answer-tokens", "2", "--settings", "soft-greedy"]
-    code, _, err = run(
-        "evaluate", *task, *limits, "--model", model_folder, "--device", "cpu", "--output", tmp_path / "out"
-    )
+    where = ["--models", f"m={model_folder}", "--device", "cpu", "--output", tmp_path / "out"]
+    code, _, err = run("evaluate", *task, *limits, *where)
     assert (code, err) == (0, "")
-    samples = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    samples = samples_in(tmp_path / "out", "m", "gsm8k", "soft-greedy")
     assert [sample["verdict"] for sample in samples] == ["right", "wrong", "no_answer"]
+    assert [sample["extracted"] for sample in samples] == [r"\frac{144}{2}", "x+1", None]
 
 
 def test_evaluate_a_run_means_its_best_checkpoint(run, model_folder, data_file, tmp_path):
-    flags = ["--task", data_file, "--template", "User: {question}", "--device", "cpu"]
+    flags = ["--task", data_file, "--template", "User: {question}", "--device", "cpu", "--grader", "exact"]
     limits = ["--max-thought-steps", "3", "--max-answer-tokens", "2"]
     output = tmp_path / "run"
-    training = [
-        "--model",
-        model_folder,
-        "--output",
-        output,
-        "--steps",
-        "2",
-        "--group-size",
-        "2",
-        "--grader",
-        "exact",
-    ]
+    training = ["--model", model_folder, "--output", output, "--steps", "2", "--group-size", "2"]
     assert run("train", *flags, *limits, *training, "--validation", data_file, "--validate-every", "1")[0] == 0
-    results = []
-    exact = ["--grader", "exact", "--samples", "2"]
-    for model in (output, output / "checkpoints/best"):
-        where = ["--model", model, "--output", tmp_path / f"results{len(results)}"]
-        assert run("evaluate", *flags, *limits, *exact, *where)[0] == 0
-        results.append((tmp_path / f"results{len(results)}/samples.jsonl").read_text())
-    assert results[0] == results[1]
+    where = ["--models", output, output / "checkpoints/best", "--output", tmp_path / "out", "--samples", "2"]
+    assert run("evaluate", *flags, *limits, *where, "--settings", "soft-sample")[0] == 0
+    first, second = (samples_in(tmp_path / "out", m, "problems", "soft-sample") for m in ("run", "run-best"))
+    assert [s | {"seconds": 0} for s in first] == [s | {"seconds": 0} for s in second]
+    models = json.loads((tmp_path / "out/evaluation.json").read_text())["models"]
+    assert models[0]["weights"] == models[1]["weights"]
+    for model in models:
+        assert [model["trained"][key] for key in ("mode", "seed", "steps")] == ["soft", 0, 2]
+        assert model["trained"]["run"] == str(output)
+
+
+def test_evaluate_says_what_was_asked_and_goes_on_after_ctrl_c(run, model_folder, data_file, tmp_path, monkeypatch):
+    flags = ["--task", data_file, "--template", "User: {question}", "--device", "cpu", "--grader", "exact"]
+    limits = ["--max-thought-steps", "3", "--max-answer-tokens", "2", "--samples", "2"]
+    where = ["--models", f"m={model_folder}", "--output", tmp_path / "out", "--settings", "soft-sample"]
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "append_samples", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        code, _, err = run("evaluate", *flags, *limits, *where)
+    assert code == 1
+    assert err == "softtokens: stopped by Ctrl-C. What was sampled is kept; the same command goes on.\n"
+    assert run("evaluate", *flags, *limits, *where)[0] == 0
+    code, _, err = run("evaluate", *flags, *limits, *where, "--seed", "1")
+    assert code == 2
+    assert "holds an evaluation under other conditions (seed was 0, is 1)" in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", ["[bold]run[/bold]", "[/nope]", "run[link=x]\\"])
@@ -106,7 +118,7 @@ def test_names_are_not_markup(run, model_folder, data_file, tmp_path, name):
     code, out, err = run("train", *flags, *limits, *training, "--output", folder)
     assert (code, err) == (0, "")
     assert name in out.replace("\n", "")
-    where = ["--model", folder, "--output", folder / "results", "--samples", "1", "--settings", "hard-greedy"]
+    where = ["--models", folder, "--output", folder / "results", "--samples", "1", "--settings", "hard-greedy"]
     code, out, err = run("evaluate", *flags, *limits, *where)
     assert (code, err) == (0, "")
     assert name in out.replace("\n", "")

@@ -6,18 +6,22 @@ import json
 import pytest
 
 from softtokens import cli
-from softtokens.config import EvaluateConfig, GenerateConfig, QuickstartConfig, TrainConfig
+from softtokens.config import GenerateConfig, QuickstartConfig, TrainConfig
 from softtokens.configfile import from_dict
+from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 
 DEFAULTS = {"train": TrainConfig(), "evaluate": EvaluateConfig(), "quickstart": QuickstartConfig()}
 
 
-@pytest.mark.parametrize("command", [*DEFAULTS, "generate"])
+REQUIRED = {"generate": GenerateConfig("runs/eval"), "compare": CompareConfig("runs/eval")}
+
+
+@pytest.mark.parametrize("command", [*DEFAULTS, *REQUIRED])
 def test_dry_run_prints_json_that_is_the_configuration(run, command):
-    arguments = ["1 + 1?"] if command == "generate" else []
+    arguments = ["runs/eval"] if command in REQUIRED else []
     code, out, err = run(command, "--dry-run", *arguments)
     assert (code, err) == (0, "")
-    expected = DEFAULTS.get(command, GenerateConfig("1 + 1?"))
+    expected = (DEFAULTS | REQUIRED)[command]
     assert from_dict(type(expected), json.loads(out)) == expected
 
 
@@ -45,8 +49,11 @@ def test_what_dry_run_prints_is_a_run_again(run, tmp_path):
 
 
 def test_lists_and_switches(run):
-    out = run("evaluate", "--dry-run", "--settings", "hard-greedy", "soft-sample")[1]
-    assert json.loads(out)["settings"] == ["hard-greedy", "soft-sample"]
+    flags = ["--settings", "hard-greedy", "soft-sample", "--gammas", "0.1", "1", "--models", "tiny", "hard=runs/hard"]
+    config = json.loads(run("evaluate", "--dry-run", *flags)[1])
+    assert config["settings"] == ["hard-greedy", "soft-sample"]
+    assert config["gammas"] == [0.1, 1.0]
+    assert config["models"] == ["tiny", "hard=runs/hard"]
     assert json.loads(run("train", "--dry-run", "--resume")[1])["resume"] is True
 
 

@@ -1,11 +1,12 @@
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softtokens.evaluate.passk import bootstrap_interval, ks_up_to, pass_at_k
+from softtokens.evaluate.passk import MAX_VOTERS, ks_up_to, maj_at_k, pass_at_k
 
 
 @pytest.mark.parametrize("samples", range(1, 9))
@@ -55,27 +56,53 @@ def test_ks():
     assert ks_up_to(33) == [1, 2, 4, 8, 16, 32, 33]
 
 
-@pytest.mark.parametrize("level", [0.5, 0.9])
-def test_intervals_cover_as_often_as_they_say(level, monkeypatch):
-    """400 made-up data sets of 60 problems. The share covered has a standard error of 2.5 % at most, and percentile
-    intervals of 60 values fall short by about 1 %: within 9 %, a false alarm is below 1 in 1,000."""
-    monkeypatch.setattr("softtokens.evaluate.passk._RESAMPLES", 1000)
-    random = np.random.default_rng(1)
-    covered = 0
-    for _ in range(400):
-        low, high = bootstrap_interval(random.beta(2, 3, size=60), level=level)
-        covered += low <= 0.4 <= high
-    assert covered / 400 == pytest.approx(level, abs=0.09)
+def share_of_subsets_won(votes, samples, k):
+    """maj@k by trying every subset; answers are numbered, None abstains."""
+    answers = [place for place, (count, _) in enumerate(votes) for _ in range(count)]
+    answers += [None] * (samples - len(answers))
+    won = []
+    for subset in itertools.combinations(answers, k):
+        counts = Counter(answer for answer in subset if answer is not None)
+        ahead = [answer for answer, count in counts.items() if count == max(counts.values())]
+        won.append(sum(votes[answer][1] for answer in ahead) / len(ahead) if ahead else 0.0)
+    return sum(won) / len(won)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_all_wrong_and_all_right_leave_no_doubt(value):
-    assert bootstrap_interval(np.full(50, value)) == (value, value)
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=4), st.integers(0, 2))
+def test_maj_at_k_is_the_share_of_subsets_that_elect_a_right_answer(votes, abstaining):
+    samples = max(1, sum(count for count, _ in votes) + abstaining)
+    ks = list(range(1, min(samples, 7) + 1))
+    expected = [share_of_subsets_won(votes, samples, k) for k in ks]
+    np.testing.assert_allclose(maj_at_k([votes], samples, ks)[0], expected, atol=1e-12)
 
 
-def test_the_same_values_give_the_same_interval_around_the_mean():
-    values = np.random.default_rng(2).random(100)
-    low, high = bootstrap_interval(values)
-    assert bootstrap_interval(values) == (low, high)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / 10, rel=0.1)  # close to normal at this size
+def test_maj_at_1_is_pass_at_1():
+    votes = [[(3, True), (2, False)], [(8, False)], [], [(1, True), (1, True), (6, False)]]
+    np.testing.assert_allclose(maj_at_k(votes, 8, [1])[:, 0], pass_at_k([3, 0, 0, 2], 8, 1))
+
+
+def test_all_samples_vote_when_k_is_all_of_them():
+    votes = [[(3, True), (2, False)], [(2, True), (2, False), (1, False)], [(2, False), (1, True)]]
+    assert maj_at_k(votes, 8, [8])[:, 0].tolist() == [1.0, 0.5, 0.0]
+
+
+def test_many_voters():
+    """A right answer given by 60 % of the samples wins nearly every large vote; binomials stay finite."""
+    found = maj_at_k([[(600, True), (400, False)]], MAX_VOTERS, [1, 101, MAX_VOTERS])[0]
+    assert found[0] == pytest.approx(0.6)
+    assert 0.95 < found[1] < found[2] == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=r"samples is 1001; maj@k is computed for up to 1000"):
+        maj_at_k([[(1, True)]], MAX_VOTERS + 1, [1])
+
+
+@pytest.mark.parametrize("votes", [[(5, True)], [(0, True)], [(3, True), (2, False)]])
+def test_votes_that_cannot_be(votes):
+    with pytest.raises(ValueError, match="do not fit 4 samples"):
+        maj_at_k([votes], 4, [1])
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_a_vote_of_more_than_there_are_is_refused(k):
+    with pytest.raises(ValueError, match=r"k is \d, with 4 samples per problem; it must be in 1 \.\. 4"):
+        maj_at_k([[(4, True)]], 4, [k])

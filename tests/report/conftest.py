@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from softtokens.config import ALL_SETTINGS, MODE_TEMPERATURES, ReportConfig
-from softtokens.evaluate.passk import bootstrap_interval, ks_up_to, pass_at_k
+from softtokens.evaluate.intervals import estimate
+from softtokens.evaluate.passk import ks_up_to, pass_at_k
 from softtokens.report.build import report
 
 PROBLEMS, SAMPLES = 24, 8
@@ -114,7 +115,7 @@ def summary(model: str, cell: str, right: list[int], samples: int, task: str = "
     at = {}
     for k in ks_up_to(samples):
         solved = pass_at_k(right, samples, k)
-        at[str(k)] = share(float(solved.mean()), *bootstrap_interval(solved))
+        at[str(k)] = estimate(solved, shares=True)
     rate = sum(right) / samples / len(right)
     rest = {"verdicts": {"right": rate, "wrong": 1 - rate}, "stops": {"phrase": 1.0, "limit": 0.0, "eos": 0.0}}
     rest |= {"thought_length": {"mean": 20.0, "median": 19.0, "p95": 30.0}, "answer_length": {"mean": 4.0}}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from softtokens.models.policy import Policy
-from softtokens.rollout.replay import token_log_prob
+from softtokens.rollout.replay import DEFAULT_CHUNK_ELEMENTS
 from softtokens.rollout.stopping import continuation_ids
 from softtokens.types import ChoiceItem, UserError
 
@@ -34,13 +34,8 @@ class ChoiceScores:
 @torch.no_grad()
 def score_choices(policy: Policy, items: Sequence[ChoiceItem], *, rows_per_batch: int = 64) -> ChoiceScores:
     """Likelihood of every choice of every item. UserError when an item does not fit the model's context."""
-    texts = [(item, choice) for item in items for choice in item.choices]
-    pairs = [_encoded(policy, item, choice) for item, choice in texts]
-    total = np.empty(len(pairs))
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
-    for start in range(0, len(order), rows_per_batch):
-        rows = order[start : start + rows_per_batch]
-        total[rows] = _log_probs(policy, [pairs[i] for i in rows])
+    pairs = [_encoded(policy, item, choice) for item in items for choice in item.choices]
+    total = np.array([log_prob for log_prob, _ in continuation_log_probs(policy, pairs, rows_per_batch=rows_per_batch)])
     correct, normalized, nll = [], [], []
     row = 0
     for item in items:
@@ -64,8 +59,22 @@ def _encoded(policy: Policy, item: ChoiceItem, choice: str) -> tuple[list[int], 
     return prompt, ids
 
 
-def _log_probs(policy: Policy, pairs: list[tuple[list[int], list[int]]]) -> list[float]:
-    """Sum of log p over each continuation's tokens, in nats."""
+@torch.no_grad()
+def continuation_log_probs(
+    policy: Policy, pairs: Sequence[tuple[list[int], list[int]]], *, rows_per_batch: int = 64
+) -> list[tuple[float, bool]]:
+    """Of each (prompt, continuation) in token ids: the sum of log p over the continuation's tokens in nats, and whether
+    each of them is the likeliest. Pairs of similar length share a batch."""
+    found: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    for start in range(0, len(order), rows_per_batch):
+        rows = order[start : start + rows_per_batch]
+        for row, result in zip(rows, _log_probs(policy, [pairs[i] for i in rows]), strict=True):
+            found[row] = result
+    return found
+
+
+def _log_probs(policy: Policy, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
     longest = max(len(prompt) + len(ids) for prompt, ids in pairs)
     grid = torch.zeros(len(pairs), longest, dtype=torch.int64)
     scored = torch.zeros(len(pairs), longest, dtype=torch.bool)
@@ -74,8 +83,14 @@ def _log_probs(policy: Policy, pairs: list[tuple[list[int], list[int]]]) -> list
         scored[row, len(prompt) : len(prompt) + len(ids)] = True
     grid, scored = grid.to(policy.device), scored.to(policy.device)
     vocabulary = policy.vocabulary
-    hidden = policy.hidden_states(vocabulary.embed(grid))
-    log_prob = token_log_prob(vocabulary, hidden[:, :-1][scored[:, 1:]], grid[scored], 1.0)
-    row = torch.nonzero(scored)[:, 0]
+    hidden = policy.hidden_states(vocabulary.embed(grid))[:, :-1][scored[:, 1:]]
+    tokens, row = grid[scored], torch.nonzero(scored)[:, 0]
     total = torch.zeros(len(pairs), dtype=torch.float64, device=policy.device)
-    return total.index_add(0, row, log_prob.double()).tolist()
+    missed = torch.zeros(len(pairs), dtype=torch.int64, device=policy.device)
+    chunk = max(1, DEFAULT_CHUNK_ELEMENTS // vocabulary.head.shape[0])
+    for start in range(0, len(tokens), chunk):
+        some = slice(start, start + chunk)
+        log_p = vocabulary.logits(hidden[some]).log_softmax(dim=-1)
+        total.index_add_(0, row[some], log_p.gather(-1, tokens[some, None])[:, 0].double())
+        missed.index_add_(0, row[some], (log_p.argmax(dim=-1) != tokens[some]).long())
+    return list(zip(total.tolist(), (missed == 0).tolist(), strict=True))

@@ -1,14 +1,14 @@
-"""pass@k without bias, and how sure we are of it."""
+"""pass@k and maj@k without bias, from n >= k samples of each problem. Numpy only."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-_RESAMPLES = 10_000
-_RESAMPLE_SEED = 20250919  # fixed: the same counts give the same interval
-_CHUNK = 500
+MAX_VOTERS = 1000  # binomial coefficients of more overflow float64
+Votes = Sequence[tuple[int, bool]]  # of one problem: (samples that gave this answer, whether it is right)
 
 
 def pass_at_k(right: Sequence[int] | np.ndarray, samples: int, k: int) -> np.ndarray:
@@ -30,22 +30,54 @@ def pass_at_k(right: Sequence[int] | np.ndarray, samples: int, k: int) -> np.nda
     return 1.0 - np.prod(np.clip(wrong - drawn, 0, None) / (samples - drawn), axis=1)
 
 
-def bootstrap_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean, resampling problems."""
-    values = np.asarray(values, dtype=np.float64)
-    random = np.random.default_rng(_RESAMPLE_SEED)
-    means = [
-        values[random.integers(0, len(values), size=(_CHUNK, len(values)))].mean(axis=1)
-        for _ in range(_RESAMPLES // _CHUNK)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def maj_at_k(votes_P: Sequence[Votes], samples: int, ks: Sequence[int]) -> np.ndarray:
+    """Per problem and k, the chance that the most frequent answer among k draws without replacement is right.
+
+    The mean over all subsets of size k, exactly. Ties are broken by lot among the answers in front. Samples without an
+    answer do not vote; where nobody votes the vote is wrong. Returns float64 [problems, ks]. ValueError when a k is
+    beyond the samples, or samples beyond MAX_VOTERS.
+    """
+    for k in ks:
+        if not 1 <= k <= samples:
+            raise ValueError(f"k is {k}, with {samples} samples per problem; it must be in 1 .. {samples}")
+    if samples > MAX_VOTERS:
+        raise ValueError(f"samples is {samples}; maj@k is computed for up to {MAX_VOTERS}")
+    subsets = np.array([float(math.comb(samples, k)) for k in ks])
+    return np.array([_winning_subsets(votes, samples)[list(ks)] / subsets for votes in votes_P])
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray) -> dict[str, object]:
-    """Mean of a - b over the same problems, with its 95 % interval."""
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return {"mean": float(difference.mean()), "interval": bootstrap_interval(difference)}
+def _winning_subsets(votes: Votes, samples: int) -> np.ndarray:
+    """How many subsets of each size 0..samples a right answer wins; won in a tie of t it counts 1 / t."""
+    counts = [count for count, _ in votes]
+    if min(counts, default=1) < 1 or sum(counts) > samples:
+        raise ValueError(f"votes {votes} do not fit {samples} samples")
+    won = np.zeros(samples + 1)
+    for place, (count, right) in enumerate(votes):
+        others = counts[:place] + counts[place + 1 :]
+        for votes_for_it in range(1, count + 1) if right else ():
+            ways = math.comb(count, votes_for_it) * _others_behind(others, votes_for_it, samples - count)
+            won[votes_for_it : votes_for_it + len(ways)] += ways
+    return won
+
+
+def _others_behind(others: Sequence[int], most: int, voters: int) -> np.ndarray:
+    """Ways to choose s of the other samples so that no other answer gets more than `most`, for s = 0..voters; a choice
+    in which t answers reach it counts 1 / (1 + t).
+
+    A product of one polynomial per answer, in s (columns) and t (rows). Answers that cannot reach `most`, and samples
+    without an answer, are free: together they are one binomial.
+    """
+    rivals = [count for count in others if count >= most]
+    free = voters - sum(rivals)
+    ways = np.zeros((len(rivals) + 1, voters + 1))
+    ways[0, : free + 1] = [math.comb(free, s) for s in range(free + 1)]
+    for count in rivals:
+        grown = np.zeros_like(ways)
+        for s in range(most):
+            grown[:, s:] += math.comb(count, s) * ways[:, : voters + 1 - s]
+        grown[1:, most:] += math.comb(count, most) * ways[:-1, : voters + 1 - most]
+        ways = grown
+    return (ways / (1.0 + np.arange(len(rivals) + 1))[:, None]).sum(axis=0)
 
 
 def ks_up_to(samples: int) -> list[int]:

@@ -1,134 +1,266 @@
-"""Evaluate one model: the six settings of inference on a task, and multiple choice."""
+"""Evaluate models in cells: model x task x setting. Finished cells are kept, unfinished ones go on."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from softtokens.assemble import grader_of, new_folder, problems_of
-from softtokens.config import EvaluateConfig
-from softtokens.evaluate.nll import ChoiceScores, score_choices
-from softtokens.evaluate.passk import bootstrap_interval, ks_up_to, pass_at_k
-from softtokens.models.hf import load_policy, resolve_device
-from softtokens.models.policy import Policy
-from softtokens.rewards import Grader
-from softtokens.rollout.batches import batches, require_room
+from softtokens.assemble import grader_of, problems_of
+from softtokens.config import TaskConfig, ThoughtConfig
+from softtokens.evaluate.cells import Cell, cells_of
+from softtokens.evaluate.choices import is_done, score_into
+from softtokens.evaluate.folder import (
+    SCHEMA,
+    cell_folder,
+    check_output,
+    choices_file,
+    dump,
+    locked,
+    preservation_file,
+    read_json,
+    register,
+    trace_file,
+    write_json,
+    write_text,
+)
+from softtokens.evaluate.harness import Harness
+from softtokens.evaluate.memory import Rows
+from softtokens.evaluate.models import Models, task_entry
+from softtokens.evaluate.naming import named_sources
+from softtokens.evaluate.preservation import digest, load_texts, preservation
+from softtokens.evaluate.profile import chosen_rows, profile, traces
+from softtokens.evaluate.samplefile import read_samples, write_samples
+from softtokens.evaluate.sampling import Sampler
+from softtokens.evaluate.summary import summarize
+from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.models.hf import HFPolicy
+from softtokens.rollout.batches import require_room
 from softtokens.rollout.decode import Limits
 from softtokens.tasks import load_choice_items
-from softtokens.thoughts import thought_setting
-from softtokens.types import Problem, Verdict
+from softtokens.thoughts import Thought, build_thought
+from softtokens.types import ChoiceItem, Problem, UserError
 
-Listener = Callable[[str, int, int], None]  # setting, samples done, samples in all
+SAMPLES, SUMMARY, PROFILE = "samples.jsonl", "summary.json", "profile.json"
 
 
-def evaluate(config: EvaluateConfig, *, listener: Listener | None = None) -> dict[str, Any]:
-    """Evaluate as configured; returns what is written to results.json (see docs/metrics.md)."""
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Samples of a cell are there. done: all of them so far, those of an earlier start included; of `total`. fresh:
+    how many of them this event brought, with their tokens and the seconds they took."""
+
+    model: str
+    task: str
+    cell: str
+    done: int
+    total: int
+    fresh: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+Listener = Callable[[Event], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    name: str
+    config: TaskConfig
+    problems: list[Problem]
+
+
+def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None) -> Path:
+    """Evaluate as configured; returns the folder (docs/evaluation.md).
+
+    What can go wrong is looked for before anything is written: every model is loaded once, and every prompt measured.
+    """
     torch.set_flush_denormal(True)  # see train.loop
-    output = None if config.output is None else new_folder(config.output)
-    dtype = getattr(torch, config.dtype)
-    problems = problems_of(config.task, default_split="test")
-    items = [] if config.choices is None else load_choice_items(config.choices, limit=config.choices_limit)
-    device = resolve_device(config.device)
-    policy = load_policy(config.model, device=device, dtype=dtype, mask_unused=config.mask_unused)
-    require_room(policy, problems, Limits(config.max_thought_steps, config.max_answer_tokens))
-    results: dict[str, Any] = {"config": dataclasses.asdict(config), "settings": {}}
-    grader = grader_of(config.task)
-    sample_file = None if output is None else open(output / "samples.jsonl", "w", encoding="utf-8")  # noqa: SIM115
+    root = check_output(config.output)
+    tasks = _tasks(config)
+    outside = _Outside.of(config)
+    models = Models.of(config)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
+    outside.check(models)
+    described = []
+    for name in models.paths:
+        policy = models.load(name)
+        for task in tasks:
+            require_room(policy, task.problems, limits)
+        described.append(models.describe(name))
+    cells = cells_of(config)
+    entry = {
+        "schema": SCHEMA,
+        "config": dataclasses.asdict(config),
+        "models": described,
+        "tasks": [task_entry(task.name, task.config, task.problems) for task in tasks],
+        "settings": [cell.name for cell in cells],
+    }
+    register(root, entry)
+    count = _Counter(config, len(models.paths), tasks, cells, listener)
+    for name in models.paths:
+        with locked(root, name):
+            policy = models.load(name)
+            for task in tasks:
+                _evaluate_task(root, name, policy, task, cells, config, limits, count)
+            outside.evaluate(root, name, models)
+    return root
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outside:
+    """What is measured beside the cells: multiple choice, and texts."""
+
+    items: dict[str, list[ChoiceItem]]
+    harness: Harness | None
+    harness_tasks: tuple[str, ...]
+    limit: int | None
+    texts: list[str] | None
+    base: str | None
+
+    @staticmethod
+    def of(config: EvaluateConfig) -> _Outside:
+        sources = named_sources("choices and harness", [*config.choices, *config.harness])
+        items = {
+            name: load_choice_items(source, limit=config.choices_limit)
+            for name, source in sources.items()
+            if source not in config.harness
+        }
+        harness = Harness(config.harness, config.harness_tasks) if config.harness else None
+        texts = None if config.texts is None else load_texts(config.texts)
+        return _Outside(items, harness, config.harness, config.choices_limit, texts, config.base)
+
+    def check(self, models: Models) -> None:
+        """UserError when base is none of the models, or there is nothing to hold against it."""
+        if self.texts is None:
+            return
+        if self.base is not None and self.base not in models.paths:
+            raise UserError(f"base is {self.base!r}, which is none of the models: {', '.join(models.paths)}")
+        if len(models.paths) < 2:
+            raise UserError("texts compares models with a base, but there is only one model; add it to --models")
+
+    def evaluate(self, root: Path, model: str, models: Models) -> None:
+        policy = models.load(model)
+        for name, items in self.items.items():
+            score_into(root, model, name, policy, items)
+        for name in self.harness_tasks:
+            file = choices_file(root, model, name)
+            if not is_done(file, {"source": "lm-eval", "limit": self.limit}):
+                write_json(file, self.harness.score(policy, model, name, limit=self.limit))
+        base = self.base or next(iter(models.paths))
+        if self.texts is not None and model != base:
+            file = preservation_file(root, model)
+            if not is_done(file, {"base": base, "sha256": digest(self.texts)}):
+                beside = models.load_beside(base)
+                write_json(file, preservation(beside, policy, self.texts, (base, model)))
+
+
+def _tasks(config: EvaluateConfig) -> list[Task]:
+    configs = config.task_configs
+    named = named_sources("tasks", [task.name for task in configs])
+    tasks = []
+    for (name, source), task in zip(named.items(), configs, strict=True):
+        task = dataclasses.replace(task, name=source)
+        tasks.append(Task(name, task, problems_of(task, default_split="test")))
+    return tasks
+
+
+def _evaluate_task(
+    root: Path,
+    model: str,
+    policy: HFPolicy,
+    task: Task,
+    cells: list[Cell],
+    config: EvaluateConfig,
+    limits: Limits,
+    count: _Counter,
+) -> None:
+    grader = grader_of(task.config)
+    rows = Rows(policy, rows=config.rows_per_batch, memory=config.memory)
+    sampler = Sampler(policy, task.problems, limits, grader, config.seed, rows)
     try:
-        for setting in config.settings:
-            result, samples = evaluate_setting(policy, problems, setting, config, grader, listener)
-            results["settings"][setting] = result
-            if sample_file is not None:
-                sample_file.writelines(json.dumps(sample) + "\n" for sample in samples)
-        if items:
-            results["choices"] = summarize_choices(score_choices(policy, items))
+        for cell in cells:
+            thought = thought_of(cell, policy.embedding_rms)
+            count.begin(model, task.name, cell)
+            folder = cell_folder(root, model, task.name, cell.name)
+            summary = fill_cell(folder, sampler, thought, model, task.name, cell, count)
+            if config.profile:
+                _profile_into(folder / PROFILE, sampler, thought, summary["samples"], config.profile)
+            if config.traces:
+                names = {"model": model, "task": task.name, "cell": cell.name}
+                _trace_into(trace_file(root, *names.values()), sampler, thought, names, config.traces)
     finally:
         grader.close()
-        if sample_file is not None:
-            sample_file.close()
-    if output is not None:
-        (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    return results
 
 
-def evaluate_setting(
-    policy: Policy,
-    problems: Sequence[Problem],
-    setting: str,
-    config: EvaluateConfig,
-    grader: Grader,
-    listener: Listener | None = None,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One setting of inference; answers are greedy. Returns the summary and every sample.
-
-    Greedy settings are deterministic, so they take one sample per problem.
-    """
-    samples = 1 if setting.endswith("greedy") else config.samples
-    thought = thought_setting(setting, policy.embedding_rms, gamma=config.gamma)
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
-    right = np.zeros(len(problems), dtype=np.int64)
-    verdict_counts: Counter[Verdict] = Counter()
-    kept: list[dict[str, Any]] = []
-    started = time.perf_counter()
-    for rows, rollout in batches(
-        policy, thought, problems, samples, limits, seed=config.seed, rows_per_batch=config.rows_per_batch
-    ):
-        verdicts = grader.grade(rollout.answer_texts, [problems[i].answer for i, _ in rows])
-        verdict_counts.update(verdicts)
-        lengths = rollout.thought_lengths.tolist()
-        for row, ((i, sample), verdict) in enumerate(zip(rows, verdicts, strict=True)):
-            right[i] += verdict is Verdict.RIGHT
-            kept.append(
-                {
-                    "setting": setting,
-                    "problem": problems[i].id,
-                    "sample": sample,
-                    "thoughts": rollout.thought_texts[row],
-                    "answer": rollout.answer_texts[row],
-                    "expected": problems[i].answer,
-                    "verdict": verdict.value,
-                    "thought_length": lengths[row],
-                    "stop": rollout.stop_reasons[row].value,
-                }
-            )
-        if listener is not None:
-            listener(setting, len(kept), len(problems) * samples)
-    kept.sort(key=lambda sample: (sample["problem"], sample["sample"]))
-    return summarize_setting(right, samples, verdict_counts, kept, time.perf_counter() - started), kept
-
-
-def summarize_setting(
-    right: np.ndarray, samples: int, verdicts: Counter[Verdict], kept: list[dict[str, Any]], seconds: float
+def fill_cell(
+    folder: Path, sampler: Sampler, thought: Thought, model: str, task: str, cell: Cell, count: _Counter
 ) -> dict[str, Any]:
-    """Numbers of one setting; shares are between 0 and 1, intervals 95 % by bootstrap over problems."""
-    per_k = {k: pass_at_k(right, samples, k) for k in ks_up_to(samples)}
-    total = sum(verdicts.values())
-    return {
-        "problems": len(right),
-        "samples": samples,
-        "pass@k": {str(k): float(values.mean()) for k, values in per_k.items()},
-        "interval": {str(k): bootstrap_interval(values) for k, values in per_k.items()},
-        "verdicts": {v.value: verdicts[v] / total for v in Verdict},
-        "stops": {s: n / total for s, n in sorted(Counter(sample["stop"] for sample in kept).items())},
-        "mean_thought_length": float(np.mean([sample["thought_length"] for sample in kept])),
-        "seconds": seconds,
-        "right": right.tolist(),
-    }
+    """The summary of a cell, drawing what is missing. A cell that holds more samples than asked for stays as it is."""
+    problem_ids = [problem.id for problem in sampler.problems]
+    wanted = count.samples(cell)
+    summary = read_json(folder / SUMMARY)
+    if summary is not None and summary.get("schema") == SCHEMA and summary.get("samples", 0) >= wanted:
+        count.found(wanted * len(problem_ids))
+        return summary
+    have = read_samples(folder / SAMPLES, problem_ids, sampler.seed)
+    count.found(sum(sample["sample"] < wanted for sample in have))
+    samples = sampler.fill(thought, wanted, have, folder / SAMPLES, count.drawn)
+    place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
+    samples.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
+    write_samples(folder / SAMPLES, samples)
+    used = [sample for sample in samples if sample["sample"] < wanted]
+    summary = summarize(used, problem_ids, model, task, cell, sampler.seed)
+    write_json(folder / SUMMARY, summary)
+    return summary
 
 
-def summarize_choices(scores: ChoiceScores) -> dict[str, Any]:
-    return {
-        "items": len(scores.correct),
-        "accuracy": float(scores.correct.mean()),
-        "accuracy_interval": bootstrap_interval(scores.correct),
-        "accuracy_normalized": float(scores.correct_normalized.mean()),
-        "nll_per_token": float(scores.nll_per_token.mean()),
-        "nll_interval": bootstrap_interval(scores.nll_per_token),
-    }
+def _profile_into(file: Path, sampler: Sampler, thought: Thought, samples: int, most: int) -> None:
+    rows = chosen_rows(len(sampler.problems), samples, most)
+    found = read_json(file)
+    if found is None or found.get("generations", 0) < len(rows):
+        write_json(file, profile(sampler, thought, rows))
+
+
+def _trace_into(file: Path, sampler: Sampler, thought: Thought, names: dict[str, str], most: int) -> None:
+    rows = [(i, 0) for i in range(min(most, len(sampler.problems)))]
+    if not file.is_file() or file.read_bytes().count(b"\n") < len(rows):
+        write_text(file, "".join(dump(trace) + "\n" for trace in traces(sampler, thought, rows, names)))
+
+
+def thought_of(cell: Cell, embedding_rms: float) -> Thought:
+    """How the model thinks in a cell."""
+    numbers = {"gamma": 0.0 if cell.gamma is None else cell.gamma}
+    if cell.temperature > 0:
+        numbers["tau"] = cell.temperature
+    return build_thought(ThoughtConfig(mode=cell.mode, **numbers), embedding_rms, greedy=cell.is_greedy)
+
+
+class _Counter:
+    """Keeps count of the samples for the progress display."""
+
+    def __init__(self, config: EvaluateConfig, models: int, tasks: list[Task], cells: list[Cell], listener: Listener):
+        self._config, self._listener = config, listener
+        per_problem = sum(self.samples(cell) for cell in cells)
+        self._total = models * per_problem * sum(len(task.problems) for task in tasks)
+        self._done = 0
+        self._where = ("", "", "")
+
+    def samples(self, cell: Cell) -> int:
+        """Samples per problem. Greedy settings are deterministic, so they take one."""
+        return 1 if cell.is_greedy else self._config.samples
+
+    def begin(self, model: str, task: str, cell: Cell) -> None:
+        self._where = (model, task, cell.name)
+
+    def found(self, samples: int) -> None:
+        self._done += samples
+        self._listener(Event(*self._where, self._done, self._total))
+
+    def drawn(self, samples: list[dict[str, Any]]) -> None:
+        self._done += len(samples)
+        tokens = sum(sample["thought_length"] + sample["answer_length"] for sample in samples)
+        seconds = sum(sample["seconds"] for sample in samples)
+        self._listener(Event(*self._where, self._done, self._total, len(samples), tokens, seconds))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
 
 from softtokens.config import ALL_SETTINGS
-from softtokens.evaluate.passk import bootstrap_interval, pass_at_k
+from softtokens.evaluate.intervals import estimate, paired_difference
+from softtokens.evaluate.passk import pass_at_k
 from softtokens.report.arms import Arm, model_arms
 from softtokens.report.readers import number, numbers, table, text
 from softtokens.report.sources import Cell, Model, Sources
-
-_FLIPS = 10_000
-_FLIP_SEED = 20250919  # fixed: the same samples give the same p-value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +83,8 @@ class Results:
             return Estimate(*values[0], seeds=(values[0][0],))
         seeds = tuple(v[0] for v in values)
         solved = self.solved(arm, task, name, k) if measure == "pass@k" else None
-        low, high = bootstrap_interval(np.array(list(solved.values()))) if solved else (None, None)
-        return Estimate(float(np.mean(seeds)), low, high, seeds)
+        interval = estimate(np.array(list(solved.values())), shares=True) if solved else {}
+        return Estimate(float(np.mean(seeds)), interval.get("low"), interval.get("high"), seeds)
 
     def solved(self, arm: Arm[Model], task: str, name: str, k: int) -> dict[Any, float] | None:
         """pass@k of every problem, mean over the arm's seeds; None unless all seeds have the same problems."""
@@ -106,41 +103,13 @@ class Results:
         both = [problem for problem in first if problem in second]
         if not both:
             return None
-        change = np.array([first[problem] - second[problem] for problem in both])
-        return paired(change)
+        return paired(np.array([first[p] for p in both]), np.array([second[p] for p in both]))
 
 
-def paired(change: np.ndarray) -> Difference:
-    """Of the differences on each problem."""
-    low, high = bootstrap_interval(change)
-    return Difference(float(change.mean()), low, high, sign_flip_p(change), len(change))
-
-
-def sign_flip_p(change: np.ndarray) -> float:
-    """Two-sided p-value that paired differences have no direction: how often random signs give a mean as far from 0.
-
-    The smallest value that can come out is 1 / (flips + 1).
-    """
-    observed = abs(change.sum())
-    flipped = np.abs(_signs(len(change)) @ change.astype(np.float32))
-    return float((1 + np.count_nonzero(flipped >= observed - 1e-4)) / (_FLIPS + 1))
-
-
-@functools.lru_cache(maxsize=4)
-def _signs(n: int) -> np.ndarray:
-    """[flips, n] of -1 and 1."""
-    random = np.random.default_rng(_FLIP_SEED)
-    bits = np.unpackbits(random.integers(0, 256, size=(_FLIPS, (n + 7) // 8), dtype=np.uint8), axis=1)[:, :n]
-    return bits.astype(np.float32) * 2 - 1
-
-
-def holm(ps: list[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): they bound the chance of even one false alarm among all."""
-    corrected, largest = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
-        corrected[i] = largest
-    return corrected
+def paired(a: np.ndarray, b: np.ndarray) -> Difference:
+    """Mean of a - b over problems or items, in the same order in both."""
+    found = paired_difference(a, b)
+    return Difference(found["value"], found["low"], found["high"], found["p"], found["problems"])
 
 
 def samples_of(cell: Cell) -> int:

@@ -1,0 +1,134 @@
+"""Paired comparisons of cells on the same problems: difference, interval, p-value, corrected for how many are made.
+
+Knows no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from softtokens.evaluate.folder import SCHEMA
+from softtokens.evaluate.intervals import holm, paired_difference
+from softtokens.evaluate.passk import MAX_VOTERS, maj_at_k, pass_at_k
+from softtokens.evaluate.results import Results, read_results
+from softtokens.evaluateconfig import CHOICE_METRICS, METRIC, CompareConfig
+from softtokens.types import UserError
+
+Arm = tuple[str, str, str | None]  # (model, task, cell, or setting with `best`; None for multiple choice)
+_PER_ITEM = {"accuracy": "correct", "accuracy_normalized": "correct_normalized", "nll_per_token": "nll_per_token"}
+
+
+def compare(config: CompareConfig) -> dict[str, Any]:
+    """{"schema", "evaluation", "against", "best", "comparisons", "skipped"}: each comparison has metric, task, model,
+    cell, reference_model, reference_cell, of, of_reference (the two means), value (their difference), low, high, p,
+    p_holm, problems and differing; with `best` also chosen and chosen_reference, the cells by half of the problems.
+
+    Skipped are the ones that cannot be made, with the reason. UserError when none can.
+    """
+    results = read_results(config.evaluation)
+    _require_known("models", config.models, results.models)
+    _require_known("tasks", config.tasks, [*results.tasks, *(name for _, name in results.choices)])
+    _require_known("cells", config.cells, results.cells)
+    against = config.against or results.models[0]
+    comparisons, skipped = [], []
+    for metric in config.metrics:
+        arms = _arms(results, config, metric)
+        reference_model, reference_cell = _reference(results, arms, against, metric)
+        for arm, reference in _pairs(arms, config, reference_model, reference_cell):
+            one = {"metric": metric, "task": arm[1], "model": arm[0], "cell": arm[2]}
+            one |= {"reference_model": reference[0], "reference_cell": reference[2]}
+            try:
+                (a, chosen), (b, chosen_reference) = (_values(results, arms[x], metric) for x in (arm, reference))
+            except _Impossible as error:
+                skipped.append(one | {"reason": str(error)})
+                continue
+            if config.best:
+                one |= {"chosen": chosen, "chosen_reference": chosen_reference}
+            one |= {"of": float(a.mean()), "of_reference": float(b.mean())}
+            comparisons.append(one | paired_difference(a, b))
+    if not comparisons:
+        reason = skipped[0]["reason"] if skipped else "nothing that is finished matches what was asked for"
+        raise UserError(f"there is nothing to compare with {against!r}: {reason}")
+    for one, corrected in zip(comparisons, holm([c["p"] for c in comparisons]), strict=True):
+        one["p_holm"] = corrected
+    made = {"schema": SCHEMA, "evaluation": config.evaluation, "against": against, "best": config.best}
+    return made | {"comparisons": comparisons, "skipped": skipped}
+
+
+class _Impossible(Exception):
+    """A comparison that these results do not allow; the message says why."""
+
+
+def _arms(results: Results, config: CompareConfig, metric: str) -> dict[Arm, list[dict[str, Any]]]:
+    """What can be compared -> the results it stands for: one, or with `best` all of a grid."""
+    if metric in CHOICE_METRICS:
+        return {(model, name, None): [found] for (model, name), found in results.choices.items()}
+    arms: dict[Arm, list[dict[str, Any]]] = {}
+    for (model, task, cell), summary in results.summaries.items():
+        arms.setdefault((model, task, summary["setting"] if config.best else cell), []).append(summary)
+    return arms
+
+
+def _pairs(arms: dict, config: CompareConfig, model: str | None, cell: str | None) -> Iterator[tuple[Arm, Arm]]:
+    """(what, with what), in the order of the evaluation."""
+    for arm in arms:
+        chosen = zip((config.models, config.tasks, config.cells), arm, strict=True)
+        wanted = all(not names or part is None or part in names for names, part in chosen)
+        reference = (model or arm[0], arm[1], cell or arm[2])
+        if wanted and reference != arm and reference in arms:
+            yield arm, reference
+
+
+def _reference(results: Results, arms: dict, against: str, metric: str) -> tuple[str | None, str | None]:
+    """Model and cell that `against` names; None: those of whatever is being compared with it."""
+    if against in results.models:
+        return against, None
+    model, slash, cell = against.rpartition("/")
+    cells = list(dict.fromkeys(cell for _, _, cell in arms if cell is not None))
+    if metric in CHOICE_METRICS:
+        if model in results.models:
+            return model, None
+        raise UserError(f"against is {against!r}, but {metric} is measured once per model; name a model")
+    if cell in cells and (model in results.models or not slash):
+        return model or None, cell
+    raise UserError(
+        f"against is {against!r}; give a model ({', '.join(results.models)}), a cell ({', '.join(cells)}), or both as "
+        "MODEL/CELL"
+    )
+
+
+def _values(results: Results, found: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, list[str]]:
+    """One value per problem (or item), in the order that all models and cells share; and the cells that they are of."""
+    if metric in CHOICE_METRICS:
+        return np.array(found[0]["per_item"][_PER_ITEM[metric]], dtype=np.float64), []
+    values = np.array([_per_problem(summary, metric) for summary in found])
+    names = [summary["cell"] for summary in found]
+    if len(found) == 1:
+        return values[0], names
+    if values.shape[1] < 2:
+        raise _Impossible("choosing the best of a grid on one half of the problems needs at least 2 problems")
+    even = np.arange(values.shape[1]) % 2 == 0
+    by_odd, by_even = int(values[:, ~even].mean(axis=1).argmax()), int(values[:, even].mean(axis=1).argmax())
+    return np.where(even, values[by_odd], values[by_even]), [names[by_odd], names[by_even]]
+
+
+def _per_problem(summary: dict[str, Any], metric: str) -> np.ndarray:
+    kind, k = METRIC.fullmatch(metric).groups()
+    samples, k = summary["samples"], int(k)
+    if k > samples:
+        greedy = " (greedy settings are deterministic)" if summary["setting"].endswith("greedy") else ""
+        raise _Impossible(f"{metric} needs {k} samples per problem, and {summary['cell']} has {samples}{greedy}")
+    if kind == "pass":
+        return pass_at_k(summary["right"], samples, k)
+    if samples > MAX_VOTERS:
+        raise _Impossible(f"{metric} is computed for up to {MAX_VOTERS} samples, and there are {samples}")
+    return maj_at_k(summary["votes"], samples, [k])[:, 0]
+
+
+def _require_known(name: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for value in given:
+        if value not in known:
+            raise UserError(f"{name} is {value!r}; the evaluation has {', '.join(dict.fromkeys(known))}")

@@ -1,0 +1,179 @@
+"""The folder of an evaluation: docs/evaluation.md describes its files.
+
+Every file but samples.jsonl is written beside its place and renamed, so what is there is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from softtokens.types import UserError
+
+SCHEMA = 1
+_MAIN = "evaluation.json"
+_LOCKS = ".locks"
+_SAMPLING = ("seed", "max_thought_steps", "max_answer_tokens", "mask_unused", "dtype")  # of the configuration
+_TASK_OPTIONS = ("limit", "split", "seed", "path", "subset", "question", "answer", "template")
+
+
+def cell_folder(root: Path, model: str, task: str, cell: str) -> Path:
+    return root / "cells" / model / task / cell
+
+
+def trace_file(root: Path, model: str, task: str, cell: str) -> Path:
+    return root / "traces" / model / task / f"{cell}.jsonl"
+
+
+def choices_file(root: Path, model: str, name: str) -> Path:
+    return root / "choices" / model / f"{name}.json"
+
+
+def preservation_file(root: Path, model: str) -> Path:
+    return root / "preservation" / f"{model}.json"
+
+
+def read_main(root: Path) -> dict[str, Any] | None:
+    """evaluation.json; None where there is none. UserError when it is no evaluation of this schema."""
+    file = root / _MAIN
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    if content is None or not {"config", "models", "tasks", "settings"} <= content.keys():
+        raise UserError(f"{file} is damaged; evaluate into a new folder, or restore it")
+    if content.get("schema") != SCHEMA:
+        raise UserError(f"{file} has schema {content.get('schema')!r}, this version knows {SCHEMA}; give a new folder")
+    return content
+
+
+def check_output(output: str) -> Path:
+    """The folder, if an evaluation may be written there: it is new, empty, or an evaluation."""
+    root = Path(output)
+    try:
+        if root.exists() and not root.is_dir():
+            raise UserError(f"output is {output!r}, which is a file; give a folder")
+        if root.is_dir() and not (root / _MAIN).is_file() and any(p.name != _LOCKS for p in root.iterdir()):
+            raise UserError(f"output is {output!r}, which holds something other than an evaluation; give a new folder")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"output is {output!r}, which cannot be read: {error}") from error
+    read_main(root)
+    return root
+
+
+def register(root: Path, entry: dict[str, Any]) -> None:
+    """Add models, tasks and settings to evaluation.json, making the folder.
+
+    UserError when what is there was sampled under other conditions, naming them. Several processes may do this at once.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root, "evaluation", timeout=60):
+            old = read_main(root)
+            write_json(root / _MAIN, entry if old is None else _merged(root, old, entry))
+    except OSError as error:
+        raise UserError(f"output is {str(root)!r}, which cannot be written: {error.strerror or error}") from error
+
+
+def _merged(root: Path, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    changed = differences(old, new)
+    if changed:
+        raise UserError(
+            f"{str(root)!r} holds an evaluation under other conditions ({'; '.join(changed)}); evaluate under the same "
+            "ones, or give a new output folder"
+        )
+    merged = dict(new)
+    for key in ("models", "tasks"):
+        merged[key] = list(({x["name"]: x for x in old[key]} | {x["name"]: x for x in new[key]}).values())
+    merged["settings"] = list(dict.fromkeys([*old["settings"], *new["settings"]]))
+    return merged
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What of two entries would make other samples under the same name, in words."""
+    changed = [
+        f"{key} was {old['config'].get(key)}, is {new['config'].get(key)}"
+        for key in _SAMPLING
+        if old["config"].get(key) != new["config"].get(key)
+    ]
+    for before, now in _pairs(old["models"], new["models"]):
+        if before["weights"] != now["weights"]:
+            moved = (
+                "" if before["path"] == now["path"] else f", from {now['path']!r} in the place of {before['path']!r}"
+            )
+            changed.append(f"model {now['name']!r} has other weights or another tokenizer than before{moved}")
+    for before, now in _pairs(old["tasks"], new["tasks"]):
+        options = [
+            f"{key} was {before['config'].get(key)!r}, is {now['config'].get(key)!r}"
+            for key in _TASK_OPTIONS
+            if before["config"].get(key) != now["config"].get(key)
+        ]
+        if before["sha256"] != now["sha256"]:
+            why = ", ".join(options) or f"{before['problems']} problems before, {now['problems']} now"
+            changed.append(f"task {now['name']!r} has other problems: {why}")
+        if before["config"].get("grader") != now["config"].get("grader"):
+            graders = f"was {before['config'].get('grader')!r}, is {now['config'].get('grader')!r}"
+            changed.append(f"task {now['name']!r}: grader {graders}")
+    return changed
+
+
+def _pairs(old: list[dict], new: list[dict]) -> list[tuple[dict, dict]]:
+    by_name = {x["name"]: x for x in old}
+    return [(by_name[x["name"]], x) for x in new if x["name"] in by_name]
+
+
+@contextlib.contextmanager
+def locked(root: Path, name: str, *, timeout: float = 0) -> Iterator[None]:
+    """Hold a lock of this folder that ends with the process, however it ends. UserError when another process has it."""
+    import filelock
+
+    (root / _LOCKS).mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(root / _LOCKS / f"{name}.lock", timeout=timeout):
+            yield
+    except filelock.Timeout as error:
+        raise UserError(
+            f"{name!r} in {str(root)!r} is being evaluated by another process; wait for it, or end it"
+        ) from error
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The object in a file; None where it is missing or damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    write_text(file, dump(content) + "\n")
+
+
+def dump(content: dict[str, Any]) -> str:
+    """One line of JSON; numbers that are not finite become null."""
+    return json.dumps(without_nan(content), allow_nan=False)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file whole or not at all, also when the machine goes down."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    with open(unfinished, "w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(unfinished, file)
+
+
+def without_nan(value: Any) -> Any:
+    """The same data with None for numbers that are not finite: what could not be measured."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

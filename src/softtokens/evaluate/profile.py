@@ -1,0 +1,228 @@
+"""Is it really soft? Entropy, concentration and noise of each thought step, and full traces of a few generations.
+
+The generations are drawn again from their numbers and scored by one teacher-forced pass, so nothing but their texts
+has to be kept, and a profile can be made of a cell that is finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softtokens.evaluate.folder import SCHEMA
+from softtokens.evaluate.memory import is_out_of_memory
+from softtokens.evaluate.sampling import RowNames, Sampler
+from softtokens.models.hf import HFPolicy
+from softtokens.ops.mixture import tempered_softmax
+from softtokens.ops.random import Stream
+from softtokens.ops.vocabulary import Vocabulary
+from softtokens.rollout.record import Rollout
+from softtokens.rollout.replay import DEFAULT_CHUNK_ELEMENTS, hidden_before_thoughts
+from softtokens.rollout.stopping import decode_text
+from softtokens.thoughts import Gaussian, Hard, Thought
+
+ENTROPY_TEMPERATURE = 1.0
+NEAR_CERTAIN = 0.99
+TOP = 5
+_BATCH = 32  # generations scored together
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The thought steps of some generations, one after the other, [steps] each unless said.
+
+    entropy: nats, at temperature 1. max_weight, effective_support: at the cell's temperature. distance_to_token: from
+    what was fed to the nearest token's embedding; noise: length of the noise; both in units of the embedding length,
+    rms * sqrt(dim). noise_ratio: length of the noise over that of the mean embedding. top_ids, top_weights: [steps, 5].
+    """
+
+    row: Tensor
+    token: Tensor
+    entropy: Tensor
+    max_weight: Tensor
+    effective_support: Tensor
+    distance_to_token: Tensor
+    noise: Tensor
+    noise_ratio: Tensor
+    top_ids: Tensor
+    top_weights: Tensor
+
+
+def chosen_rows(problems: int, samples: int, most: int) -> RowNames:
+    """At most `most` generations, spread over the problems: the first sample of each, then the second. In the order of
+    the problems."""
+    if most < problems:
+        return [(i * problems // most, 0) for i in range(most)]
+    return sorted([(i, n) for n in range(samples) for i in range(problems)][:most])
+
+
+def profile(sampler: Sampler, thought: Thought, rows: RowNames) -> dict[str, Any]:
+    """The content of profile.json (docs/evaluation.md) from these generations."""
+    columns: dict[str, list[np.ndarray]] = {}
+    for rollout in _drawn(sampler, thought, rows):
+        steps = measure_steps(sampler.policy, thought, rollout)
+        lengths = rollout.thought_lengths.tolist()
+        for name in _PROFILED:
+            values = np.split(getattr(steps, name).double().cpu().numpy(), np.cumsum(lengths)[:-1])
+            columns.setdefault(name, []).extend(values)
+    return summarize_steps(columns, _temperature(thought))
+
+
+_PROFILED = ("entropy", "effective_support", "max_weight", "distance_to_token", "noise_ratio")
+
+
+def summarize_steps(columns: dict[str, list[np.ndarray]], temperature: float) -> dict[str, Any]:
+    """columns: per name one array over the steps of each generation."""
+    grids = {name: _grid(values) for name, values in columns.items()}
+    above = np.where(np.isnan(grids["max_weight"]), np.nan, grids["max_weight"] > NEAR_CERTAIN)
+    means = {name: np.nanmean(grid, axis=0).tolist() for name, grid in grids.items()}
+    low, high = np.nanquantile(grids["entropy"], [0.25, 0.75], axis=0)
+    running = (~np.isnan(grids["entropy"])).sum(axis=0)
+    return {
+        "schema": SCHEMA,
+        "temperature": temperature,
+        "entropy_temperature": ENTROPY_TEMPERATURE,
+        "steps": list(range(len(running))),
+        "running": running.tolist(),
+        **means,
+        "entropy_low": low.tolist(),
+        "entropy_high": high.tolist(),
+        "share_above_0.99": np.nanmean(above, axis=0).tolist(),
+        "generations": len(columns["entropy"]),
+        "overall": {name: float(np.nanmean(grid)) for name, grid in grids.items()}
+        | {"share_above_0.99": float(np.nanmean(above))},
+    }
+
+
+def traces(sampler: Sampler, thought: Thought, rows: RowNames, names: dict[str, str]) -> list[dict[str, Any]]:
+    """One fully recorded generation per row. names: model, task and cell, which every trace repeats."""
+    made: list[dict[str, Any]] = []
+    for rollout in _drawn(sampler, thought, rows):
+        steps = measure_steps(sampler.policy, thought, rollout)
+        part = rows[len(made) : len(made) + rollout.rows]
+        problems = [sampler.problems[i] for i, _ in part]
+        verdicts = sampler.grader.grade(rollout.answer_texts, [problem.answer for problem in problems])
+        for row, (problem, (_, sample)) in enumerate(zip(problems, part, strict=True)):
+            made.append(
+                names
+                | {
+                    "problem": problem.id,
+                    "sample": sample,
+                    "prompt": problem.prompt,
+                    "expected": problem.answer,
+                    "answer": rollout.answer_texts[row],
+                    "verdict": verdicts[row].value,
+                    "stop": rollout.stop_reasons[row].value,
+                    "step_columns": _step_columns(sampler.policy, steps, steps.row == row),
+                }
+            )
+    return made
+
+
+def _step_columns(policy: HFPolicy, steps: Steps, own: Tensor) -> dict[str, Any]:
+    def text(token: int) -> str:
+        return decode_text(policy.tokenizer, [token])
+
+    pairs = zip(steps.top_ids[own].tolist(), steps.top_weights[own].tolist(), strict=True)
+    return {
+        "shadow": [text(token) for token in steps.token[own].tolist()],
+        "top": [[[text(i), weight] for i, weight in zip(ids, weights, strict=True)] for ids, weights in pairs],
+        **{
+            name: getattr(steps, name)[own].tolist() for name in ("entropy", "effective_support", "max_weight", "noise")
+        },
+    }
+
+
+@torch.no_grad()
+def measure_steps(
+    policy: HFPolicy, thought: Thought, rollout: Rollout, *, chunk_elements: int = DEFAULT_CHUNK_ELEMENTS
+) -> Steps:
+    """Peak memory: the body's activations for [rows, seq] and a few times `chunk_elements` numbers."""
+    vocabulary = policy.vocabulary
+    hidden = hidden_before_thoughts(policy, rollout)
+    row, position = torch.nonzero(rollout.is_thought, as_tuple=True)
+    step = position - rollout.prompt_lengths[row]
+    token = rollout.ids[rollout.is_thought]
+    fed = vocabulary.embed(token) if rollout.inputs is None else rollout.inputs[row, step]
+    noise = _noise_length(thought, rollout, row, step)
+    unit = policy.embedding_rms * vocabulary.table.shape[1] ** 0.5
+    chunk = max(1, chunk_elements // vocabulary.head.shape[0])
+    parts = []
+    for start in range(0, len(row), chunk):
+        some = slice(start, start + chunk)
+        distribution = thought.at(hidden[some], vocabulary)
+        soft = distribution.concentration
+        weights = tempered_softmax(distribution.logits, _temperature(thought) or 1e-6)
+        mean = distribution.mean if isinstance(thought, Gaussian) else fed[some]
+        top = weights.topk(min(TOP, weights.shape[1]))
+        parts.append(
+            Steps(
+                row=row[some],
+                token=token[some],
+                entropy=soft.entropy,
+                max_weight=soft.max_weight,
+                effective_support=soft.effective_support,
+                distance_to_token=distance_to_nearest(vocabulary, fed[some]) / unit,
+                noise=noise[some] / unit,
+                noise_ratio=noise[some] / mean.norm(dim=-1),
+                top_ids=top.indices,
+                top_weights=top.values,
+            )
+        )
+    fields = [field.name for field in dataclasses.fields(Steps)]
+    return Steps(**{name: torch.cat([getattr(part, name) for part in parts]) for name in fields})
+
+
+@torch.no_grad()
+def distance_to_nearest(vocabulary: Vocabulary, vectors: Tensor) -> Tensor:
+    """Euclidean distance of each vector [rows, dim] to the nearest embedding of a token that exists, [rows].
+
+    The nearest is found by the expanded square, whose rounding would drown small distances; its distance is not.
+    """
+    table = vocabulary.embed(torch.arange(vocabulary.size, device=vectors.device))
+    square = table.square().sum(-1) - 2 * (vectors @ table.T)
+    return (vectors - table[square.argmin(dim=-1)]).norm(dim=-1)
+
+
+def _noise_length(thought: Thought, rollout: Rollout, row: Tensor, step: Tensor) -> Tensor:
+    if not isinstance(thought, Gaussian) or thought.sigma == 0:
+        return torch.zeros(len(row), device=row.device)
+    keys = rollout.keys[row].at(step, Stream.THOUGHT)
+    return thought.sigma * keys.normal(rollout.inputs.shape[-1]).norm(dim=-1)
+
+
+def _temperature(thought: Thought) -> float:
+    assert isinstance(thought, (Hard, Gaussian)), thought  # the six settings are made of these
+    return thought.temperature if isinstance(thought, Hard) else thought.tau
+
+
+def _drawn(sampler: Sampler, thought: Thought, rows: RowNames):
+    """Batches of these generations, in their order; smaller ones when memory runs out."""
+    start, most = 0, _BATCH
+    while start < len(rows):
+        part = rows[start : start + most]
+        try:
+            rollout = sampler.draw(thought, part)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            rollout = None
+        if rollout is None:
+            sampler.rows.halve(len(part))
+            most = len(part) // 2
+            continue
+        start += len(part)
+        yield rollout
+
+
+def _grid(values: Sequence[np.ndarray]) -> np.ndarray:
+    """[generations, most steps], NaN after a generation's end."""
+    grid = np.full((len(values), max(map(len, values))), np.nan)
+    for row, steps in enumerate(values):
+        grid[row, : len(steps)] = steps
+    return grid

@@ -1,0 +1,57 @@
+"""Read an evaluation folder. Knows no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from softtokens.evaluate.folder import cell_folder, choices_file, preservation_file, read_json, read_main
+from softtokens.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What is finished. summaries: (model, task, cell) -> summary.json. choices: (model, name) -> file. preservation:
+    model -> file."""
+
+    main: dict[str, Any]
+    summaries: dict[tuple[str, str, str], dict[str, Any]]
+    choices: dict[tuple[str, str], dict[str, Any]]
+    preservation: dict[str, dict[str, Any]]
+
+    @property
+    def models(self) -> list[str]:
+        return [model["name"] for model in self.main["models"]]
+
+    @property
+    def tasks(self) -> list[str]:
+        return [task["name"] for task in self.main["tasks"]]
+
+    @property
+    def cells(self) -> list[str]:
+        return list(self.main["settings"])
+
+
+def read_results(folder: str | Path) -> Results:
+    """UserError when the folder is no evaluation."""
+    root = Path(folder)
+    main = read_main(root)
+    if main is None:
+        raise UserError(f"{str(folder)!r} holds no evaluation.json; give a folder that softtokens evaluate wrote")
+    models = [model["name"] for model in main["models"]]
+    summaries = {}
+    for model in models:
+        for task in main["tasks"]:
+            for cell in main["settings"]:
+                found = read_json(cell_folder(root, model, task["name"], cell) / "summary.json")
+                if found is not None:
+                    summaries[model, task["name"], cell] = found
+    choices = {}
+    for model in models:
+        for file in sorted(choices_file(root, model, "x").parent.glob("*.json")):
+            found = read_json(file)
+            if found is not None:
+                choices[model, file.stem] = found
+    preserved = {model: read_json(preservation_file(root, model)) for model in models}
+    return Results(main, summaries, choices, {model: found for model, found in preserved.items() if found is not None})

@@ -1,0 +1,156 @@
+import json
+
+import numpy as np
+import pytest
+
+from softtokens.config import ALL_SETTINGS
+from softtokens.evaluate.cells import Cell, cells_of
+from softtokens.evaluate.naming import named_sources, split_name
+from softtokens.evaluate.run import thought_of
+from softtokens.evaluate.summary import normalized, summarize, votes_of
+from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.thoughts import Gaussian, Hard, thought_setting
+from softtokens.types import UserError
+
+
+def test_the_papers_cells_are_named_after_the_settings():
+    cells = cells_of(EvaluateConfig())
+    assert tuple(cell.name for cell in cells) == ALL_SETTINGS
+    for cell in cells:
+        assert thought_of(cell, 0.7) == thought_setting(cell.setting, 0.7)
+
+
+def test_grids():
+    config = EvaluateConfig(temperatures=(0.2, 1.0), gammas=(0.1, 0.33), taus=(0.5, 0.05))
+    assert [cell.name for cell in cells_of(config)] == [
+        "hard-greedy",
+        "hard-sample_T=0.2",
+        "hard-sample",
+        "soft-greedy",
+        "soft-greedy_tau=0.05",
+        "soft-sample_gamma=0.1",
+        "soft-sample",
+        "soft-sample_tau=0.05_gamma=0.1",
+        "soft-sample_tau=0.05",
+        "fuzzy-greedy",
+        "fuzzy-sample_gamma=0.1",
+        "fuzzy-sample",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "thought"),
+    [
+        (Cell("hard-greedy", 0.0, None), Hard(0.0)),
+        (Cell("hard-sample", 0.6, None), Hard(0.6)),
+        (Cell("soft-greedy", 0.1, None), Gaussian(0.1, 0.0)),
+        (Cell("soft-sample", 0.1, 1.0), Gaussian(0.1, 0.7)),
+        (Cell("fuzzy-sample", 1e-4, 0.5), Gaussian(1e-4, 0.35)),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_what_a_cell_thinks_with(cell, thought):
+    assert thought_of(cell, 0.7) == thought
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "source"),
+    [
+        ("tiny", "tiny", "tiny"),
+        ("runs/hard/", "hard", "runs/hard/"),
+        ("meta-llama/Llama-3.2-3B", "Llama-3.2-3B", "meta-llama/Llama-3.2-3B"),
+        ("runs/soft/checkpoints/best", "soft-best", "runs/soft/checkpoints/best"),
+        ("data/gsm8k/test.jsonl.gz", "gsm8k", "data/gsm8k/test.jsonl.gz"),
+        ("data/mine.csv", "mine", "data/mine.csv"),
+        ("./test.jsonl", "test", "./test.jsonl"),
+        ("base=runs/x", "base", "runs/x"),
+        ("runs/[bold]x[/bold] y", "bold-y", "runs/[bold]x[/bold] y"),
+    ],
+)
+def test_names(text, name, source):
+    assert split_name(text) == (name, source)
+
+
+def test_a_path_with_an_equals_sign_that_exists_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=1").mkdir()
+    assert split_name("lr=1") == ("lr=1", "lr=1")
+
+
+@pytest.mark.parametrize("text", ["..", "/", "...", "*", "<>"])
+def test_what_gives_no_name(text):
+    with pytest.raises(UserError, match="gives no name to call it by"):
+        split_name(text)
+
+
+def test_two_of_the_same_name():
+    with pytest.raises(UserError, match="models: 'a/hard' and 'b/hard' would both be called 'hard'"):
+        named_sources("models", ["a/hard", "b/hard"])
+    assert named_sources("models", ["a/hard", "other=b/hard"]) == {"hard": "a/hard", "other": "b/hard"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("42", " 42. "), ("42", "42.0"), ("1,000", "1000"), ("$7$", "7"), ("007", "7"), (".50", "0.5"), ("-3.10", "-3.1")],
+)
+def test_answers_that_are_the_same(one, other):
+    assert normalized(one) == normalized(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("1,2", "12"), ("-3", "3"), ("x", "X"), ("10", "1"), ("1/2", "0.5")])
+def test_answers_that_are_not(one, other):
+    assert normalized(one) != normalized(other)
+
+
+def sample(problem, number, extracted, verdict, *, thoughts=3, seconds=0.5):
+    return {
+        "problem": problem,
+        "sample": number,
+        "extracted": extracted,
+        "verdict": verdict,
+        "stop": "phrase" if thoughts < 6 else "limit",
+        "thought_length": thoughts,
+        "answer_length": 2,
+        "seconds": seconds,
+    }
+
+
+def test_votes():
+    own = [sample(0, i, text, verdict) for i, (text, verdict) in enumerate([("7", "wrong"), (None, "no_answer")])]
+    own += [sample(0, 2 + i, text, "right") for i, text in enumerate(("8", "8.0"))]
+    assert votes_of(own) == [[2, 1], [1, 0]]
+    assert votes_of(own[1:2]) == []
+
+
+def test_summary_by_hand():
+    samples = [
+        sample(5, 0, "1", "right"),
+        sample(5, 1, "2", "wrong", thoughts=6),
+        sample(9, 0, "3", "wrong"),
+        sample(9, 1, None, "no_answer", thoughts=4),
+    ]
+    found = summarize(samples, [5, 9], "m", "t", Cell("hard-sample", 0.6, None), seed=3)
+    assert found["right"] == [1, 0]
+    assert found["votes"] == [[[1, 1], [1, 0]], [[1, 0]]]
+    assert {k: v["value"] for k, v in found["pass@k"].items()} == {"1": 0.25, "2": 0.5}
+    assert {k: v["value"] for k, v in found["maj@k"].items()} == {"1": 0.25, "2": 0.25}
+    assert found["mean@n"] == found["pass@k"]["1"]
+    assert found["verdicts"] == {"right": 0.25, "wrong": 0.5, "no_answer": 0.25, "grader_timeout": 0, "grader_error": 0}
+    assert found["stops"] == {"phrase": 0.75, "limit": 0.25, "eos": 0.0}
+    assert found["thought_length"] == {"mean": 4.0, "median": 3.5, "p95": pytest.approx(5.7)}
+    assert (found["tokens"], found["seconds"], found["tokens_per_second"]) == (24, 2.0, 12.0)
+    identity = ("model", "task", "cell", "setting", "temperature", "gamma", "problems", "samples", "seed")
+    expected = ["m", "t", "hard-sample_T=0.6", "hard-sample", 0.6, None, 2, 2, 3]
+    assert [found[key] for key in identity] == expected
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(("verdict", "value"), [("right", 1.0), ("wrong", 0.0)])
+def test_all_alike(verdict, value):
+    samples = [sample(i, n, "1", verdict, seconds=0.0) for i in range(3) for n in range(2)]
+    found = summarize(samples, [0, 1, 2], "m", "t", Cell("soft-sample", 0.5, 0.33), seed=0)
+    curves = [*found["pass@k"].values(), *found["maj@k"].values()]
+    assert {curve["value"] for curve in curves} == {value}
+    assert all(curve["low"] <= value <= curve["high"] and curve["low"] < curve["high"] for curve in curves)
+    assert found["tokens_per_second"] is None
+    assert np.isfinite([curve["low"] for curve in curves]).all()
