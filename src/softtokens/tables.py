@@ -120,4 +120,7 @@ def _with_margin(estimate: dict[str, Any], scale: float, digits: int = 1) -> str
     value = f"{scale * estimate['value']:.{digits}f}"
     if estimate["low"] is None:  # a single problem
         return value
-    return f"{value} ±{scale * (estimate['high'] - estimate['low']) / 2:.{digits}f}"
+    low, high = (scale * estimate[key] for key in ("low", "high"))
+    if high - low > 0 and estimate["value"] in (estimate["low"], estimate["high"]):  # all wrong, all right
+        return f"{value}\n{low:.0f} to {high:.0f}"
+    return f"{value} ±{(high - low) / 2:.{digits}f}"

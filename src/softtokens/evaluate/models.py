@@ -90,7 +90,7 @@ def fingerprint(policy: HFPolicy) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(policy.model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().flatten().view(torch.uint8) if tensor.dim() else tensor.detach().reshape(1)
+        flat = tensor.detach().reshape(-1).view(torch.uint8)
         for start in range(0, flat.numel(), _PIECE):
             digest.update(flat[start : start + _PIECE].cpu().numpy().tobytes())
     digest.update(json.dumps(sorted(policy.tokenizer.get_vocab().items())).encode())

@@ -41,7 +41,11 @@ def compose(sources: Sources) -> Report:
         Section("settings", "All six settings", measured(settings.blocks)),
         Section("diagnostics", "Diagnostics", _diagnostics(arms, results)),
         Section("traces", "Traces", traces, _HOW_TO_READ if evaluated else ""),
-        Section("rollouts", "Rollouts of training", viewer.of_training(sources.runs) or [missing(NO_TRAINING)]),
+        Section(
+            "rollouts",
+            "Rollouts of training",
+            viewer.of_training([run for arm in arms for run in arm.members]) or [missing(NO_TRAINING)],
+        ),
         Section("about", "About these numbers", _about(sources)),
     ]
     title, subtitle = overview.title(sources)
@@ -49,7 +53,8 @@ def compose(sources: Sources) -> Report:
 
 
 _HOW_TO_READ = (
-    "Each cell is one thought step, with its shadow token: the most likely one. The darker, the higher the entropy. "
+    "Each cell is one thought step, with its shadow token: the most likely one. The stronger its colour, the higher "
+    "the entropy; the small number is the effective support, where more than one token is mixed. "
     "Choose a cell to see the mixture that was fed; arrow keys go from step to step and from model to model."
 )
 

@@ -43,7 +43,8 @@ def of_training(runs: list[Run]) -> list[Block]:
         for step in dict.fromkeys((steps[i] for i in (0, len(steps) // 2, -1)) if steps else ()):
             here = [s for s in samples if number(s.get("step")) == step][:3]
             generations = [
-                _text_of(s, run.name, run.mode, f"update {step:.0f}, reward {text(s.get('reward'))}") for s in here
+                _text_of(s, run.name, run.mode, f"reward {text(s.get('reward'))}") | {"prompt": shown(s.get("prompt"))}
+                for s in here
             ]
             groups.append(_group(f"{run.name}, update {step:.0f}", "training", here[0], generations) | {"mixed": True})
     return [Viewer("rollouts", _within(groups))] if groups else []

@@ -39,7 +39,7 @@
   function marksOf(panel, series, ticks) {
     const scale = panel.share ? 100 : 1;
     const positive = (p) => (!panel.x_log || p.x > 0) && (!panel.y_log || !(p.y <= 0));
-    const marks = [Plot.gridY({ stroke: "var(--rule)", strokeOpacity: 1, ...(panel.y_log ? { ticks } : {}) })];
+    const marks = [Plot.gridY({ stroke: "var(--rule)", strokeOpacity: 1, ticks })];
     if (panel.line_at !== null) marks.push(Plot.ruleY([scale * panel.line_at], { stroke: "var(--warn)", strokeDasharray: "3,3" }));
     const drawn = series.map((s) => points(s, scale).filter(positive));
     series.forEach((s, i) => {
@@ -105,12 +105,12 @@
     });
   }
 
-  function key(series) {
+  function key(series, stroked) {
     const line = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     line.setAttribute("width", 22);
     line.setAttribute("height", 8);
     const stroke = document.createElementNS(line.namespaceURI, "line");
-    const look = { x1: 0, x2: 22, y1: 4, y2: 4, "stroke-width": 2, "stroke-dasharray": DASHES[series.dash % DASHES.length], stroke: colour(series) };
+    const look = { x1: 0, x2: 22, y1: 4, y2: 4, "stroke-width": 2, "stroke-dasharray": DASHES[series.dash % DASHES.length], stroke: stroked };
     Object.entries(look).forEach(([name, value]) => stroke.setAttribute(name, value));
     line.append(stroke);
     return line;
@@ -121,8 +121,9 @@
     const named = new Map(figure.panels.flatMap((p) => p.series).filter((s) => !s.faint).map((s) => [s.name, s]).sort(byMode));
     const legend = element("ul", { className: "legend" });
     const panels = element("div", { className: "panels" });
+    const modes = (name) => new Set(figure.panels.flatMap((p) => p.series).filter((s) => s.name === name).map((s) => s.mode));
     for (const [name, series] of named) {
-      const button = element("button", { type: "button", title: "show or hide" }, key(series), element("bdi", { textContent: name }));
+      const button = element("button", { type: "button", title: "show or hide" }, key(series, modes(name).size > 1 ? "var(--quiet)" : colour(series)), element("bdi", { textContent: name }));
       button.setAttribute("aria-pressed", "true");
       button.addEventListener("click", () => {
         hidden.has(name) ? hidden.delete(name) : hidden.add(name);

@@ -46,6 +46,7 @@
     const verdict = element("span", { className: `verdict ${generation.verdict === "right" ? "right" : "not-right"}`, textContent: VERDICTS[generation.verdict] || "not graded" });
     const head = element("header", {}, element("span", { className: "swatch" }), text(generation.model, "model"), text(generation.cell, "cell"), verdict);
     const body = element("article", { className: `strip mode-${mode}` }, head);
+    if (generation.prompt) body.append(element("p", { className: "asked" }, text(generation.prompt)));
     const steps = generation.steps || [];
     if (steps.length) {
       const cells = steps.map((step, i) => {
