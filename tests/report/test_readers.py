@@ -42,7 +42,7 @@ def test_nan_is_no_number_and_invalid_bytes_are_text(tmp_path):
     assert found["d"] == "\ufffd\ufffd"
 
 
-@pytest.mark.parametrize("value", [None, True, "3", [], {}, float("nan"), 10**400])
+@pytest.mark.parametrize("value", [None, True, "3", [], {}, float("nan"), 10**400, 1e308, -1e308])
 def test_what_is_no_number(value):
     assert number(value) is None
 

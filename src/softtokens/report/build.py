@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from pathlib import Path
@@ -63,5 +64,6 @@ def write_whole(path: Path, content: str) -> None:
         unfinished.write_text(content, encoding="utf-8", errors="replace")
         os.replace(unfinished, path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         raise UserError(f"output is {str(path)!r}, which cannot be written: {error.strerror}") from error
