@@ -81,11 +81,19 @@ def test_figures_hold_the_numbers_of_the_files(page, quickstart_folder):
     (panel,) = (p for p in figures["pass-at-k-arithmetic"]["panels"] if p["title"] == "fuzzy-sample")
     (line,) = (s for s in panel["series"] if s["name"] == "soft")
     assert line["x"] == [1, 2, 4, 8]
-    assert line["y"] == [said["pass@k"][str(k)]["value"] for k in line["x"]]
+    assert line["y"] == pytest.approx([said["pass@k"][str(int(k))]["value"] for k in line["x"]], rel=1e-5)
     profile = json.loads((quickstart_folder / "evaluation/cells/soft/arithmetic/fuzzy-sample/profile.json").read_text())
     (panel,) = (p for p in figures["entropy-arithmetic"]["panels"] if p["title"] == "fuzzy-sample")
     (line,) = (s for s in panel["series"] if s["name"] == "soft")
-    assert (line["y"], line["low"]) == (profile["entropy"], profile["entropy_low"])
+    assert line["y"] == pytest.approx(profile["entropy"], rel=1e-5)
+    assert line["low"] == pytest.approx(profile["entropy_low"], rel=1e-5)
+
+
+def test_a_long_run_is_thinned_to_what_a_screen_shows(page, tmp_path):
+    figures = figures_of(page(write_run(tmp_path / "run", steps=1700)))
+    for series in figures["training-curves"]["panels"][0]["series"]:
+        assert 250 < len(series["x"]) == len(series["y"]) <= 501
+        assert (series["x"][0], series["x"][-1]) == (1, 1700)
 
 
 def test_a_grid_of_values_becomes_a_curve(page, tmp_path):

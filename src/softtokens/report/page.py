@@ -12,11 +12,13 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import math
 from typing import Any
 
-from softtokens.report.blocks import Report, Viewer
+from softtokens.report.blocks import Figure, Report, Viewer
 from softtokens.report.visible import all_shown, shown
 
+_MOST_POINTS = 500  # of a series; its CSV file has all
 _ASSETS = importlib.resources.files("softtokens.report")
 _SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "static/charts.js", "static/traces.js", "static/page.js")
 # what Observable Plot writes into every drawing; named so that the page's policy can allow it
@@ -49,7 +51,7 @@ def render(report: Report, *, version: str, made: str, reload_seconds: float | N
     scripts = [_asset(name) for name in _SCRIPTS]
     style = _asset("static/style.css")
     data = {
-        "figures": {shown(figure.id): all_shown(dataclasses.asdict(figure)) for figure in report.figures()},
+        "figures": {shown(figure.id): _drawn(figure) for figure in report.figures()},
         "viewers": {b.id: b.groups for s in report.sections for b in s.blocks if isinstance(b, Viewer)},
         "reload": reload_seconds,
     }
@@ -63,6 +65,24 @@ def render(report: Report, *, version: str, made: str, reload_seconds: float | N
         made=made,
         watching=reload_seconds is not None,
     )
+
+
+def _drawn(figure: Figure) -> dict[str, Any]:
+    """A figure as data for the scripts: as many points as a screen can show, as many digits as a reader can."""
+    content = dataclasses.asdict(figure)
+    for panel in content["panels"]:
+        for series in panel["series"]:
+            last = len(series["x"]) - 1
+            every = max(1, math.ceil(last / _MOST_POINTS))
+            kept = [*range(0, last, every), last] if last > 0 else range(last + 1)
+            for name in ("x", "y", "low", "high"):
+                if series[name] is not None:
+                    series[name] = [_rounded(series[name][i]) for i in kept]
+    return all_shown(content)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 def harmless_json(value: Any) -> str:
