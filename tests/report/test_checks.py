@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -58,14 +59,21 @@ def test_each_sickness_is_named(tmp_path, changes, said):
     ],
 )
 def test_a_fall_is_named(tmp_path, key, first, last, said):
-    import random
-
     folder = write_run(tmp_path / "run", steps=20)
     rows = [train_row(i + 1, 20, random.Random(0), **{key: first if i < 10 else last}) for i in range(20)]
     write_lines(folder / "metrics.jsonl", rows)
     texts = [finding.text for finding in checks.check_run(load([str(folder)]).runs[0])]
     assert len(texts) == 1
     assert said in texts[0]
+
+
+def test_a_fall_that_may_be_noise_is_not_named(tmp_path):
+    folder = write_run(tmp_path / "run", steps=20)
+    rewards = [90.0, 30.0, 70.0, 50.0] * 3 + [80.0, 20.0, 60.0, 40.0] * 2
+    write_lines(
+        folder / "metrics.jsonl", [train_row(i + 1, 20, random.Random(0), reward=r) for i, r in enumerate(rewards)]
+    )
+    assert checks.check_run(load([str(folder)]).runs[0]) == []
 
 
 def test_runs_that_do_not_compare(tmp_path):

@@ -86,7 +86,7 @@ class Table:
     @property
     def folded(self) -> bool:
         """Long tables wait until they are asked for."""
-        return self.compact and len(self.rows) > 12
+        return self.compact and len(self.rows) > 16
 
 
 @dataclasses.dataclass(frozen=True)

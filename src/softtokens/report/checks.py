@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
 from softtokens.report.blocks import Finding, percent, plain
 from softtokens.report.readers import number, table
@@ -20,7 +20,7 @@ THRESHOLDS = {
     "stopped_by_limit": 0.5,  # share of rollouts or samples
     "no_answer": 0.5,  # share of rollouts or samples
     "short_thoughts": 2.0,  # steps
-    "reward_fall": 5.0,  # points of reward, last tenth against first
+    "reward_fall": 5.0,  # points of reward, last quarter against first, if it is more than 3 standard errors
     "term_ratio": 20.0,  # gradient norm of the thought term over that of the answer term
     "few_problems": 100,  # of an evaluation
 }
@@ -46,9 +46,18 @@ def _learning(run: Run) -> Iterator[str]:
         yield "All rollouts of every problem got the same reward at the end: there is nothing to learn from."
     elif flat is not None and flat > limit["no_spread"]:
         yield f"All rollouts of {percent(flat, 0)} % of the problems ended with one reward; they teach nothing."
-    first, last = mean_of_ends(run, "reward")
-    if first is not None and last is not None and first - last > limit["reward_fall"]:
-        yield f"The reward fell, from {first:.1f} to {last:.1f}."
+    yield from _reward_fall(run.column("reward")[1])
+
+
+def _reward_fall(rewards: list[float]) -> Iterator[str]:
+    """Rewards of single updates are noisy, so a fall has to stand out from their spread."""
+    n = len(rewards) // 4
+    if n < 2:
+        return
+    first, last = rewards[:n], rewards[-n:]
+    error = ((stdev(first) ** 2 + stdev(last) ** 2) / n) ** 0.5
+    if fmean(first) - fmean(last) > max(THRESHOLDS["reward_fall"], 3 * error):
+        yield f"The reward fell, from {fmean(first):.1f} to {fmean(last):.1f}."
 
 
 def _numerics(run: Run) -> Iterator[str]:

@@ -53,9 +53,10 @@ def compose(sources: Sources) -> Report:
 
 
 _HOW_TO_READ = (
-    "Each cell is one thought step, with its shadow token: the most likely one. The stronger its colour, the higher "
-    "the entropy; the small number is the effective support, where more than one token is mixed. "
-    "Choose a cell to see the mixture that was fed; arrow keys go from step to step and from model to model."
+    "Each cell is one thought step, shown by its token: the one that was fed in hard settings, the most likely one of "
+    "the mixture in the others. The stronger its colour, the higher the entropy; the small number is the effective "
+    "support, where more than one token is in play. Choose a cell to see its weights; arrow keys go from step to step "
+    "and from model to model."
 )
 
 

@@ -73,8 +73,8 @@ def _against(found: list[dict[str, Any]], base: list[dict[str, Any]], is_base: b
         return Entry("" if is_base else "–", hint="" if is_base else "no item-by-item values to pair")
     d = paired(mine, theirs)
     mark = "" if not d.is_clear else "up-bad" if d.mean > 0 else "down-good"
-    shown = f"{d.mean:+.3f}".replace("-", MINUS)
-    return Entry(shown, d.mean, d.low, d.high, below=span(d.low, d.high, 1, 3), mark=mark)
+    shown = f"{d.mean:+.4f}".replace("-", MINUS)
+    return Entry(shown, d.mean, d.low, d.high, below=span(d.low, d.high, 1, 4), mark=mark)
 
 
 def _items(choices: list[dict[str, Any]]) -> np.ndarray | None:

@@ -76,7 +76,7 @@ def _along(results: Results, task: str) -> Figure | None:
 
 def _meter(results: Results, task: str) -> Table | None:
     rows = []
-    for name in [n for n in results.names(task) if n in ALL_SETTINGS]:
+    for name in [n for n in results.names(task) if n in ALL_SETTINGS and not n.startswith("hard")]:
         for arm, cell in _profiles(results, task, name):
             means = {key: _mean(cell.profile, key) for key in METERS}
             if any(mean is not None for mean in means.values()):
@@ -85,10 +85,10 @@ def _meter(results: Results, task: str) -> Table | None:
     if not rows:
         return None
     caption = (
-        "Means over thought steps. Effective support: 1 / Σ p², how many tokens a mixture holds. Steps above 0.99: "
-        "those where one token has nearly all the weight, so the thought is a token plus noise. Distance: from the fed "
-        "vector to the nearest token's embedding, in units of the embeddings' root-mean-square length. Noise: its norm "
-        "over that of the mixture. Mixtures at the temperature of the setting."
+        "Means over thought steps, in the settings that feed mixtures. Effective support: 1 / Σ p², how many tokens a "
+        "mixture holds. Steps above 0.99: those where one token has nearly all the weight, so the thought is a token "
+        "plus noise. Distance: from the fed vector to the nearest token's embedding, in units of the embeddings' "
+        "root-mean-square length. Noise: its norm over that of the mixture. Mixtures at the temperature of the setting."
     )
     columns = ["trained, setting", *(label for label, _ in METERS.values())]
     return Table(f"meter-{task}", f"Is it soft? {task}", caption, columns, rows, compact=True)
