@@ -72,6 +72,15 @@ def test_the_same_report_gives_the_same_files(tmp_path):
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
 
+@pytest.mark.parametrize("y", [[200.0, 300.0], [1e-6, 1e3]])
+def test_a_logarithmic_axis_is_labelled_with_numbers(tmp_path, y):
+    panel = Panel("soft", "update", "norm", [Series("soft", "soft", [1, 2], y)], y_log=True)
+    export.write_all(Report("x", "y", [Section("s", "s", [Figure("f", "f", "", [panel])])]), tmp_path)
+    drawn = (tmp_path / "f.svg").read_text()
+    assert "mathdefault" not in drawn
+    assert f">{y[0]:g}<" in drawn or ">1e-06<" in drawn
+
+
 @pytest.mark.parametrize("text", [text[:100] for text in TEXTS.values()] + ["=1+1", "$x^", "_x", "日本"])
 def test_hostile_names_are_drawn_as_text(text):
     (figure,), (table,) = made(text).figures(), made(text).tables()

@@ -137,8 +137,14 @@ def _panel(axes: Any, panel: Panel) -> None:
     if panel.x_log:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    if panel.y_log and any(value is not None and value > 0 for series in panel.series for value in series.y):
+    positive = [value for series in panel.series for value in series.y if value is not None and value > 0]
+    if panel.y_log and positive:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")  # without formulas, which the style turns off
+        if max(positive) < 10 * min(positive):
+            axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}")
+        else:
+            axes.yaxis.set_minor_formatter("")
     elif panel.y_zero:
         axes.set_ylim(bottom=0)
     axes.set_title(panel.title, loc="left", fontsize=8)

@@ -48,8 +48,9 @@ def _verdict_of(results: Results, task: str) -> Table | None:
     several = len(results.tasks) > 1
     caption = (
         f"Problems of {task} solved, percent ({_range(problems)} problems), with the 95 % interval over problems, "
-        "drawn below on 0 to 100; @n: with n attempts. Rows: how the model was trained; columns: how it thinks while "
-        "being tested. ● best of all; ○ not told apart from the best by a paired interval."
+        "drawn below on 0 to 100; @n: with n attempts; ±: standard deviation over seeds, where there are several. "
+        "Rows: how the model was trained; columns: how it thinks while being tested. ● best of all; ○ not told apart "
+        "from the best by a paired interval."
     )
     return Table(f"verdict-{task}" if several else "verdict", f"Solved: {task}", caption, ["trained", *names], rows)
 
@@ -69,8 +70,8 @@ def _share(estimate: Estimate | None, below: str) -> Entry:
     low, high = estimate.low, estimate.high
     hint = "" if len(estimate.seeds) < 2 else "seeds: " + ", ".join(percent(s) for s in estimate.seeds)
     bar = None if low is None or high is None else (estimate.value, low, high)
-    interval = span(low, high)
-    lines = " · ".join(part for part in (interval, below) if part)
+    spread = "" if estimate.deviation is None else f"± {percent(estimate.deviation)}"
+    lines = " · ".join(part for part in (span(low, high), spread, below) if part)
     return Entry(percent(estimate.value), estimate.value, low, high, below=lines, hint=hint, bar=bar)
 
 

@@ -123,7 +123,7 @@ def cost(arms: Sequence[Arm[Run]]) -> Table:
         "Wall-clock time of the updates, below it rollout + grading + update; validation and saving come on top. "
         "Tokens: thoughts and answers sampled; tokens/s while sampling."
     )
-    return Table("cost", "What it cost", caption, columns, rows)
+    return Table("cost", "What it cost", caption, columns, rows, compact=len(rows) > 4)
 
 
 def peak_memory(run: Run) -> float | None:
