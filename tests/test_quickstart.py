@@ -23,7 +23,7 @@ def test_quickstart_trains_and_evaluates_every_mode(tmp_path, capsys):
     results = json.loads((run / "results.json").read_text())
     assert list(results["phases"]) == ["base", *MODES]
     evaluation = read_results(run / "evaluation")
-    assert set(evaluation.models) == {"base", *MODES}
+    assert evaluation.models == ["base", *MODES]
     for name in ("base", *MODES):
         assert [evaluation.summaries[name, "arithmetic", setting]["problems"] for setting in ALL_SETTINGS] == [6] * 6
         assert evaluation.summaries[name, "arithmetic", "soft-sample"]["samples"] == 4

@@ -20,7 +20,7 @@ CHOICE_METRICS = ("accuracy", "accuracy_normalized", "nll_per_token")
 class EvaluateConfig:
     """Evaluate models in the paper's six settings of inference on any number of tasks: pass@k and maj@k with intervals.
 
-    softtokens evaluate --models tiny runs/hard runs/soft --task arithmetic --limit 128 --output runs/eval
+        softtokens evaluate --models tiny runs/hard runs/soft --task arithmetic --limit 128 --output runs/eval
 
     makes one cell per model, task and setting. Stopped at any moment, the same command goes on; with other models,
     tasks or settings, or more samples, it adds to the folder. Answers are greedy. `softtokens compare runs/eval
@@ -138,11 +138,10 @@ class EvaluateConfig:
 class CompareConfig:
     """Compare the cells of an evaluation, paired over problems: difference, 95 % interval, p-value.
 
-    softtokens compare runs/eval --against base                    every model with base, in each setting
-    softtokens compare runs/eval --against hard-sample             every setting with hard-sample, for each model
-    softtokens compare runs/eval --against base/hard-sample        everything with this one cell
-
-    softtokens compare runs/eval --against base --best             every model with base, each at its best values
+        softtokens compare runs/eval --against base                    every model with base, in each setting
+        softtokens compare runs/eval --against hard-sample             every setting with hard-sample, for each model
+        softtokens compare runs/eval --against base/hard-sample        everything with this one cell
+        softtokens compare runs/eval --against base --best             every model with base, each at its best values
 
     p-values come from a sign-flip test, and are corrected for the number of comparisons shown (Holm).
     """

@@ -25,6 +25,7 @@ from rich.markup import escape
 from softtokens import live, tables
 from softtokens.assemble import new_folder
 from softtokens.config import QuickstartConfig, ReportConfig, TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.evaluate.folder import order_models
 from softtokens.evaluate.intervals import paired_difference
 from softtokens.evaluate.results import Results, read_results
 from softtokens.evaluateconfig import EvaluateConfig
@@ -53,6 +54,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     started = time.perf_counter()
     with live.quickstart(_totals(config)) as listener:
         _run_jobs(("soft", "hard", "fuzzy", "base"), output, config, listener)  # the longest first
+    order_models(output / EVALUATION, ("base", *MODES))
     evaluation = read_results(output / EVALUATION)
     results = {
         "config": dataclasses.asdict(config),

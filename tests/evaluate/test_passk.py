@@ -89,11 +89,18 @@ def test_all_samples_vote_when_k_is_all_of_them():
 
 def test_many_voters():
     """A right answer given by 60 % of the samples wins nearly every large vote; binomials stay finite."""
-    found = maj_at_k([[(600, True), (400, False)]], MAX_VOTERS, [1, 101, MAX_VOTERS])[0]
-    assert found[0] == pytest.approx(0.6)
+    found = maj_at_k([[(308, True), (204, False)]], MAX_VOTERS, [1, 101, MAX_VOTERS])[0]
+    assert found[0] == pytest.approx(308 / 512)
     assert 0.95 < found[1] < found[2] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match=r"samples is 1001; maj@k is computed for up to 1000"):
+    with pytest.raises(ValueError, match=r"samples is 513; maj@k is computed for up to 512"):
         maj_at_k([[(1, True)]], MAX_VOTERS + 1, [1])
+
+
+def test_many_answers():
+    """Samples that all differ, one of them right: every draw of k is a tie of k. Where the others do not vote, the
+    right one wins whenever it is drawn."""
+    np.testing.assert_allclose(maj_at_k([[(1, place == 0) for place in range(500)]], 500, [1, 10, 500])[0], 1 / 500)
+    np.testing.assert_allclose(maj_at_k([[(1, True)]], MAX_VOTERS, [1, 100])[0], [1 / 512, 100 / 512])
 
 
 @pytest.mark.parametrize("votes", [[(5, True)], [(0, True)], [(3, True), (2, False)]])

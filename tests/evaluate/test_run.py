@@ -10,7 +10,7 @@ import time
 import pytest
 
 from softtokens.config import ALL_SETTINGS
-from softtokens.evaluate.folder import locked, read_json, write_json
+from softtokens.evaluate.folder import locked, order_models, read_json, write_json
 from softtokens.evaluate.results import read_results
 from softtokens.evaluate.run import evaluate
 from softtokens.types import UserError
@@ -122,6 +122,13 @@ def test_models_settings_and_tasks_are_added(config_for, other_folder, questions
     assert (results.models, results.tasks) == (["random", "b"], ["problems", "more"])
     assert results.cells == ["hard-greedy", "soft-sample", "fuzzy-sample_gamma=1.0"]
     assert len(results.summaries) == 4
+
+
+def test_the_order_of_models_can_be_put_right(config_for, other_folder):
+    root = evaluate(config_for(settings=("hard-greedy",)))
+    evaluate(config_for(models=(f"b={other_folder}",), settings=("hard-greedy",)))
+    order_models(root, ["b", "nobody"])
+    assert read_results(root).models == ["b", "random"]
 
 
 def test_several_tasks(config_for, questions, tmp_path):

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,14 @@ def register(root: Path, entry: dict[str, Any]) -> None:
             write_json(root / _MAIN, entry if old is None else _merged(root, old, entry))
     except OSError as error:
         raise UserError(f"output is {str(root)!r}, which cannot be written: {error.strerror or error}") from error
+
+
+def order_models(root: Path, names: Sequence[str]) -> None:
+    """List these models first in evaluation.json, in this order: processes add theirs as they come."""
+    with locked(root, "evaluation", timeout=60):
+        main = read_main(root)
+        main["models"].sort(key=lambda model: names.index(model["name"]) if model["name"] in names else len(names))
+        write_json(root / _MAIN, main)
 
 
 def _merged(root: Path, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Interval of the (weighted) mean, resampling problems: float64 [problems], or the intervals of each column.
 
-    The expanded percentile interval (Hesterberg, arXiv 1411.5279, section 4.1.1): the plain percentiles are too narrow
+    The expanded percentile interval (Hesterberg, arXiv 1411.5279): the plain percentiles are too narrow
     for few problems, by sqrt((n - 1) / n) and by the normal in the place of Student's quantile; the levels are moved
     to make up for both.
     """

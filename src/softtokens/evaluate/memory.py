@@ -45,8 +45,8 @@ class Rows:
         half = failed // 2
         self._ceiling = half // ROW_MULTIPLE * ROW_MULTIPLE or half
         log.info("memory ran out with %d rows in a batch; going on with %d", failed, self._ceiling)
-        gc.collect()
         if self._policy.device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
 
     def padding(self, rows: int) -> int:
@@ -59,7 +59,9 @@ class Rows:
         if self._memory is not None:
             return self._memory * 1e9
         if self._policy.device.type == "cuda":
-            return 0.8 * torch.cuda.mem_get_info(self._policy.device)[0]
+            device = self._policy.device
+            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for reuse
+            return 0.8 * (torch.cuda.mem_get_info(device)[0] + kept)
         return 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MAX_VOTERS = 1000  # binomial coefficients of more overflow float64
+MAX_VOTERS = 512  # at 1,000 a problem takes seconds, and beyond that binomial coefficients overflow float64
 Votes = Sequence[tuple[int, bool]]  # of one problem: (samples that gave this answer, whether it is right)
 
 
@@ -69,8 +69,14 @@ def _others_behind(others: Sequence[int], most: int, voters: int) -> np.ndarray:
     """
     rivals = [count for count in others if count >= most]
     free = voters - sum(rivals)
+    others_free = np.array([float(math.comb(free, s)) for s in range(free + 1)])
+    if most == 1:  # every rival that is chosen ties: columns and rows are one, which matters when all answers differ
+        tied = np.eye(1, len(rivals) + 1)[0]
+        for count in rivals:
+            tied[1:] += count * tied[:-1]
+        return np.convolve(tied / (1.0 + np.arange(len(tied))), others_free)
     ways = np.zeros((len(rivals) + 1, voters + 1))
-    ways[0, : free + 1] = [math.comb(free, s) for s in range(free + 1)]
+    ways[0, : free + 1] = others_free
     for count in rivals:
         grown = np.zeros_like(ways)
         for s in range(most):
