@@ -37,6 +37,19 @@ def test_writes_at_once_and_after_each_change(tmp_path, monkeypatch):
     assert len(written) == 2
 
 
+def test_a_page_that_takes_long_is_written_less_often(tmp_path, monkeypatch):
+    clock = iter([0.0, 30.0])
+
+    def pause(seconds):
+        assert seconds == 30.0
+        raise Enough
+
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(watch.time, "sleep", pause)
+    with pytest.raises(Enough):
+        watch.watch([str(write_run(tmp_path / "run"))], lambda: None)
+
+
 def test_stopping_leaves_a_page_that_stays(tmp_path, monkeypatch, capsys):
     folder = write_run(tmp_path / "run")
     page = folder / "report.html"
