@@ -34,6 +34,7 @@ def test_quickstart_trains_and_evaluates_every_mode(tmp_path, capsys):
             assert len((run / name / "metrics.jsonl").read_text().splitlines()) == 2
             assert (run / name / "checkpoints" / "last" / "model.safetensors").is_file()
     assert "run directory" in printed
+    assert (run / "report.html").is_file()
     assert main(["quickstart", *flags]) == 2
     assert "already holds" in capsys.readouterr().err
 

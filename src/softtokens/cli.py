@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from softtokens import __version__
-from softtokens.config import GenerateConfig, QuickstartConfig, TrainConfig
+from softtokens.config import GenerateConfig, QuickstartConfig, ReportConfig, TrainConfig
 from softtokens.configfile import load_defaults
 from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.types import UserError
@@ -73,6 +73,12 @@ def _compare(config: CompareConfig) -> None:
         Path(config.output).write_text(json.dumps(found, indent=1) + "\n")
 
 
+def _report(config: ReportConfig) -> None:
+    from softtokens.report.build import report
+
+    print(f"report: {report(config)}")
+
+
 def _generate(config: GenerateConfig) -> None:
     from softtokens.generate import generate
 
@@ -91,6 +97,7 @@ COMMANDS = {
     "train": Command(TrainConfig, _train, "train a model by RLOO while it thinks in hard, soft or fuzzy tokens"),
     "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k of models in the six settings of inference"),
     "compare": Command(CompareConfig, _compare, "tell which differences in an evaluation are more than luck"),
+    "report": Command(ReportConfig, _report, "write one HTML page about training runs and evaluations"),
     "generate": Command(GenerateConfig, _generate, "show the thoughts and the answer to one question"),
 }
 

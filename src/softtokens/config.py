@@ -271,6 +271,23 @@ class QuickstartConfig:
         require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
 
 
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Write one HTML page about training runs and evaluations; everything is inside it, and it needs no network."""
+
+    runs: tuple[str, ...]
+    """Folders of training runs or evaluations, or folders that hold some (such as a quickstart), in any mix."""
+    output: str | None = None
+    """The page; by default report.html in the folder, or in the current one if several are given."""
+    figures: str | None = None
+    """Folder for every figure as PNG and SVG, and every figure and table as CSV (needs the plots extra)."""
+    watch: bool = False
+    """Write the page again whenever the files change, until Ctrl-C; the open page loads itself again."""
+
+    def __post_init__(self):
+        require("runs", "empty", bool(self.runs), "one folder or more: a training run, an evaluation, a quickstart")
+
+
 def require(name: str, value: object, allowed: bool, what: str) -> None:
     """Raise UserError unless `allowed`."""
     if not allowed:

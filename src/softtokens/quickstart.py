@@ -24,11 +24,12 @@ from rich.markup import escape
 
 from softtokens import live, tables
 from softtokens.assemble import new_folder
-from softtokens.config import QuickstartConfig, TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.config import QuickstartConfig, ReportConfig, TaskConfig, ThoughtConfig, TrainConfig
 from softtokens.evaluate.folder import order_models
 from softtokens.evaluate.intervals import paired_difference
 from softtokens.evaluate.results import Results, read_results
 from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.report.build import report as write_report
 from softtokens.types import UserError
 
 MODES = ("hard", "fuzzy", "soft")
@@ -63,6 +64,8 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     }
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     report(results, evaluation, output)
+    page = write_report(ReportConfig(runs=(str(output),)))
+    live.console.print(f"report, for a browser: [bold]{escape(str(page))}[/]")
     return results
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from softtokens import cli
-from softtokens.config import GenerateConfig, QuickstartConfig, TrainConfig
+from softtokens.config import GenerateConfig, QuickstartConfig, ReportConfig, TrainConfig
 from softtokens.configfile import from_dict
 from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 
@@ -14,6 +14,7 @@ DEFAULTS = {"train": TrainConfig(), "evaluate": EvaluateConfig(), "quickstart": 
 
 
 REQUIRED = {"generate": GenerateConfig("runs/eval"), "compare": CompareConfig("runs/eval")}
+REQUIRED["report"] = ReportConfig(("runs/eval",))
 
 
 @pytest.mark.parametrize("command", [*DEFAULTS, *REQUIRED])

@@ -1,0 +1,87 @@
+"""Seeds of the same thing belong together: an arm is one way of training, with one member per seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, TypeVar
+
+from softtokens.report.blocks import MODES
+from softtokens.report.sources import Model, Run
+
+T = TypeVar("T", Run, Model)
+# the same list as a resumed run may differ in, and the seed
+_NOT_THE_RECIPE = {"output", "resume", "device", "wandb", "seed"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm(Generic[T]):
+    """`dash` tells arms of one mode apart in figures, where the colour says the mode."""
+
+    label: str
+    mode: str
+    members: list[T]
+    dash: int = 0
+
+
+def run_arms(runs: Sequence[Run]) -> list[Arm[Run]]:
+    """Runs whose configuration is equal but for seed and output."""
+    return _arms(runs, lambda run: recipe(run.config) if run.config else run.name)
+
+
+def model_arms(models: Sequence[Model]) -> list[Arm[Model]]:
+    """Evaluated models that were trained alike but for the seed; a base model is an arm of its own."""
+    return _arms(models, _trained_alike)
+
+
+def recipe(config: dict[str, Any]) -> str:
+    """The configuration without what does not matter to what is learnt, as a key."""
+    return json.dumps({k: v for k, v in config.items() if k not in _NOT_THE_RECIPE}, sort_keys=True)
+
+
+def _trained_alike(model: Model) -> Hashable:
+    if model.trained is None:
+        return ("base", model.name)
+    if model.run is not None and model.run.config:
+        return recipe(model.run.config)
+    said = {k: v for k, v in model.trained.items() if k not in ("seed", "run")}
+    return json.dumps(said, sort_keys=True, default=str) if "seed" in model.trained else model.name
+
+
+def _arms(members: Sequence[T], key: Callable[[T], Hashable]) -> list[Arm[T]]:
+    groups: dict[Hashable, list[T]] = {}
+    for member in members:
+        found = key(member)
+        same_seed = sum(m.seed == member.seed for k, group in groups.items() if k[0] == found for m in group)
+        groups.setdefault((found, same_seed), []).append(member)  # the same seed again is no further seed
+    in_order = sorted(groups.values(), key=lambda found: (_rank(found[0].mode), found[0].name))
+    labels = _labels(in_order)
+    seen: dict[str, int] = {}
+    arms = []
+    for label, found in zip(labels, in_order, strict=True):
+        mode = found[0].mode
+        arms.append(Arm(label, mode, found, seen.get(mode, 0)))
+        seen[mode] = seen.get(mode, 0) + 1
+    return arms
+
+
+def _rank(mode: str) -> int:
+    return MODES.index(mode) if mode in MODES else len(MODES)
+
+
+def _labels(groups: list[list[T]]) -> list[str]:
+    """The mode where it says enough; otherwise what the names have in common."""
+    modes = [found[0].mode for found in groups]
+    labels = []
+    for found in groups:
+        mode = found[0].mode
+        names = [member.name for member in found]
+        common = os.path.commonprefix(names)  # noqa: RUF071 (letters of names, not parts of paths)
+        common = common if common in names else common.removesuffix("seed").rstrip("-_. s")
+        labels.append(mode if mode in MODES and modes.count(mode) == 1 else common or names[0])
+    return [
+        f"{label} · {found[0].name}" if labels.count(label) > 1 else label
+        for label, found in zip(labels, groups, strict=True)
+    ]

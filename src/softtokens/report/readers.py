@@ -1,0 +1,109 @@
+"""Files that may be damaged, cut off or of another version: what can be read is read, the rest becomes a note."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+_AS_GOOD_AS_INFINITE = 1e100  # sums and squares of less stay finite
+
+
+def read_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
+    """The JSON object in a file; None when the file is missing, or (with a note) damaged."""
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        notes.append(f"{path} could not be read ({error.strerror}); it is left out.")
+        return None
+    try:
+        value = _parse(text)
+    except (ValueError, RecursionError) as error:
+        notes.append(f"{path} is damaged ({_brief(error)}); it is left out.")
+        return None
+    if not isinstance(value, dict):
+        notes.append(f"{path} holds no JSON object; it is left out.")
+        return None
+    return value
+
+
+def read_rows(path: Path, notes: list[str], limit: int | None = None) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file, at most the first `limit`.
+
+    Lines that are damaged are counted in a note; a last line cut in half is left by a run that still writes, or was
+    killed."""
+    rows: list[dict[str, Any]] = []
+    damaged, cut = 0, False
+    for line in _lines(path, notes):
+        if limit is not None and len(rows) >= limit:
+            break
+        if not line.strip():
+            continue
+        cut = not line.endswith(b"\n")
+        try:
+            value = _parse(line.decode("utf-8", errors="replace"))
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            rows.append(value)
+        else:
+            damaged += 1
+    if damaged == 1 and cut:
+        notes.append(f"{path} ends in the middle of a line (still being written, or stopped); that line is left out.")
+    elif damaged:
+        notes.append(f"{path}: {damaged} lines are damaged and left out.")
+    return rows
+
+
+def note_schema(what: Path, found: dict[str, Any], notes: list[str]) -> None:
+    """A note when a file says that it is of another schema than this version writes."""
+    schema = found.get("schema")
+    if schema == SCHEMA:
+        return
+    age = "names no schema" if schema is None else f"has schema {str(schema)[:20]}"
+    notes.append(f"{what} {age}; this version reads schema {SCHEMA}. What it does not find is shown as not measured.")
+
+
+def number(value: Any) -> float | None:
+    """A number that can be reckoned with, or None for everything else that a file may hold in its place."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < _AS_GOOD_AS_INFINITE else None  # nor does NaN compare less
+
+
+def numbers(values: Any) -> list[float | None]:
+    return [number(value) for value in values] if isinstance(values, list) else []
+
+
+def table(values: Any) -> dict[str, Any]:
+    return values if isinstance(values, dict) else {}
+
+
+def rows_of(values: Any) -> list[dict[str, Any]]:
+    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+
+
+def text(value: Any, otherwise: str = "") -> str:
+    return value if isinstance(value, str) else otherwise if value is None else str(value)
+
+
+def _lines(path: Path, notes: list[str]) -> Iterator[bytes]:
+    try:
+        with open(path, "rb") as file:
+            yield from file
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        notes.append(f"{path} could not be read ({error.strerror}); it is left out.")
+
+
+def _parse(content: str) -> Any:
+    return json.loads(content, parse_constant=lambda name: None)
+
+
+def _brief(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)[:100]

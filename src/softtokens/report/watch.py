@@ -1,0 +1,40 @@
+"""Write a report again whenever the files that it is made of change."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+_READ = (".json", ".jsonl")
+_NOT_READ = {"checkpoints", "tensorboard"}
+EVERY_SECONDS = 2.0
+
+
+def watch(paths: Sequence[str], write: Callable[[], None], *, every: float = EVERY_SECONDS) -> None:
+    """Call `write` now, and after every change, until interrupted."""
+    seen = None
+    while True:
+        started = time.perf_counter()
+        now = fingerprint(paths)
+        if now != seen:
+            write()
+            seen = now
+        time.sleep(max(every, time.perf_counter() - started))  # never more than half of a core beside the run
+
+
+def fingerprint(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Size and time of every file that a report may read."""
+    found = {}
+    for top in paths:
+        for folder, below, files in os.walk(top):
+            below[:] = [name for name in below if name not in _NOT_READ]
+            for name in files:
+                if name.endswith(_READ):
+                    path = os.path.join(folder, name)
+                    try:
+                        state = os.stat(path)
+                    except FileNotFoundError:
+                        continue  # replaced in this moment
+                    found[path] = (state.st_size, state.st_mtime_ns)
+    return found
