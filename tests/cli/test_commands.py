@@ -54,7 +54,7 @@ def test_evaluate_asks_math_verify(run, model_folder, tmp_path, monkeypatch):
     """What the model says is put in its mouth; what is thought of it comes from the grader's own processes."""
     file = tmp_path / "test.jsonl.gz"
     file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in GSM8K_ROWS).encode()))
-    sample = sampling.sample_problems
+    stream = sampling.stream_problems
     said = {
         0: r" The final answer is: \boxed{\frac{144}{2}}",
         1: r" The final answer is: \boxed{x+1}",
@@ -62,11 +62,11 @@ def test_evaluate_asks_math_verify(run, model_folder, tmp_path, monkeypatch):
     }
 
     def saying(*arguments, **options):
-        rollout = sample(*arguments, **options)
-        rollout.answer_texts[:] = [said[i] for i in rollout.keys.problem.tolist()]
-        return rollout
+        for rows, rollout in stream(*arguments, **options):
+            rollout.answer_texts[:] = [said[i] for i in rollout.keys.problem.tolist()]
+            yield rows, rollout
 
-    monkeypatch.setattr(sampling, "sample_problems", saying)
+    monkeypatch.setattr(sampling, "stream_problems", saying)
     task = ["--task", "gsm8k", "--path", file, "--template", "User: {question} Assistant:"]
     limits = ["--max-thought-steps", "2", "--max-answer-tokens", "2", "--settings", "soft-greedy"]
     where = ["--models", f"m={model_folder}", "--device", "cpu", "--output", tmp_path / "out"]
