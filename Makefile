@@ -42,7 +42,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "softtokens needs Python 3.11 or newer; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,anchor]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,anchor,harness,browser]'
 	@touch $@
 
 $(OLDEST_VENV)/.installed: pyproject.toml
