@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from softtokens.config import ALL_SETTINGS, ThoughtConfig
-from softtokens.evaluate import memory, sampling
+from softtokens.evaluate import sampling
 from softtokens.evaluate.accuracy import accuracy
 from softtokens.evaluate.cells import cells_of
-from softtokens.evaluate.memory import Rows, bytes_per_row, is_out_of_memory
+from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.samplefile import append_samples, read_samples
 from softtokens.evaluate.sampling import Sampler
 from softtokens.evaluateconfig import EvaluateConfig
-from softtokens.rollout.limits import Limits
+from softtokens.rollout.limits import Limits, needed_positions
+from softtokens.rollout.memory import bytes_per_row, is_out_of_memory
 from softtokens.thoughts import build_thought
 from softtokens.types import UserError
 
@@ -167,7 +168,7 @@ def test_rows_follow_from_the_memory_budget(random_policy):
     per_row = 2 * (2 * 2 * 2 * 8 * 100 * 4) + 16 * vocab + 2 * 4 * 32 * 6
     assert bytes_per_row(random_policy, 100, limits) == per_row
     prompts = [[1] * 5]
-    positions = memory.needed_positions(random_policy, prompts, limits)
+    positions = needed_positions(random_policy, prompts, limits)
     budget = 41.5 * bytes_per_row(random_policy, positions, limits)
     assert Rows(random_policy, rows=None, memory=budget / 1e9).allowed(prompts, limits) == 40
     assert Rows(random_policy, rows=None, memory=1e-9).allowed(prompts, limits) == 8

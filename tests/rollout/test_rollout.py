@@ -241,6 +241,19 @@ def test_filling_free_slots_changes_nothing(make_policy, prompts, thought, slots
     assert len(set(whole.thought_lengths.tolist())) > 2
 
 
+@pytest.mark.parametrize("thought", [Hard(), Hard(0.0), Gaussian(0.5, 0.1), LogitGaussian(0.5, 0.1)], ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_named(make_policy, prompts, thought, value):
+    """A model that breaks on one token: the row that meets it is named, and the step."""
+    policy = make_policy("llama-untied")
+    bad = next(token for token in prompts[1] if token not in prompts[0] + prompts[2])
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight[bad] = value
+    first = 1 if thought.feeds_tokens else 0  # a mixture has something of every token
+    with pytest.raises(FloatingPointError, match=f"for problem {first}, rollout 0, at step 1 after the prompt"):
+        sample(policy, thought, prompts)
+
+
 def test_what_was_fed_need_not_be_kept(policy, prompts):
     of_row, keys = [0, 1, 2], Keys(0, torch.arange(3), torch.arange(3))
     ((_, rollout),) = stream_rollouts(policy, Gaussian(0.5, 0.1), prompts, of_row, keys, LIMITS, keep_inputs=False)

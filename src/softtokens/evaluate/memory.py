@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 
 import torch
 
 from softtokens.models.hf import HFPolicy
 from softtokens.rollout.limits import Limits, needed_positions
+from softtokens.rollout.memory import ROW_MULTIPLE, bytes_per_row, free_bytes
 from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
-ROW_MULTIPLE = 8  # matrix products of such sizes give each row the same bits whatever the batch
 _MOST_ROWS = {"cpu": 256, "cuda": 1024}  # beyond them nothing is gained
-_BYTES_PER_LOGIT = 16  # logits, their weights at up to two temperatures, and a copy of either, in float32
 
 
 class Rows:
@@ -50,25 +48,4 @@ class Rows:
             torch.cuda.empty_cache()
 
     def _budget(self) -> float:
-        if self._memory is not None:
-            return self._memory * 1e9
-        if self._policy.device.type == "cuda":
-            device = self._policy.device
-            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for reuse
-            return 0.8 * (torch.cuda.mem_get_info(device)[0] + kept)
-        return 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def bytes_per_row(policy: HFPolicy, positions: int, limits: Limits) -> int:
-    """Upper bound on what one row holds: its cache, and once more for the copy of its prompt, logits, and thoughts."""
-    config = policy.model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache = 2 * config.num_hidden_layers * heads * head_dim * positions * policy.model.dtype.itemsize
-    vocab, dim = policy.vocabulary.head.shape
-    return 2 * cache + _BYTES_PER_LOGIT * vocab + 2 * 4 * dim * limits.max_thought_steps
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch raises its own kind on an accelerator and a plain RuntimeError on a CPU."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        return free_bytes(self._policy.device) if self._memory is None else self._memory * 1e9

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from softtokens.evaluate.folder import SCHEMA
-from softtokens.evaluate.memory import is_out_of_memory
 from softtokens.evaluate.sampling import Sampler
 from softtokens.models.hf import HFPolicy
 from softtokens.ops import streamed
@@ -23,6 +22,7 @@ from softtokens.ops.mixture import tempered_softmax
 from softtokens.ops.random import Stream
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.batches import RowName
+from softtokens.rollout.memory import is_out_of_memory
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import hidden_before_thoughts
 from softtokens.rollout.stopping import decode_text

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from softtokens.evaluate.memory import ROW_MULTIPLE, Rows, is_out_of_memory
+from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.samplefile import Sample, append_samples
 from softtokens.models.hf import HFPolicy
 from softtokens.rewards import Grader
 from softtokens.rewards.extract import answer_in
 from softtokens.rollout.batches import RowName, encode_prompts, in_order_of_length, sample_problems, stream_problems
 from softtokens.rollout.limits import Limits
+from softtokens.rollout.memory import ROW_MULTIPLE, is_out_of_memory
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
 from softtokens.types import Problem

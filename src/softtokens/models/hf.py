@@ -19,7 +19,8 @@ from softtokens.types import UserError
 
 TINY = "tiny"
 _STATE_FILE = "softtokens.json"
-_VIEW_STEP = 16  # attention looks at a multiple of this many positions
+# Attention looks at a multiple of this many positions, then a row gets the same bits beside longer ones and alone.
+_VIEW_STEP = 16
 _NOWHERE = 2**31 - 1  # position of padding: after everything, so that nothing sees it
 
 
@@ -77,8 +78,7 @@ class HFPolicy:
         )
 
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
-        view = min(-(-view // _VIEW_STEP) * _VIEW_STEP, kv.capacity)
-        return self._step(inputs, positions, kv, view)
+        return self._step(inputs, positions, kv, _rounded(view, kv.capacity))
 
     def prepare_decoding(self, choice: str, steps: int) -> None:
         """Choose how decode steps run. choice: auto, plain or compiled; steps: about how many are to come.
@@ -105,7 +105,7 @@ class HFPolicy:
 
     def continuation(self, inputs: Tensor, prompts: PromptStates, prompt_of_row: Tensor) -> Tensor:
         lengths = prompts.lengths[prompt_of_row][:, None]
-        longest = int(prompts.lengths.max())
+        longest = next(iter(prompts.layers.values()))[0].shape[2]
         query = lengths + torch.arange(inputs.shape[1], device=inputs.device)
         prompt = torch.arange(longest, device=inputs.device).expand(len(query), longest)
         key = torch.cat((torch.where(prompt < lengths, prompt, _NOWHERE), query), dim=1)
@@ -127,9 +127,11 @@ class HFPolicy:
         return output.last_hidden_state
 
     def _padded(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids with zeros on the right, [prompts, longest], and lengths [prompts]."""
-        rows = [torch.tensor(prompt) for prompt in prompts]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        """Token ids with zeros on the right, [prompts, longest or more], and lengths [prompts]."""
+        longest = _rounded(max(map(len, prompts)), self.context_length)
+        ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt)
         return ids.to(self.device), torch.tensor([len(p) for p in prompts], device=self.device)
 
     def _mask(self, query: Tensor, key: Tensor):
@@ -223,6 +225,10 @@ def _require_loadable(name: str, path: Path) -> None:
             f"model folder {name!r} holds no weights (*.safetensors). Other formats can run code when opened and are "
             "not loaded; save the model again with save_pretrained(..., safe_serialization=True)."
         )
+
+
+def _rounded(positions: int, most: int) -> int:
+    return min(-(-positions // _VIEW_STEP) * _VIEW_STEP, most)
 
 
 @contextlib.contextmanager

@@ -48,7 +48,8 @@ class SlotKV:
                 shapes = [(self.slots, x.shape[1], self.capacity, x.shape[3]) for x in states]
                 self.layers[layer] = tuple(x.new_zeros(shape) for x, shape in zip(states, shapes, strict=True))
             for buffer, x in zip(self.layers[layer], states, strict=True):
-                buffer[slots, :, : x.shape[2]] = x[prompt_of_slot]
+                length = min(x.shape[2], self.capacity)  # beyond it there is only padding
+                buffer[slots, :, :length] = x[prompt_of_slot, :, :length]
 
     def move(self, to: Tensor, source: Tensor) -> None:
         """Copy slots onto others."""

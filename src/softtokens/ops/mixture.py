@@ -65,7 +65,8 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     block, rest = _invert(torch.cat(blocks, dim=1), uniform)
     position = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
     inside = torch.where(position < vocab, weights.gather(-1, position.clamp(max=vocab - 1)), 0.0)
-    return position.gather(-1, _invert(inside, rest)[0][:, None])[:, 0]
+    token = position.gather(-1, _invert(inside, rest)[0][:, None])[:, 0]
+    return token.clamp(max=vocab - 1)  # weights that are no numbers may lead anywhere
 
 
 def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +91,7 @@ def arg_max(logits: Tensor) -> Tensor:
         peaks = torch.cat((peaks, logits[:, whole:].amax(-1, keepdim=True)), dim=1)
     position = peaks.argmax(-1, keepdim=True) * _BLOCK + torch.arange(_BLOCK, device=logits.device)
     inside = torch.where(position < vocab, logits.gather(-1, position.clamp(max=vocab - 1)), float("-inf"))
-    return position.gather(-1, inside.argmax(-1, keepdim=True))[:, 0]
+    return position.gather(-1, inside.argmax(-1, keepdim=True))[:, 0].clamp(max=vocab - 1)
 
 
 @dataclasses.dataclass(frozen=True)

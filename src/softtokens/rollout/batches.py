@@ -26,9 +26,10 @@ def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int
     return encoded
 
 
-def require_room(policy: Policy, problems: Sequence[Problem], limits: Limits) -> None:
-    """Raise UserError if any prompt and the limits do not fit the model's context: before a run, not days into it."""
-    needed_positions(policy, encode_prompts(policy, problems), limits)
+def require_room(policy: Policy, problems: Sequence[Problem], limits: Limits) -> int:
+    """Positions that the longest row may need. UserError if any prompt and the limits do not fit the model's context:
+    before a run, not days into it."""
+    return needed_positions(policy, encode_prompts(policy, problems), limits)
 
 
 def sample_problems(
@@ -39,16 +40,17 @@ def sample_problems(
     limits: Limits,
     *,
     seed: int,
+    slots: int | None = None,
 ) -> Rollout:
-    """One batch. rollout_ids: for each problem the numbers of its rollouts, which name their random numbers; the rows
-    are problem by problem in this order."""
+    """One batch, at most `slots` rows at a time. rollout_ids: for each problem the numbers of its rollouts, which name
+    their random numbers; the rows are problem by problem in this order."""
     of_row = [i for i, ids in enumerate(rollout_ids) for _ in ids]
     keys = Keys(
         seed,
         torch.tensor([problems[i].id for i in of_row], device=policy.device),
         torch.tensor([r for ids in rollout_ids for r in ids], device=policy.device),
     )
-    return sample_rollout(policy, thought, encode_prompts(policy, problems), of_row, keys, limits)
+    return sample_rollout(policy, thought, encode_prompts(policy, problems), of_row, keys, limits, slots=slots)
 
 
 def stream_problems(

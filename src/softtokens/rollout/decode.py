@@ -30,15 +30,18 @@ def sample_rollout(
     prompt_of_row: list[int],
     keys: Keys,
     limits: Limits,
+    *,
+    slots: int | None = None,
 ) -> Rollout:
-    """Think and answer once per row, all rows at once.
+    """Think and answer once per row, all rows at once or `slots` at a time.
 
     prompts: token ids, each run once and shared by the rows that name it in prompt_of_row. keys: names of each row's
     random numbers; a row's result does not depend on the other rows. Raises UserError when a prompt and the limits do
     not fit the model's context, FloatingPointError when the model's logits are not finite.
     """
-    ((rows, rollout),) = stream_rollouts(policy, thought, prompts, prompt_of_row, keys, limits)
-    return rollout.take(rows.argsort())
+    parts = list(stream_rollouts(policy, thought, prompts, prompt_of_row, keys, limits, slots=slots))
+    rows = torch.cat([rows for rows, _ in parts])
+    return Rollout.concatenate([rollout for _, rollout in parts]).take(rows.argsort())
 
 
 @torch.no_grad()

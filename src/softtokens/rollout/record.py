@@ -91,6 +91,30 @@ class Rollout:
             answer_texts=[self.answer_texts[i] for i in chosen],
         )
 
+    @staticmethod
+    def concatenate(parts: list[Rollout]) -> Rollout:
+        """Rows of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def joined(name: str) -> Tensor | None:
+            tensors = [getattr(part, name) for part in parts]
+            if tensors[0] is None:
+                return None
+            most = max(x.shape[1] for x in tensors)
+            padding = [(0, 0) * (x.dim() - 2) + (0, most - x.shape[1]) for x in tensors]
+            return torch.cat([torch.nn.functional.pad(x, pad) for x, pad in zip(tensors, padding, strict=True)])
+
+        keys = [part.keys for part in parts]
+        return Rollout(
+            **{name: joined(name) for name in ("ids", "kind", "inputs", "support", "log_prob")},
+            keys=Keys(keys[0].seed, *(torch.cat([getattr(k, n) for k in keys]) for n in ("problem", "rollout"))),
+            prompt_lengths=torch.cat([part.prompt_lengths for part in parts]),
+            stop_reasons=[reason for part in parts for reason in part.stop_reasons],
+            thought_texts=[text for part in parts for text in part.thought_texts],
+            answer_texts=[text for part in parts for text in part.answer_texts],
+        )
+
     def save(self, path: str | Path) -> None:
         """One safetensors file; texts go into its header."""
         from safetensors.torch import save_file

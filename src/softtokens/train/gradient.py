@@ -15,7 +15,7 @@ from softtokens.thoughts import Thought
 from softtokens.train.loss import TermWeights, expected_gradient, policy_terms
 
 # On the CPU activations should be reused before they leave the caches: all rows at once are three times slower.
-_TOKENS_PER_BACKWARD = {"cpu": 1 << 10, "cuda": 1 << 14}
+TOKENS_PER_BACKWARD = {"cpu": 1 << 10, "cuda": 1 << 14}
 
 
 def accumulate_gradient(
@@ -46,7 +46,7 @@ def accumulate_gradient(
     gradients = [[torch.zeros_like(p) for p in leaves] for _ in range(2 if apart else 1)]
     losses = {"loss/thought": 0.0, "loss/answer": 0.0}
     seen: list[Replay] = []
-    for rows in _parts(rollout, tokens_per_backward or _TOKENS_PER_BACKWARD[policy.device.type]):
+    for rows in _parts(rollout, tokens_per_backward or TOKENS_PER_BACKWARD[policy.device.type]):
         part = replay(
             policy,
             thought,

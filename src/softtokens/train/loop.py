@@ -19,13 +19,14 @@ from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.rewards import Grader, RewardScale
 from softtokens.rollout.batches import require_room, sample_problems
 from softtokens.rollout.limits import Limits
+from softtokens.rollout.memory import fitting_rows, fitting_tokens
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought, build_thought
 from softtokens.train import rundir
 from softtokens.train.advantage import leave_one_out
 from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, save_checkpoint, tidy
 from softtokens.train.data import problems_of_step
-from softtokens.train.gradient import accumulate_gradient
+from softtokens.train.gradient import TOKENS_PER_BACKWARD, accumulate_gradient
 from softtokens.train.loss import TermWeights
 from softtokens.train.metrics import replay_metrics, reward_metrics, rollout_metrics
 from softtokens.train.scoring import RewardFunction, Scorer, by_function, graded
@@ -46,15 +47,13 @@ class Trainee:
     thought: Thought
     problems: list[Problem]
     score: Scorer
+    limits: Limits
+    rows_at_a_time: int
+    tokens_per_backward: int
 
     @property
     def parameters(self) -> list[torch.Tensor]:
         return self.optimizer.param_groups[0]["params"]
-
-    @property
-    def limits(self) -> Limits:
-        c = self.config
-        return Limits(c.max_thought_steps, c.max_answer_tokens, c.answer_temperature)
 
 
 def train_step(t: Trainee, step: int) -> tuple[dict[str, float], list[dict]]:
@@ -63,10 +62,11 @@ def train_step(t: Trainee, step: int) -> tuple[dict[str, float], list[dict]]:
 
     batch = problems_of_step(t.problems, step, config.problems_per_step, config.seed)
     group = [range(visit * config.group_size, (visit + 1) * config.group_size) for _, visit in batch]
-    rollout = sample_problems(t.policy, t.thought, [p for p, _ in batch], group, t.limits, seed=config.seed)
+    problems = [problem for problem, _ in batch]
+    rollout = sample_problems(t.policy, t.thought, problems, group, t.limits, seed=config.seed, slots=t.rows_at_a_time)
     sampled = time.perf_counter()
 
-    problem_of_row = [problem for problem, _ in batch for _ in range(config.group_size)]
+    problem_of_row = [problem for problem in problems for _ in range(config.group_size)]
     scores, verdicts = t.score(problem_of_row, rollout.thought_texts, rollout.answer_texts)
     rewards = torch.tensor(scores, dtype=torch.float32, device=t.policy.device).view(len(batch), config.group_size)
     advantages = leave_one_out(rewards).flatten()
@@ -85,7 +85,7 @@ def train_step(t: Trainee, step: int) -> tuple[dict[str, float], list[dict]]:
         advantages,
         TermWeights(config.thought_weight, config.answer_weight),
         answer_temperature=config.answer_temperature,
-        tokens_per_backward=config.tokens_per_backward,
+        tokens_per_backward=t.tokens_per_backward,
         apart=measure_apart or config.clip == "each",
         clip_each=config.clip_norm if config.clip == "each" else None,
     )
@@ -143,8 +143,11 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     thought.at(
         policy.vocabulary.table[:1], policy.vocabulary
     )  # refuses a top_k larger than the vocabulary now, not later
-    trainee = Trainee(config, policy, optimizer, thought, problems, score)
-    require_room(policy, [*problems, *validation], trainee.limits)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
+    positions = require_room(policy, [*problems, *validation], limits)
+    rows = fitting_rows(policy, config.problems_per_step * config.group_size, positions, limits)
+    tokens = fitting_tokens(policy, config.tokens_per_backward or TOKENS_PER_BACKWARD[policy.device.type])
+    trainee = Trainee(config, policy, optimizer, thought, problems, score, limits, rows, tokens)
     policy.prepare_decoding(config.decoding, config.steps * (config.max_thought_steps + config.max_answer_tokens))
 
     rundir.open_run(config)
