@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 import torch
 
 from conftest import EXTRA_ROWS, FAMILIES, build_model
+from plain_loop import plain_rollout
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.models.kv import SlotKV
+from softtokens.ops.random import Keys
+from softtokens.rollout.decode import sample_rollout
+from softtokens.rollout.limits import Limits
+from softtokens.rollout.replay import replay
+from softtokens.thoughts import Gaussian
 from softtokens.types import UserError
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -144,7 +151,6 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, make_policy):
 @pytest.mark.parametrize(
     ("break_it", "reason"),
     [
-        (lambda m: m.config.__setattr__("attn_logit_softcapping", 30.0), "caps attention"),
         (lambda m: m.set_output_embeddings(torch.nn.Linear(16, 310)), "same shape"),
         (lambda m: m.set_input_embeddings(PositionDependent(310, 32)), "multiple of its embedding table"),
         (lambda m: m.lm_head.register_forward_hook(lambda module, args, out: out**3), "other logits"),
@@ -173,22 +179,68 @@ def test_a_head_with_bias_and_a_cap_are_understood(tokenizer):
     torch.testing.assert_close(logits[:, :300], expected[:, :300], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["GPTNeo", "GPTJ", "Bloom", "Mamba"])
-def test_an_architecture_that_decodes_otherwise_is_refused(tokenizer, name):
-    """They attend by code of their own, or keep no keys and values; a rollout of theirs could not be scored."""
+OTHERS = {
+    "GPTNeo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "GPTJ": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
+    "Bloom": {"n_layer": 2, "n_head": 4},
+    "Mamba": {"num_hidden_layers": 2, "state_size": 4},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_architecture_that_decodes_otherwise_runs_whole_sequences(tokenizer, prompts, name, caplog):
+    """They attend by code of their own, or keep no keys and values."""
     import transformers
 
-    sizes = {
-        "GPTNeo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 8},
-        "GPTJ": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 8},
-        "Bloom": {"n_layer": 2, "n_head": 4},
-        "Mamba": {"num_hidden_layers": 2, "state_size": 4},
-    }
-    config = getattr(transformers, f"{name}Config")(vocab_size=310, hidden_size=32, **sizes[name])
+    config = getattr(transformers, f"{name}Config")(vocab_size=310, hidden_size=32, **OTHERS[name])
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
-    with pytest.raises(UserError, match=f"^{name}"):
+    with torch.no_grad():
+        model.get_input_embeddings().weight.normal_(0, 0.3)
+    with caplog.at_level(logging.WARNING, logger="softtokens"):
+        policy = HFPolicy(model, tokenizer)
+    (warning,) = (record for record in caplog.records if record.name.startswith("softtokens"))
+    assert warning.message.startswith(name) and "runs the whole sequence again" in warning.message
+
+    thought, limits, of_row = Gaussian(0.5, 0.1), Limits(5, 3), [0, 0, 1, 2]
+    keys = Keys(1, torch.tensor(of_row), torch.arange(4))
+    rollout = sample_rollout(policy, thought, prompts, of_row, keys, limits)
+    for row, i in enumerate(of_row):
+        plain = plain_rollout(policy, thought, prompts[i], keys[torch.tensor([row])], limits)
+        assert rollout.ids[row, : len(plain.ids)].tolist() == plain.ids
+    distinct, prompt_of_row = rollout.prompts()
+    alone = replay(policy, thought, rollout)
+    shared = replay(policy, thought, rollout, prompts=policy.prompt_states(distinct), prompt_of_row=prompt_of_row)
+    torch.testing.assert_close(shared.thought_log_prob, alone.thought_log_prob, rtol=1e-4, atol=1e-3)
+    gradients = [torch.autograd.grad(r.answer_log_prob.sum(), policy.vocabulary.table)[0] for r in (alone, shared)]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4 * float(gradients[0].abs().max()))
+
+
+def test_a_model_that_looks_ahead_is_refused(tokenizer):
+    model = build_model("llama", 310)
+    norm = model.model.norm
+    norm.register_forward_hook(lambda module, args, out: out + out.mean(1, keepdim=True))
+    with pytest.raises(UserError, match=r"^LlamaForCausalLM gives other hidden states when it decodes step by step"):
         HFPolicy(model, tokenizer)
+
+
+def test_capped_attention_is_understood(tokenizer, prompts):
+    """Gemma 2, against the library's own attention."""
+    import transformers
+
+    config = transformers.Gemma2Config(
+        vocab_size=310, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=64, attn_logit_softcapping=0.5, sliding_window=8, attn_implementation="eager",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.normal_(0, 1.0)
+        ids = torch.tensor(prompts[2:])
+        expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, :, :300]
+        policy = HFPolicy(model, tokenizer)
+        logits = policy.vocabulary.logits(policy.hidden_states(policy.vocabulary.embed(ids))[0])[:, :300]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_template_of_a_training_travels_with_the_model(make_policy, tmp_path):

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 import torch
-from plain_loop import plain_rollout
 
 from conftest import FAMILIES
+from plain_loop import plain_rollout
 from softtokens.models.hf import load_policy
 from softtokens.ops import streamed
 from softtokens.ops.random import Keys, Stream

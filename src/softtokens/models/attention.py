@@ -33,7 +33,7 @@ def packed_attention(
     """query [rows, heads, seq, head_dim], key and value [rows, kv_heads, view, head_dim], boolean mask or None (causal)
     broadcastable to [rows, 1, seq, view]. Returns [rows, seq, heads, head_dim]."""
     if kwargs.get("softcap") is not None:
-        raise ValueError("this attention function does not cap attention logits; such models are refused at loading")
+        return _capped(query, key, value, attention_mask, scaling, kwargs["softcap"]), None
     rows, heads, seq, head_dim = query.shape
     kv_heads = key.shape[1]
     attend = torch.nn.functional.scaled_dot_product_attention
@@ -52,3 +52,19 @@ def packed_attention(
             enable_gqa=heads != kv_heads,
         )
     return out.transpose(1, 2).contiguous(), None
+
+
+def _capped(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None, cap: float
+) -> Tensor:
+    """Attention whose logits pass through cap * tanh(. / cap), as in Gemma 2; no fast kernel does that."""
+    rows, heads, seq, head_dim = query.shape
+    packed = query.reshape(rows, key.shape[1], -1, seq, head_dim) * (head_dim**-0.5 if scaling is None else scaling)
+    scores = cap * torch.tanh(packed @ key[:, :, None].transpose(-1, -2) / cap)
+    if mask is None:
+        mask = torch.ones(seq, key.shape[2], dtype=torch.bool, device=query.device).tril(key.shape[2] - seq)
+    else:
+        mask = mask[:, :, None]
+    weights = torch.softmax(scores.masked_fill(~mask, float("-inf")).float(), dim=-1).to(value.dtype)
+    out = (weights @ value[:, :, None]).reshape(rows, heads, seq, head_dim)
+    return out.transpose(1, 2).contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -13,10 +14,12 @@ from softtokens.models import attention
 from softtokens.models.compiling import compiled_or_plain, worth_compiling
 from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
-from softtokens.models.probe import probe, require_same_decoding
+from softtokens.models.probe import probe, require_same_decoding, require_same_logits
+from softtokens.models.recompute import Recompute
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError
 
+log = logging.getLogger(__name__)
 TINY = "tiny"
 _STATE_FILE = "softtokens.json"
 # Attention looks at a multiple of this many positions, then a row gets the same bits beside longer ones and alone.
@@ -55,11 +58,25 @@ class HFPolicy:
         self.records_graphs = False
         model.set_attn_implementation(attention.NAME)
         self._transform = probe(model, len(tokenizer))
-        require_same_decoding(self, type(model).__name__)
+        self._recompute: Recompute | None = None
+        self._drive(type(model).__name__)
         if embedding_rms is None:
             table = self.vocabulary.table.detach()
             embedding_rms = float(full_precision(table).square().mean().sqrt()) * self.vocabulary.table_scale
         self.embedding_rms = embedding_rms
+
+    def _drive(self, name: str) -> None:
+        """Decode with our cache where that gives what the model gives, else without any."""
+        try:
+            require_same_decoding(self, name)
+        except UserError as error:
+            self._recompute = Recompute(self.hidden_states)
+            try:
+                require_same_decoding(self, name)
+                require_same_logits(self, name)
+            except UserError:
+                raise error from None
+            log.warning("%s; every step of it runs the whole sequence again, which is slow", error)
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +95,10 @@ class HFPolicy:
         )
 
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
-        return self._step(inputs, positions, kv, _rounded(view, kv.capacity))
+        view = _rounded(view, kv.capacity)
+        if self._recompute is not None:
+            return self._recompute.step(inputs, positions, kv, view)
+        return self._step(inputs, positions, kv, view)
 
     def prepare_decoding(self, choice: str, steps: int) -> None:
         """Choose how decode steps run. choice: auto, plain or compiled; steps: about how many are to come.
@@ -87,7 +107,7 @@ class HFPolicy:
         cannot be compiled, or a machine without a C++ compiler, goes on as before, with a warning.
         """
         self.records_graphs = self.device.type == "cuda" and choice != "plain"
-        compiles = worth_compiling(choice, steps, self.device)
+        compiles = worth_compiling(choice, steps, self.device) and self._recompute is None
         self._step = compiled_or_plain(self._plain_step, "decode steps") if compiles else self._plain_step
 
     def _plain_step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
@@ -97,13 +117,17 @@ class HFPolicy:
 
     def prompt_states(self, prompts: list[list[int]]) -> PromptStates:
         ids, lengths = self._padded(prompts)
+        inputs = self.vocabulary.embed(ids)
+        if self._recompute is not None:
+            return self._recompute.prompt_states(inputs, lengths)
         kv = PrefixKV()
         query = torch.arange(ids.shape[1], device=self.device)
-        inputs = self.vocabulary.embed(ids)
         hidden = self._body(inputs, query.expand_as(ids), self._mask(query[None], query[None]), kv)
         return PromptStates(hidden[torch.arange(len(prompts), device=self.device), lengths - 1], kv.layers, lengths)
 
     def continuation(self, inputs: Tensor, prompts: PromptStates, prompt_of_row: Tensor) -> Tensor:
+        if self._recompute is not None:
+            return self._recompute.continuation(inputs, prompts, prompt_of_row)
         lengths = prompts.lengths[prompt_of_row][:, None]
         longest = next(iter(prompts.layers.values()))[0].shape[2]
         query = lengths + torch.arange(inputs.shape[1], device=inputs.device)

@@ -23,8 +23,6 @@ def probe(model: nn.Module, tokens: int) -> dict:
     module, head = model.get_input_embeddings(), model.get_output_embeddings()
     if getattr(config, "is_encoder_decoder", False) or head is None or not isinstance(module, nn.Embedding):
         raise UserError(f"{name} has no plain input embedding and output head, so thoughts cannot be fed to it")
-    if getattr(config, "attn_logit_softcapping", None) is not None:
-        raise UserError(f"{name} caps attention logits (attn_logit_softcapping), which fast attention cannot do")
     table = module.weight
     if head.weight.shape != table.shape:
         raise UserError(
@@ -98,9 +96,21 @@ def require_same_decoding(policy: Policy, name: str) -> None:
         difference = (full_precision(stepwise[row]) - expected).abs().max()
         if not difference <= tolerance * expected.abs().max():
             raise UserError(
-                f"{name} gives other hidden states when it decodes step by step than for the whole sequence (by "
-                f"{float(difference):.2g}), so what it thinks could not be scored; this architecture is not supported"
+                f"{name} gives other hidden states when it decodes step by step from our cache than for the whole "
+                f"sequence (by {float(difference):.2g})"
             )
+
+
+@torch.no_grad()
+def require_same_logits(policy: Policy, name: str) -> None:
+    """Refuse a model that, run as rollouts run it, gives other logits than when it is left to itself."""
+    vocabulary, model = policy.vocabulary, policy.model
+    ids = (torch.arange(12, device=policy.device) * 7 % vocabulary.size)[None]
+    expected = full_precision(model(input_ids=ids).logits[0, :, : vocabulary.size])
+    logits = vocabulary.logits(policy.hidden_states(vocabulary.embed(ids))[0])[:, : vocabulary.size]
+    tolerance = 5e-2 if vocabulary.table.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    if not (logits - expected).abs().max() <= tolerance * expected.abs().max():
+        raise UserError(f"{name} gives other logits when positions are given with the embeddings")
 
 
 def _stepwise(policy: Policy, prompts: list[list[int]], fed: Tensor) -> Tensor:

@@ -1,0 +1,41 @@
+"""Decoding for models whose cache cannot be driven from outside: each step runs the whole sequence again.
+
+Slow, and right for anything causal. What is "cached" are the inputs: they take the place of the keys of an only layer,
+so slots are filled, moved and shared as those of any other model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from softtokens.models.kv import SlotKV
+from softtokens.models.prefix import PromptStates
+
+
+class Recompute:
+    """hidden_states: [rows, seq, dim] to [rows, seq, dim], causal, so that padding on the right does no harm."""
+
+    def __init__(self, hidden_states: Callable[[Tensor], Tensor]):
+        self._hidden_states = hidden_states
+
+    def prompt_states(self, inputs: Tensor, lengths: Tensor) -> PromptStates:
+        rows = torch.arange(len(inputs), device=inputs.device)
+        hidden = self._hidden_states(inputs)[rows, lengths - 1]
+        return PromptStates(hidden, {0: (inputs[:, None], inputs[:, None, :, :0])}, lengths)
+
+    def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
+        rows = torch.arange(len(inputs), device=inputs.device)
+        fed = kv.layers[0][0][: len(inputs), 0]
+        fed[rows, positions] = inputs.to(fed.dtype)
+        return self._hidden_states(fed[:, :view])[rows, positions]
+
+    def continuation(self, inputs: Tensor, prompts: PromptStates, prompt_of_row: Tensor) -> Tensor:
+        fed = prompts.layers[0][0][prompt_of_row, 0]
+        rows = torch.arange(len(inputs), device=inputs.device)[:, None]
+        positions = prompts.lengths[prompt_of_row][:, None] + torch.arange(inputs.shape[1], device=inputs.device)
+        room = fed.new_zeros(len(inputs), inputs.shape[1], fed.shape[2])
+        whole = torch.cat((fed, room), dim=1).index_put((rows, positions), inputs.to(fed.dtype))
+        return self._hidden_states(whole)[rows, positions]
