@@ -44,6 +44,8 @@ class Rows:
         self._ceiling = half // ROW_MULTIPLE * ROW_MULTIPLE or half
         log.info("memory ran out with %d rows in a batch; going on with %d", failed, self._ceiling)
         if self._policy.device.type == "cuda":
+            if self._policy.recordings is not None:
+                self._policy.recordings.clear()
             gc.collect()
             torch.cuda.empty_cache()
 

@@ -16,14 +16,16 @@ from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
 from softtokens.models.probe import probe, require_same_decoding, require_same_logits
 from softtokens.models.recompute import Recompute
+from softtokens.models.recording import KeptBuffers, record_cuda_graph
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
 TINY = "tiny"
 _STATE_FILE = "softtokens.json"
-# Attention looks at a multiple of this many positions, then a row gets the same bits beside longer ones and alone.
-_VIEW_STEP = 16
+# Attention looks at a multiple of this many positions: on the CPU so that a row gets the same bits beside longer ones
+# and alone, on a GPU so that a few recordings serve all lengths.
+_VIEW_STEP = {"cpu": 16, "cuda": 128}
 _NOWHERE = 2**31 - 1  # position of padding: after everything, so that nothing sees it
 
 
@@ -55,7 +57,8 @@ class HFPolicy:
         self.eos_ids = _eos_ids(model, tokenizer)
         self._window, self._mask_by_layer_type = _sliding_window(config)
         self._step = self._plain_step
-        self.records_graphs = False
+        self.recordings: KeptBuffers | None = None
+        self.view_step = _VIEW_STEP[self.device.type]
         model.set_attn_implementation(attention.NAME)
         self._transform = probe(model, len(tokenizer))
         self._recompute: Recompute | None = None
@@ -95,10 +98,12 @@ class HFPolicy:
         )
 
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
-        view = _rounded(view, kv.capacity)
         if self._recompute is not None:
             return self._recompute.step(inputs, positions, kv, view)
         return self._step(inputs, positions, kv, view)
+
+    def view(self, positions: int, capacity: int) -> int:
+        return min(-(-positions // self.view_step) * self.view_step, capacity)
 
     def prepare_decoding(self, choice: str, steps: int) -> None:
         """Choose how decode steps run. choice: auto, plain or compiled; steps: about how many are to come.
@@ -106,7 +111,8 @@ class HFPolicy:
         Compiled, one graph serves all sizes; it is made at the next step, which takes about half a minute. A model that
         cannot be compiled, or a machine without a C++ compiler, goes on as before, with a warning.
         """
-        self.records_graphs = self.device.type == "cuda" and choice != "plain"
+        records = self.device.type == "cuda" and choice != "plain" and self._recompute is None
+        self.recordings = KeptBuffers(record_cuda_graph) if records else None
         compiles = worth_compiling(choice, steps, self.device) and self._recompute is None
         self._step = compiled_or_plain(self._plain_step, "decode steps") if compiles else self._plain_step
 
@@ -152,7 +158,7 @@ class HFPolicy:
 
     def _padded(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Token ids with zeros on the right, [prompts, longest or more], and lengths [prompts]."""
-        longest = _rounded(max(map(len, prompts)), self.context_length)
+        longest = self.view(max(map(len, prompts)), self.context_length)
         ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
@@ -249,10 +255,6 @@ def _require_loadable(name: str, path: Path) -> None:
             f"model folder {name!r} holds no weights (*.safetensors). Other formats can run code when opened and are "
             "not loaded; save the model again with save_pretrained(..., safe_serialization=True)."
         )
-
-
-def _rounded(positions: int, most: int) -> int:
-    return min(-(-positions // _VIEW_STEP) * _VIEW_STEP, most)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PromptStates
+from softtokens.models.recording import KeptBuffers
 from softtokens.ops.vocabulary import Vocabulary
 
 
@@ -18,6 +19,8 @@ class Policy(Protocol):
     tokenizer: Any
     context_length: int
     eos_ids: frozenset[int]
+    view_step: int  # what `view` rounds up to a multiple of
+    recordings: KeptBuffers | None  # where decode steps are recorded and replayed
     embedding_rms: float  # root mean square of the table's entries when training started; the unit of gamma
 
     @property
@@ -35,8 +38,12 @@ class Policy(Protocol):
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
         """One decode step: inputs [rows, dim] at positions int64 [rows] to hidden states [rows, dim].
 
-        view: an upper bound on the positions of any row, plus one.
+        view: how many leading positions attention looks at, from `view`.
         """
+        ...
+
+    def view(self, positions: int, capacity: int) -> int:
+        """At least so many positions, rounded up so that few different numbers occur."""
         ...
 
     def continuation(self, inputs: Tensor, prompts: PromptStates, prompt_of_row: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from softtokens.models.kv import SlotKV
 from softtokens.models.policy import Policy
+from softtokens.models.recording import Recorder
 from softtokens.ops.random import Keys
 from softtokens.rollout.limits import Limits, forced_texts, needed_positions, stop_table
 from softtokens.rollout.machine import BROKEN, DONE, REASONS, THINKING, Machine, Slots, Tape
@@ -107,15 +108,32 @@ class _Batch:
             eos=torch.tensor(sorted(policy.eos_ids), dtype=torch.int64, device=device),
             seed=keys.seed,
         )
-        self.slots = Slots.empty(slots, vocabulary, seat=slots)
-        self.tape = Tape.empty(slots, self.machine, keep_inputs=keep_inputs)
-        self.kv = SlotKV(slots, needed_positions(policy, prompts, limits))
+        positions = needed_positions(policy, prompts, limits)
+        self.recorder: Recorder | None = None
+        if policy.recordings is None:
+            buffers = self._buffers(slots, positions, keep_inputs)
+        else:
+            positions = -(-positions // policy.view_step) * policy.view_step
+            kind = (slots, positions, keep_inputs, thought, limits, keys.seed)
+            (self.machine, buffers), self.recorder = policy.recordings.get(
+                kind, lambda: (self.machine, self._buffers(slots, positions, keep_inputs))
+            )
+        self.slots, self.tape, self.kv = buffers
+        self.slots.phase.fill_(DONE)
+        self.slots.seat.fill_(slots)
         self.used = slots
         self.phase = [DONE] * slots  # of each slot, as of the last step; so are the lists below
         self.row = [-1] * slots
         self.seat = list(range(slots))
         self.end = [0] * slots  # positions written
         self.finished: list[tuple[int, int]] = []  # (row, seat) of those still on the tape
+
+    def _buffers(self, slots: int, positions: int, keep_inputs: bool) -> tuple[Slots, Tape, SlotKV]:
+        return (
+            Slots.empty(slots, self.machine.vocabulary, seat=slots),
+            Tape.empty(slots, self.machine, keep_inputs=keep_inputs),
+            SlotKV(slots, positions),
+        )
 
     @property
     def alive(self) -> int:
@@ -156,14 +174,23 @@ class _Batch:
 
     def step(self) -> None:
         """Feed what was emitted last, and emit the next position."""
-        s = self.slots.first(self.used)
         mixes, draws = self.machine.wants(set(self.phase[: self.used]))
-        hidden = self.policy.step(s.inputs, s.position, self.kv, max(self.end[: self.used]) + 1)
-        s.position.add_((s.phase < DONE).long())
-        self.machine.emit(hidden, s, self.tape, mixes=mixes, draws=draws)
+        view = self.policy.view(max(self.end[: self.used]) + 1, self.kv.capacity)
+        if self.recorder is None:
+            self._compute(self.used, view, mixes, draws)
+        else:
+            kind = (self.used, view, mixes, draws)
+            self.recorder.run(kind, lambda: self._compute(*kind))
         for slot in range(self.used):
             self.end[slot] += self.phase[slot] < DONE
-        self._look(range(self.used), s.phase.tolist())
+        self._look(range(self.used), self.slots.phase[: self.used].tolist())
+
+    def _compute(self, used: int, view: int, mixes: bool, draws: bool) -> None:
+        """The device's part of a step; never waits for it."""
+        s = self.slots.first(used)
+        hidden = self.policy.step(s.inputs, s.position, self.kv, view)
+        s.position.add_((s.phase < DONE).long())
+        self.machine.emit(hidden, s, self.tape, mixes=mixes, draws=draws)
 
     def _look(self, slots: Sequence[int], phases: list[int]) -> None:
         """Take note of the phases that the device reports."""
@@ -190,8 +217,8 @@ class _Batch:
         each row the same bits whatever the batch, which odd sizes and single rows do not.
         """
         wanted = -(-self.alive // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
-        if wanted >= self.used:
-            return
+        if wanted >= self.used or self.recorder is not None:
+            return  # recorded steps have their size, and a GPU reads the same weights for any number of slots
         movers = [slot for slot in range(wanted, self.used) if self.phase[slot] < DONE]
         holes = [slot for slot in range(wanted) if self.phase[slot] >= DONE][: len(movers)]
         if movers:

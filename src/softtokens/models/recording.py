@@ -1,0 +1,74 @@
+"""Steps of the decode loop recorded once and replayed: on a GPU launching a step's kernels one by one takes ten times
+longer than running them.
+
+A recording has the addresses of its tensors and every number of the host in it, so steps run on buffers that stay
+where they are from one rollout to the next, and there is one recording per combination of such numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+_KEPT = 2  # sets of buffers: the training's and the validation's
+
+
+class Recorder:
+    """Runs steps: the first of a kind as it is, which also warms it up, the second recorded, the others replayed.
+
+    record: turns a step into a function that repeats it, without running it. Where that fails steps go on as they are,
+    which is said once.
+    """
+
+    def __init__(self, record: Callable[[Callable[[], None]], Callable[[], None]]):
+        self._record = record
+        self._replays: dict[Hashable, Callable[[], None] | None] = {}
+        self._works = True
+
+    def run(self, kind: Hashable, step: Callable[[], None]) -> None:
+        """kind: all numbers of the host that the step depends on."""
+        if not self._works or kind not in self._replays:
+            self._replays.setdefault(kind, None)
+            step()
+            return
+        if self._replays[kind] is None:
+            try:
+                self._replays[kind] = self._record(step)
+            except RuntimeError as error:
+                self._works = False
+                reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+                log.warning("decode steps could not be recorded and run one by one, which is slower: %s", reason)
+                step()
+                return
+        self._replays[kind]()
+
+
+class KeptBuffers:
+    """Buffers and the recordings made on them, by everything that both depend on; the last few."""
+
+    def __init__(self, record: Callable[[Callable[[], None]], Callable[[], None]]):
+        self._record = record
+        self._kept: OrderedDict[Hashable, tuple[Any, Recorder]] = OrderedDict()
+
+    def get(self, kind: Hashable, make: Callable[[], Any]) -> tuple[Any, Recorder]:
+        if kind not in self._kept:
+            self._kept[kind] = (make(), Recorder(self._record))
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(kind)
+        return self._kept[kind]
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+
+def record_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
