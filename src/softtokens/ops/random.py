@@ -88,18 +88,22 @@ class StepKeys:
 
 
 def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
-    """Philox4x32-10: four words of counter (int64 tensors holding 32 bits) and two of key to four random words."""
-    c0, c1, c2, c3 = counter
+    """Philox4x32-10: four words of counter (int64 tensors holding 32 bits) and two of key to four random words.
+
+    Words 0, 2 and words 1, 3 go through each round together: half as many operations. int64 wraps in a product, which
+    leaves its 64 bits as they should be; only what is multiplied next has to be cut to 32 bits.
+    """
+    even, odd = torch.stack((counter[0], counter[2])), torch.stack((counter[1], counter[3]))
     k0, k1 = key
     for _ in range(_ROUNDS):
-        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
-        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        product = torch.empty_like(even)  # of the other pair each: the words cross over
+        torch.mul(even[1], _MULTIPLIERS[1], out=product[0])
+        torch.mul(even[0], _MULTIPLIERS[0], out=product[1])
+        even = (product >> 32).bitwise_xor_(odd)
+        even[0].bitwise_xor_(k0)
+        even[1].bitwise_xor_(k1)
+        even.bitwise_and_(_LOW)
+        odd = product
         k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
-    return [c0, c1, c2, c3]
-
-
-def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a 32 x 32 bit product. int64 wraps, which leaves the 64 bits as they should be."""
-    product = a * b
-    return (product >> 32) & _LOW, product & _LOW
+    odd = odd & _LOW
+    return [even[0], odd[0], even[1], odd[1]]
