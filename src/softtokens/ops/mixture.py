@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
 
 from softtokens.ops.random import StepKeys
+from softtokens.ops.vocabulary import Vocabulary
 
 
 def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -24,6 +26,27 @@ def _shifted(logits: Tensor, temperature: float) -> Tensor:
     return (logits - logits.detach().amax(dim=-1, keepdim=True)) / temperature
 
 
+def single_weights(logits: Tensor, peak: Tensor, temperature: float) -> Tensor | None:
+    """bool [rows]: in which rows all weights but one are zero, not small. None where there can hardly be any."""
+    limits = torch.finfo(logits.dtype)
+    # beyond this distance exp gives zero, even as a denormal number
+    gap = -(math.log(limits.smallest_normal) + math.log(limits.eps / 2)) * temperature
+    return (logits >= peak - gap).sum(-1) == 1 if gap < 5 else None
+
+
+def mixture_of(logits: Tensor, temperature: float, vocabulary: Vocabulary) -> Tensor:
+    """softmax(logits / temperature) times the table, [rows, dim], without gradient.
+
+    On the CPU, when every row has a single weight, it is that token's embedding and costs no product: at tau 1e-4 the
+    usual case. (Not row by row: products of fewer rows would have other bits.)
+    """
+    if logits.device.type == "cpu" and not torch.compiler.is_compiling():
+        single = single_weights(logits, logits.amax(-1, keepdim=True), temperature)
+        if single is not None and bool(single.all()):
+            return vocabulary.embed(arg_max(logits))
+    return vocabulary.mix(tempered_softmax(logits, temperature))
+
+
 def draw_tokens(logits: Tensor, temperature: float | Tensor, keys: StepKeys) -> tuple[Tensor, Tensor, Tensor]:
     """A token of each row from softmax(logits / temperature), its log-probability, and whether the row is no number.
 
@@ -35,11 +58,12 @@ def draw_tokens(logits: Tensor, temperature: float | Tensor, keys: StepKeys) -> 
     broken = ~peak[:, 0].isfinite()
     if not torch.is_tensor(temperature) and temperature == 0:
         return greedy, torch.zeros_like(peak[:, 0]), broken
+    scaled = logits - peak
     if torch.is_tensor(temperature):
         warm = temperature > 0
-        scaled = (logits - peak) / torch.where(warm, temperature, 1.0)[:, None]
-    else:
-        scaled = (logits - peak) / temperature
+        scaled /= torch.where(warm, temperature, 1.0)[:, None]
+    elif temperature != 1.0:
+        scaled /= temperature
     weights = scaled.exp()
     total = weights.sum(-1)
     token = draw(weights, keys.uniform())

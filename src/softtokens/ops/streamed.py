@@ -14,13 +14,12 @@ For the log-probability of token y and an upstream gradient g:
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from softtokens.ops.mixture import Concentration
+from softtokens.ops.mixture import Concentration, single_weights
 from softtokens.ops.vocabulary import Vocabulary, full_precision, product
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}  # logits at once; on the CPU a chunk should stay near its caches
@@ -185,11 +184,7 @@ class _Mean:
         return self
 
     def certain(self, logits: Tensor, peak: Tensor) -> Tensor | None:
-        """Rows in which all weights but one are zero, not small; None where there can hardly be any."""
-        limits = torch.finfo(logits.dtype)
-        # beyond this distance exp gives zero, even as a denormal number
-        gap = -(math.log(limits.smallest_normal) + math.log(limits.eps / 2)) * self.temperature
-        return (logits >= peak - gap).sum(-1) == 1 if gap < 5 else None
+        return single_weights(logits, peak, self.temperature)
 
     def pick(self, scaled: Tensor) -> None:
         return None

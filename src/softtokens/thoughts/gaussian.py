@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from softtokens.ops import streamed
-from softtokens.ops.mixture import Concentration, tempered_softmax
+from softtokens.ops.mixture import Concentration, mixture_of, tempered_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import normal
@@ -104,7 +104,8 @@ class GaussianDistribution(ThoughtDistribution):
 
     def draw(self, keys: StepKeys) -> Draw:
         with torch.no_grad():
-            value, log_prob = normal.perturb(self.mean, self.thought.sigma, keys)
+            mean = mixture_of(self.logits, self.thought.tau, self.vocabulary)
+            value, log_prob = normal.perturb(mean, self.thought.sigma, keys)
             return Draw(self.shadow, value, log_prob, keys)
 
     def replay(self, draw: Draw) -> Tensor:
