@@ -46,6 +46,21 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(caplog):
     assert len(caplog.records) == 1
 
 
+def test_failures_of_the_function_itself_are_its_own(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+    def function(x):
+        if x < 0:
+            raise torch.OutOfMemoryError("no room")
+        return x
+
+    runs = compiled_or_plain(function, "steps")
+    assert runs(1) == 1
+    with pytest.raises(torch.OutOfMemoryError):
+        runs(-1)
+    assert runs(2) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

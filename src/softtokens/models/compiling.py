@@ -24,21 +24,24 @@ def worth_compiling(choice: str, steps: int, device: torch.device) -> bool:
 
 
 def compiled_or_plain(function: Callable, what: str) -> Callable:
-    """The function compiled for all shapes at its first call, or as it is when compiling fails, which is said once."""
+    """The function compiled for all shapes at its first call, or as it is once compiling fails, which is said once."""
     compiled = torch.compile(function, dynamic=True, fullgraph=True)
-    chosen: list[Callable] = []
+    runs, works = False, True  # a compiled call went through; compiling is worth another try
 
     def call(*args):
-        if chosen:
-            return chosen[0](*args)
-        try:
-            result = compiled(*args)
-            chosen.append(compiled)
-        except Exception as error:  # the compiler raises whatever it meets, also of its own private kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            log.warning("%s could not be compiled and run as they are, which is slower: %s", what, reason)
-            chosen.append(function)
-            result = function(*args)
-        return result
+        nonlocal runs, works
+        if works:
+            try:
+                result = compiled(*args)
+                runs = True
+                return result
+            except Exception as error:
+                # the first time the compiler raises whatever it meets; later on what is not its own is the function's
+                if runs and not isinstance(error, torch._dynamo.exc.TorchDynamoException):
+                    raise
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                log.warning("%s could not be compiled and run as they are, which is slower: %s", what, reason)
+                works = False
+        return function(*args)
 
     return call

@@ -114,7 +114,8 @@ class HFPolicy:
         records = self.device.type == "cuda" and choice != "plain" and self._recompute is None
         self.recordings = KeptBuffers(record_cuda_graph) if records else None
         compiles = worth_compiling(choice, steps, self.device) and self._recompute is None
-        self._step = compiled_or_plain(self._plain_step, "decode steps") if compiles else self._plain_step
+        if compiles != (self._step != self._plain_step):
+            self._step = compiled_or_plain(self._plain_step, "decode steps") if compiles else self._plain_step
 
     def _plain_step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
         kv.write_at, kv.view = positions, view
