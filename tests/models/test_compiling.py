@@ -63,10 +63,14 @@ def test_failures_of_the_function_itself_are_its_own(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family):
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("llama", {}), ("llama", {"num_key_value_heads": 4}), ("gemma3", {})],
+    ids=["llama", "llama, heads of their own", "gemma3"],
+)
+def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, changes, caplog):
     """All sizes that a batch takes as it shrinks, with one compilation. In float64, where rounding cannot flip."""
-    policy = make_policy(family, dtype=torch.float64)
+    policy = make_policy(family, dtype=torch.float64, **changes)
     policy.eos_ids = frozenset(range(0, 300, 12))
     of_row = [i % 3 for i in range(40)]
     keys = Keys(3, torch.tensor(of_row), torch.arange(40))
@@ -74,6 +78,7 @@ def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family):
     plain = sample_rollout(policy, thought, prompts, of_row, keys, limits)
     policy.prepare_decoding("compiled", 1)
     compiled = sample_rollout(policy, thought, prompts, of_row, keys, limits)
+    assert not [record.message for record in caplog.records if "could not be compiled" in record.message]
     assert len(set(plain.thought_lengths.tolist())) > 2
     assert torch.equal(plain.ids, compiled.ids)
     torch.testing.assert_close(plain.inputs, compiled.inputs, rtol=1e-5, atol=1e-5)

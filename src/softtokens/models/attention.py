@@ -42,6 +42,8 @@ def packed_attention(
         out = attend(packed, key, value, attn_mask=attention_mask, scale=scaling).reshape(rows, heads, 1, head_dim)
     else:
         causal = attention_mask is None and seq > 1
+        # a branch, not the value: compiled for all shapes the comparison is no bool, and this function wants one
+        grouped = {"enable_gqa": True} if heads != kv_heads else {}
         out = attend(
             query,
             key,
@@ -49,7 +51,7 @@ def packed_attention(
             attn_mask=attention_mask,
             is_causal=causal,
             scale=scaling,
-            enable_gqa=heads != kv_heads,
+            **grouped,
         )
     return out.transpose(1, 2).contiguous(), None
 
