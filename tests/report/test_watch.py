@@ -8,6 +8,7 @@ import pytest
 
 from softtokens.config import ReportConfig
 from softtokens.report import build, watch
+from softtokens.types import UserError
 
 from .conftest import write_run
 
@@ -90,3 +91,25 @@ def test_a_reader_never_sees_half_a_page(tmp_path):
     reader.join()
     assert halves
     assert not any(halves)
+
+
+def test_a_run_that_starts_anew_is_waited_for(tmp_path, monkeypatch, capsys):
+    folder = write_run(tmp_path / "run")
+    pauses = iter(["clear", "stop"])
+
+    def pause(seconds):
+        if next(pauses) == "stop":
+            write_run(folder)
+            raise KeyboardInterrupt
+        for file in ("config.json", "metrics.jsonl"):
+            (folder / file).unlink()
+
+    monkeypatch.setattr(watch.time, "sleep", pause)
+    page = build.report(ReportConfig(runs=(str(folder),), watch=True))
+    assert "The page stays as it is until the files change" in capsys.readouterr().err
+    assert '"reload":null' in page.read_text()
+
+
+def test_what_is_wrong_from_the_start_ends_it(tmp_path):
+    with pytest.raises(UserError, match="neither a training run"):
+        build.report(ReportConfig(runs=(str(tmp_path),), watch=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import sys
 from pathlib import Path
 
 from softtokens import __version__
@@ -31,8 +32,21 @@ def report(config: ReportConfig) -> Path:
         return build(config)
     output = place(config)
     print(f"report: {output}, written again when the files change; Ctrl-C ends it", flush=True)
+    written = False
+
+    def write() -> None:
+        nonlocal written
+        try:
+            build(config, reload_seconds=_RELOAD_SECONDS)
+            written = True
+        except UserError as error:
+            if not written:
+                raise
+            # a run that starts anew clears its folder first
+            print(f"softtokens: {error} The page stays as it is until the files change.", file=sys.stderr, flush=True)
+
     try:
-        watch(config.runs, lambda: build(config, reload_seconds=_RELOAD_SECONDS))
+        watch(config.runs, write)
     except KeyboardInterrupt:
         build(config)  # a last time, as a page that stays
     return output
