@@ -70,7 +70,10 @@ def _compare(config: CompareConfig) -> None:
     for note in tables.comparison_notes(found):
         live.console.print(note, highlight=False, markup=False)
     if config.output is not None:
-        Path(config.output).write_text(json.dumps(found, indent=1) + "\n")
+        try:
+            Path(config.output).write_text(json.dumps(found, indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"output is {config.output!r}, which cannot be written: {error.strerror}") from error
 
 
 def _report(config: ReportConfig) -> None:

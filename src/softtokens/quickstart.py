@@ -98,7 +98,7 @@ def differences(evaluation: Results) -> dict[str, Any]:
 
     return {
         mode: {
-            setting: paired_difference(solved(mode, setting), solved("base", setting))
+            setting: paired_difference(solved(mode, setting), solved("base", setting), shares=True)
             for setting in dict.fromkeys(("hard-sample", f"{mode}-sample"))
         }
         for mode in MODES

@@ -99,11 +99,13 @@ def comparison_tables(found: dict[str, Any]) -> Iterator[Table]:
 
 
 def comparison_notes(found: dict[str, Any]) -> Iterator[str]:
-    yield (
-        f"{len(found['comparisons'])} comparisons, so read p (Holm), which is corrected for their number: if nothing "
-        f"differed, a line below {SIGNIFICANT} (bold) would appear in at most 5 % of such tables. Intervals are over "
-        "problems, not corrected, and know nothing of other training seeds."
-    )
+    several = len(found["comparisons"])
+    if several > 1:
+        yield (
+            f"{several} comparisons, so read p (Holm), which is corrected for their number: if nothing differed, a "
+            f"line below {SIGNIFICANT} (bold) would appear in at most 5 % of such tables."
+        )
+    yield "Intervals are over problems, not corrected, and know nothing of other training seeds."
     for reason, group in itertools.groupby(found["skipped"], key=lambda one: one["reason"]):
         yield f"left out ({len(list(group))}): {reason}"
 
@@ -117,6 +119,8 @@ def _entry(summary: dict[str, Any] | None) -> str:
 
 
 def _with_margin(estimate: dict[str, Any], scale: float, digits: int = 1) -> str:
+    if estimate["value"] is None:  # lm-eval does not say of every task which choice is right
+        return "-"
     value = f"{scale * estimate['value']:.{digits}f}"
     if estimate["low"] is None:  # a single problem
         return value

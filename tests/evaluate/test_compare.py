@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from softtokens.evaluate.folder import write_json
 from softtokens.evaluate.intervals import holm, paired_difference
 from softtokens.evaluate.passk import pass_at_k
 from softtokens.evaluateconfig import CompareConfig
+from softtokens.tables import comparison_notes
 from softtokens.types import UserError
 
 RIGHT = {  # of 4 samples, on 6 problems
@@ -127,3 +129,47 @@ def test_refused_in_words(folder, options, message):
 def test_a_folder_that_is_no_evaluation(tmp_path):
     with pytest.raises(UserError, match=r"holds no evaluation\.json; give a folder that softtokens evaluate wrote"):
         compare(CompareConfig(str(tmp_path)))
+
+
+def change_choices(folder, model, **changes):
+    file = Path(folder) / "choices" / model / "facts.json"
+    content = json.loads(file.read_text())
+    content["per_item"] |= changes.pop("per_item", {})
+    write_json(file, content | changes)
+
+
+@pytest.mark.parametrize("changes", [{"sha256": "other"}, {"items": 4}, {"source": "lm-eval"}, {"limit": 3}])
+def test_other_items_are_not_paired(folder, changes):
+    change_choices(folder, "hard", **changes)
+    found = compare(CompareConfig(folder, metrics=("pass@1", "accuracy")))
+    assert {c["metric"] for c in found["comparisons"]} == {"pass@1"}
+    assert [c["reason"] for c in found["skipped"]] == [
+        "accuracy was measured on other items, or with other options, than those of the reference"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "reason"),
+    [
+        ("nll_per_token", [1.0, None, 2.0], "nll_per_token could not be measured on 1 of 3 items"),
+        ("accuracy_normalized", None, "accuracy_normalized could not be measured on any items"),
+    ],
+)
+def test_items_without_a_value_are_not_compared(folder, metric, values, reason):
+    per_item = {"correct_normalized" if values is None else metric: values}
+    change_choices(folder, "hard", per_item=per_item)
+    with pytest.raises(UserError, match=reason):
+        compare(CompareConfig(folder, metrics=(metric,)))
+
+
+def test_a_newer_summary_is_not_guessed_at(folder):
+    file = Path(folder) / "cells/hard/sums/hard-sample/summary.json"
+    write_json(file, json.loads(file.read_text()) | {"schema": 2})
+    with pytest.raises(UserError, match=r"summary\.json has schema 2, this version knows 1"):
+        compare(CompareConfig(folder))
+
+
+def test_what_is_said_below_the_tables(folder):
+    one = comparison_notes(compare(CompareConfig(folder, cells=("hard-sample",))))
+    assert list(one) == ["Intervals are over problems, not corrected, and know nothing of other training seeds."]
+    assert next(comparison_notes(compare(CompareConfig(folder)))).startswith("2 comparisons, so read p (Holm)")

@@ -131,3 +131,18 @@ def test_holm():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_shares_that_never_differ_may_differ_elsewhere():
+    """Of 10 problems none differs: the share that would is below 1 - 0.025^(1/10), either way."""
+    same = paired_difference(np.ones(10), np.ones(10), shares=True)
+    assert (same["low"], same["high"]) == (pytest.approx(-0.3085, abs=1e-4), pytest.approx(0.3085, abs=1e-4))
+    assert paired_difference(np.ones(1), np.ones(1), shares=True)["low"] is None
+    one = paired_difference(np.eye(10)[0], np.zeros(10), shares=True)
+    assert (one["low"], one["high"]) == (0.0, paired_difference(np.eye(10)[0], np.zeros(10))["high"])
+
+
+@pytest.mark.parametrize("problems", [5, 50])
+def test_what_was_not_measured_is_not_significant(problems):
+    with pytest.raises(ValueError, match="not finite"):
+        sign_flip_p(np.array([np.nan] + [0.5] * problems))

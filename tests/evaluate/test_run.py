@@ -13,6 +13,7 @@ from softtokens.config import ALL_SETTINGS
 from softtokens.evaluate.folder import locked, order_models, read_json, write_json
 from softtokens.evaluate.results import read_results
 from softtokens.evaluate.run import evaluate
+from softtokens.tables import evaluation_tables
 from softtokens.types import UserError
 
 from .conftest import PROBLEMS
@@ -185,6 +186,40 @@ def test_other_choices_under_the_same_name_are_refused(config_for):
     evaluate(config_for(choices_limit=3, **options))
     with pytest.raises(UserError, match=r"facts.json was made from other items"):
         evaluate(config_for(choices_limit=4, **options))
+
+
+def test_other_choices_for_another_model_are_refused_at_once(config_for, other_folder):
+    options = {"settings": ("hard-greedy",), "choices": ("facts",)}
+    root = evaluate(config_for(choices_limit=3, **options))
+    with pytest.raises(UserError, match=r"facts.json was made from other items"):
+        evaluate(config_for(models=(f"b={other_folder}",), choices_limit=4, **options))
+    assert read_results(root).models == ["random"]
+
+
+def test_a_newer_summary_is_not_written_over(config_for):
+    root = evaluate(config_for(settings=("hard-greedy",)))
+    file = root / "cells/random/problems/hard-greedy/summary.json"
+    write_json(file, read_json(file) | {"schema": 2})
+    with pytest.raises(UserError, match=r"summary\.json has schema 2, this version knows 1"):
+        evaluate(config_for(settings=("hard-greedy",)))
+    assert read_json(file)["schema"] == 2
+
+
+def test_a_model_may_be_called_evaluation(config_for, model_folder):
+    """While it is being evaluated others can join."""
+    config = config_for(models=(f"evaluation={model_folder}",), settings=("hard-greedy",))
+    root = evaluate(config)
+    with locked(root, "evaluation"):
+        order_models(root, ["evaluation"])
+
+
+def test_tables_of_what_could_not_be_measured(config_for):
+    """lm-eval does not say of every task which choice is right."""
+    root = evaluate(config_for(settings=("hard-greedy",), choices=("facts",), choices_limit=3))
+    file = root / "choices/random/facts.json"
+    write_json(file, read_json(file) | {"nll_per_token": {"value": None, "low": None, "high": None}})
+    table = list(evaluation_tables(read_results(root)))[-1]
+    assert list(table.columns[-1].cells) == ["-"]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema": 1}'])

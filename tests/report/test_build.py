@@ -75,6 +75,26 @@ def test_one_cell_is_the_best_and_chance_is_told(page, tmp_path):
     assert cell_of(text, "differences", "hard-greedy", "soft − hard").startswith("−6.7")
 
 
+def test_the_best_in_words_is_the_best_of_the_table(page, tmp_path):
+    folder = write_evaluation(tmp_path / "eval", ("base", "hard"), cells=("hard-greedy", "soft-greedy"), rest=False)
+    for model, right in {"base": [0] * 30, "hard": [1] * 30}.items():
+        for cell in ("hard-greedy", "soft-greedy"):
+            write(folder / f"cells/{model}/arithmetic/{cell}/summary.json", summary(model, cell, right, 1))
+    text = page(folder)
+    assert cell_of(text, "verdict", "hard", "hard-greedy").startswith("● 100.0")
+    assert "hard tested hard-greedy (and 1 more alike) solves most at the first attempt: 100.0 %" in visible_text(text)
+
+
+@pytest.mark.parametrize(("items", "shown"), [("a", "▼ −0.5000"), ("b", "–")])
+def test_only_the_same_items_are_paired(page, tmp_path, items, shown):
+    folder = write_evaluation(tmp_path / "eval", ("base", "hard"), cells=("hard-greedy",))
+    for model, nll, sha256 in (("base", 1.0, "a"), ("hard", 0.5, items)):
+        file = folder / f"choices/{model}/facts.json"
+        each = {"per_item": {"nll_per_token": [nll] * 4}, "sha256": sha256}
+        write(file, json.loads(file.read_text()) | each)
+    assert cell_of(page(folder), "out-of-domain", "hard", "facts NLL − base").startswith(shown)
+
+
 def test_figures_hold_the_numbers_of_the_files(page, quickstart_folder):
     figures = figures_of(page(quickstart_folder))
     said = json.loads((quickstart_folder / "evaluation/cells/soft/arithmetic/fuzzy-sample/summary.json").read_text())

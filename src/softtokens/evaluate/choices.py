@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softtokens.evaluate.folder import SCHEMA, choices_file, read_json, write_json
+from softtokens.evaluate.folder import SCHEMA, choices_file, read_result, write_json
 from softtokens.evaluate.intervals import estimate
 from softtokens.evaluate.nll import ChoiceScores, score_choices
 from softtokens.models.hf import HFPolicy
@@ -17,16 +17,25 @@ from softtokens.types import ChoiceItem, UserError
 
 def score_into(root: Path, model: str, name: str, policy: HFPolicy, items: Sequence[ChoiceItem]) -> None:
     """Score the items into choices/MODEL/NAME.json, unless that is done. UserError when the file is of other items."""
-    file = choices_file(root, model, name)
-    which = hashlib.sha256(json.dumps([[i.id, i.prompt, i.choices, i.answer] for i in items]).encode()).hexdigest()
-    if not is_done(file, {"source": "local", "sha256": which}):
-        scores = score_choices(policy, items)
-        write_json(file, describe_scores(scores, model, name, "local") | {"sha256": which})
+    file, made_from = choices_file(root, model, name), made_from_items(items)
+    if not is_done(file, made_from):
+        write_json(file, describe_scores(score_choices(policy, items), model, name, "local") | made_from)
+
+
+def made_from_items(items: Sequence[ChoiceItem]) -> dict[str, Any]:
+    which = json.dumps([[i.id, i.prompt, i.choices, i.answer] for i in items])
+    return {"source": "local", "sha256": hashlib.sha256(which.encode()).hexdigest()}
+
+
+def require_same_items(root: Path, name: str, made_from: dict[str, Any]) -> None:
+    """UserError when any model of the folder has choices of this name that were made from something else."""
+    for file in sorted((root / "choices").glob(f"*/{name}.json")):
+        is_done(file, made_from)
 
 
 def is_done(file: Path, made_from: dict[str, Any]) -> bool:
     """Whether a file of results is there. UserError when it was made from something else."""
-    found = read_json(file)
+    found = read_result(file)
     if found is None:
         return False
     if {key: found.get(key) for key in made_from} != made_from:

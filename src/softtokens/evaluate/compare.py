@@ -18,6 +18,7 @@ from softtokens.evaluateconfig import CHOICE_METRICS, METRIC, CompareConfig
 from softtokens.types import UserError
 
 Arm = tuple[str, str, str | None]  # (model, task, cell, or setting with `best`; None for multiple choice)
+_SAME_ITEMS = ("source", "sha256", "limit", "items")
 _PER_ITEM = {"accuracy": "correct", "accuracy_normalized": "correct_normalized", "nll_per_token": "nll_per_token"}
 
 
@@ -41,14 +42,15 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             one = {"metric": metric, "task": arm[1], "model": arm[0], "cell": arm[2]}
             one |= {"reference_model": reference[0], "reference_cell": reference[2]}
             try:
-                (a, chosen), (b, chosen_reference) = (_values(results, arms[x], metric) for x in (arm, reference))
+                _require_same_items(metric, arms[arm], arms[reference])
+                (a, chosen), (b, chosen_reference) = (_values(arms[x], metric) for x in (arm, reference))
             except _Impossible as error:
                 skipped.append(one | {"reason": str(error)})
                 continue
             if config.best:
                 one |= {"chosen": chosen, "chosen_reference": chosen_reference}
             one |= {"of": float(a.mean()), "of_reference": float(b.mean())}
-            comparisons.append(one | paired_difference(a, b))
+            comparisons.append(one | paired_difference(a, b, shares=metric != "nll_per_token"))
     if not comparisons:
         reason = skipped[0]["reason"] if skipped else "nothing that is finished matches what was asked for"
         raise UserError(f"there is nothing to compare with {against!r}: {reason}")
@@ -100,10 +102,20 @@ def _reference(results: Results, arms: dict, against: str, metric: str) -> tuple
     )
 
 
-def _values(results: Results, found: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, list[str]]:
+def _require_same_items(metric: str, found: list[dict[str, Any]], reference: list[dict[str, Any]]) -> None:
+    """Items have no names, so what is paired has to be the same list; problems are checked by evaluate."""
+    if metric in CHOICE_METRICS and any(found[0].get(key) != reference[0].get(key) for key in _SAME_ITEMS):
+        raise _Impossible(f"{metric} was measured on other items, or with other options, than those of the reference")
+
+
+def _values(found: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, list[str]]:
     """One value per problem (or item), in the order that all models and cells share; and the cells that they are of."""
     if metric in CHOICE_METRICS:
-        return np.array(found[0]["per_item"][_PER_ITEM[metric]], dtype=np.float64), []
+        values = found[0]["per_item"][_PER_ITEM[metric]]
+        if values is None or None in values:
+            unknown = "any" if values is None else f"{values.count(None)} of {len(values)}"
+            raise _Impossible(f"{metric} could not be measured on {unknown} items")
+        return np.array(values, dtype=np.float64), []
     values = np.array([_per_problem(summary, metric) for summary in found])
     names = [summary["cell"] for summary in found]
     if len(found) == 1:

@@ -18,6 +18,7 @@ from softtokens.types import UserError
 SCHEMA = 1
 _MAIN = "evaluation.json"
 _LOCKS = ".locks"
+_LIST = "list of models"  # no model is called so: names have no spaces
 _SAMPLING = ("seed", "max_thought_steps", "max_answer_tokens", "mask_unused", "dtype")  # of the configuration
 _TASK_OPTIONS = ("limit", "split", "seed", "path", "subset", "question", "answer", "template")
 
@@ -72,7 +73,7 @@ def register(root: Path, entry: dict[str, Any]) -> None:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with locked(root, "evaluation", timeout=60):
+        with locked(root, _LIST, timeout=60):
             old = read_main(root)
             write_json(root / _MAIN, entry if old is None else _merged(root, old, entry))
     except OSError as error:
@@ -81,7 +82,7 @@ def register(root: Path, entry: dict[str, Any]) -> None:
 
 def order_models(root: Path, names: Sequence[str]) -> None:
     """List these models first in evaluation.json, in this order: processes add theirs as they come."""
-    with locked(root, "evaluation", timeout=60):
+    with locked(root, _LIST, timeout=60):
         main = read_main(root)
         main["models"].sort(key=lambda model: names.index(model["name"]) if model["name"] in names else len(names))
         write_json(root / _MAIN, main)
@@ -156,6 +157,15 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def read_result(file: Path) -> dict[str, Any] | None:
+    """As read_json. UserError when the file is of another schema: its numbers may mean something else, and what a newer
+    version wrote must not be written over."""
+    content = read_json(file)
+    if content is not None and content.get("schema", SCHEMA) != SCHEMA:
+        raise UserError(f"{file} has schema {content['schema']!r}, this version knows {SCHEMA}; give a new folder")
+    return content
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ class Harness:
         scores, has_normalized = _scores(adapter, name, found["samples"])
         described = describe_scores(scores, model, name, "lm-eval")
         if not has_normalized:
-            described["accuracy_normalized"] = None
+            described["accuracy_normalized"] = described["per_item"]["correct_normalized"] = None
         return described | {"lm_eval": {"results": _plain(found["results"]), "limit": limit}, "limit": limit}
 
 

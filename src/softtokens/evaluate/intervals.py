@@ -49,7 +49,7 @@ def estimates(values: np.ndarray, weights: np.ndarray | None = None, *, shares: 
     lows, highs = bootstrap_interval(values, weights)
     found = []
     for column, mean, low, high in zip(values.T, means, lows, highs, strict=True):
-        unseen = 1 - ((1 - LEVEL) / 2) ** (1 / len(column))
+        unseen = unseen_share(len(column))
         if shares and (column == 0).all():
             low, high = 0.0, unseen
         elif shares and (column == 1).all():
@@ -63,22 +63,36 @@ def estimate(values: np.ndarray, weights: np.ndarray | None = None, *, shares: b
     return estimates(np.asarray(values, dtype=np.float64)[:, None], weights, shares=shares)[0]
 
 
-def paired_difference(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+def paired_difference(a: np.ndarray, b: np.ndarray, *, shares: bool = False) -> dict[str, Any]:
     """Mean of a - b over the same problems, its 95 % interval, and the p-value of a sign-flip test.
 
-    Keys value, low, high, p, problems, and differing: how many problems tell the two apart.
+    Keys value, low, high, p, problems, and differing: how many problems tell the two apart. shares: a and b are in
+    0 .. 1. Where no problem differs, resampling sees no spread; the interval is then the exact binomial bound on the
+    share of problems that would, to both sides. ValueError when a value is not finite.
     """
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     differing = int((difference != 0).sum())
-    return {**estimate(difference), "p": sign_flip_p(difference), "problems": len(difference), "differing": differing}
+    found = estimate(difference)
+    if shares and differing == 0 and len(difference) > 1:
+        unseen = unseen_share(len(difference))
+        found |= {"low": -unseen, "high": unseen}
+    return {**found, "p": sign_flip_p(difference), "problems": len(difference), "differing": differing}
+
+
+def unseen_share(problems: int) -> float:
+    """The largest share that may well have been missed by all of so many problems: 1 - 0.025^(1/n)."""
+    return 1 - ((1 - LEVEL) / 2) ** (1 / problems)
 
 
 def sign_flip_p(difference: np.ndarray) -> float:
     """Two-sided p-value of "the two are interchangeable": how often the mean is as far from 0 when the sign of each
     problem's difference is drawn by lot. For 0/1 values this is McNemar's test. Up to 13 differing problems exactly,
-    beyond that by 10,000 draws: (1 + as far) / (1 + draws), never 0.
+    beyond that by 10,000 draws: (1 + as far) / (1 + draws), never 0. ValueError when a difference is not finite: no
+    comparison with NaN is true, so it would look as if nothing were as far.
     """
     difference = np.asarray(difference, dtype=np.float64)
+    if not np.isfinite(difference).all():
+        raise ValueError("a difference is not finite; leave out what could not be measured")
     difference = difference[difference != 0]
     n = len(difference)
     if n == 0:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from softtokens.evaluate.folder import cell_folder, choices_file, preservation_file, read_json, read_main
+from softtokens.evaluate.folder import cell_folder, choices_file, preservation_file, read_main, read_result
 from softtokens.types import UserError
 
 
@@ -34,7 +34,7 @@ class Results:
 
 
 def read_results(folder: str | Path) -> Results:
-    """UserError when the folder is no evaluation."""
+    """UserError when the folder is no evaluation, or holds results of another schema."""
     root = Path(folder)
     main = read_main(root)
     if main is None:
@@ -44,14 +44,14 @@ def read_results(folder: str | Path) -> Results:
     for model in models:
         for task in main["tasks"]:
             for cell in main["settings"]:
-                found = read_json(cell_folder(root, model, task["name"], cell) / "summary.json")
+                found = read_result(cell_folder(root, model, task["name"], cell) / "summary.json")
                 if found is not None:
                     summaries[model, task["name"], cell] = found
     choices = {}
     for model in models:
         for file in sorted(choices_file(root, model, "x").parent.glob("*.json")):
-            found = read_json(file)
+            found = read_result(file)
             if found is not None:
                 choices[model, file.stem] = found
-    preserved = {model: read_json(preservation_file(root, model)) for model in models}
+    preserved = {model: read_result(preservation_file(root, model)) for model in models}
     return Results(main, summaries, choices, {model: found for model, found in preserved.items() if found is not None})

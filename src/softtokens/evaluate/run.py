@@ -12,7 +12,7 @@ import torch
 from softtokens.assemble import grader_of, problems_of
 from softtokens.config import TaskConfig, ThoughtConfig
 from softtokens.evaluate.cells import Cell, cells_of
-from softtokens.evaluate.choices import is_done, score_into
+from softtokens.evaluate.choices import is_done, made_from_items, require_same_items, score_into
 from softtokens.evaluate.folder import (
     SCHEMA,
     cell_folder,
@@ -22,6 +22,7 @@ from softtokens.evaluate.folder import (
     locked,
     preservation_file,
     read_json,
+    read_result,
     register,
     trace_file,
     write_json,
@@ -83,7 +84,7 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
     outside = _Outside.of(config)
     models = Models.of(config)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
-    outside.check(models)
+    outside.check(root, models)
     described = []
     for name in models.paths:
         policy = models.load(name)
@@ -132,8 +133,13 @@ class _Outside:
         texts = None if config.texts is None else load_texts(config.texts)
         return _Outside(items, harness, config.harness, config.choices_limit, texts, config.base)
 
-    def check(self, models: Models) -> None:
-        """UserError when base is none of the models, or there is nothing to hold against it."""
+    def check(self, root: Path, models: Models) -> None:
+        """UserError when base is none of the models, there is nothing to hold against it, or the folder has other items
+        under these names."""
+        for name, items in self.items.items():
+            require_same_items(root, name, made_from_items(items))
+        for name in self.harness_tasks:
+            require_same_items(root, name, self._made_from_task())
         if self.texts is None:
             return
         if self.base is not None and self.base not in models.paths:
@@ -141,13 +147,16 @@ class _Outside:
         if len(models.paths) < 2:
             raise UserError("texts compares models with a base, but there is only one model; add it to --models")
 
+    def _made_from_task(self) -> dict[str, Any]:
+        return {"source": "lm-eval", "limit": self.limit}
+
     def evaluate(self, root: Path, model: str, models: Models) -> None:
         policy = models.load(model)
         for name, items in self.items.items():
             score_into(root, model, name, policy, items)
         for name in self.harness_tasks:
             file = choices_file(root, model, name)
-            if not is_done(file, {"source": "lm-eval", "limit": self.limit}):
+            if not is_done(file, self._made_from_task()):
                 write_json(file, self.harness.score(policy, model, name, limit=self.limit))
         base = self.base or next(iter(models.paths))
         if self.texts is not None and model != base:
@@ -205,7 +214,7 @@ def fill_cell(
     """The summary of a cell, drawing what is missing. A cell that holds more samples than asked for stays as it is."""
     problem_ids = [problem.id for problem in sampler.problems]
     wanted = count.samples(cell)
-    summary = read_json(folder / SUMMARY)
+    summary = read_result(folder / SUMMARY)
     if summary is not None and summary.get("schema") == SCHEMA and summary.get("samples", 0) >= wanted:
         count.found(wanted * len(problem_ids))
         return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from typing import Any
 
@@ -13,6 +14,8 @@ from softtokens.report.blocks import MINUS, Block, Entry, Table, missing, percen
 from softtokens.report.readers import number, numbers, table, text
 from softtokens.report.results import Results, paired
 from softtokens.report.sources import Model
+
+_SAME_ITEMS = ("source", "sha256", "limit", "items")  # equal where two models were asked the same
 
 
 def blocks(results: Results) -> list[Block]:
@@ -69,9 +72,13 @@ def _value(found: list[dict[str, Any]], key: str, scale: float, digits: int) -> 
 def _against(found: list[dict[str, Any]], base: list[dict[str, Any]], is_base: bool) -> Entry:
     """The paired difference in NLL per token over items; an arm of seeds by its mean per item."""
     mine, theirs = (_items(choices) for choices in (found, base))
-    if is_base or mine is None or theirs is None or len(mine) != len(theirs):
-        return Entry("" if is_base else "–", hint="" if is_base else "no item-by-item values to pair")
-    d = paired(mine, theirs)
+    if is_base:
+        return Entry("")
+    if len({json.dumps([choice.get(key) for key in _SAME_ITEMS]) for choice in [*found, *base]}) > 1:
+        return Entry("–", hint="measured on other items than the base, or with other options")
+    if mine is None or theirs is None or len(mine) != len(theirs):
+        return Entry("–", hint="no item-by-item values to pair")
+    d = paired(mine, theirs, shares=False)
     mark = "" if not d.is_clear else "up-bad" if d.mean > 0 else "down-good"
     shown = f"{d.mean:+.4f}".replace("-", MINUS)
     return Entry(shown, d.mean, d.low, d.high, below=span(d.low, d.high, 1, 4), mark=mark)

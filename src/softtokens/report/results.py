@@ -104,18 +104,18 @@ class Results:
         both = [problem for problem in first if problem in second]
         if not both:
             return None
-        return paired(np.array([first[p] for p in both]), np.array([second[p] for p in both]))
+        return paired(np.array([first[p] for p in both]), np.array([second[p] for p in both]), shares=True)
 
 
-def paired(a: np.ndarray, b: np.ndarray) -> Difference:
+def paired(a: np.ndarray, b: np.ndarray, *, shares: bool) -> Difference:
     """Mean of a - b over problems or items, in the same order in both."""
-    return _paired(a.astype(np.float64).tobytes(), b.astype(np.float64).tobytes())
+    return _paired(a.astype(np.float64).tobytes(), b.astype(np.float64).tobytes(), shares)
 
 
 @functools.lru_cache(maxsize=4096)
-def _paired(a: bytes, b: bytes) -> Difference:
+def _paired(a: bytes, b: bytes, shares: bool) -> Difference:
     """Resampling is the slow part of a report; several sections ask the same, and a watched run asks again."""
-    found = paired_difference(np.frombuffer(a), np.frombuffer(b))
+    found = paired_difference(np.frombuffer(a), np.frombuffer(b), shares=shares)
     return Difference(found["value"], found["low"], found["high"], found["p"], found["problems"])
 
 
