@@ -170,8 +170,12 @@ def in_words(results: Results) -> str:
             if name in ALL_SETTINGS and (estimate := results.estimate(arm, task, name, 1)) is not None
         ]
         if len(found) > 1 and max(found)[0] > 0:
-            value, label, name = max(found)
-            sentences.append(f"On {task}, {label} tested {name} solves most at the first attempt: {percent(value)} %.")
+            value, label, name = max(found, key=lambda one: one[0])  # of equals the first, as in the table
+            equals = sum(one[0] == value for one in found) - 1
+            alike = "" if equals == 0 else f" (and {equals} more alike)"
+            sentences.append(
+                f"On {task}, {label} tested {name}{alike} solves most at the first attempt: {percent(value)} %."
+            )
         base = next((arm for arm in arms if arm.mode == "base"), None)
         pairs = [(arm, f"{arm.mode}-sample") for arm in arms if base is not None and arm is not base]
         changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs]
