@@ -92,7 +92,9 @@ def test_only_the_same_items_are_paired(page, tmp_path, items, shown):
         file = folder / f"choices/{model}/facts.json"
         each = {"per_item": {"nll_per_token": [nll] * 4}, "sha256": sha256}
         write(file, json.loads(file.read_text()) | each)
-    assert cell_of(page(folder), "out-of-domain", "hard", "facts NLL − base").startswith(shown)
+    text = page(folder)
+    assert cell_of(text, "out-of-domain", "hard", "facts NLL − base").startswith(shown)
+    assert "Items: facts 50." in visible_text(text)
 
 
 def test_figures_hold_the_numbers_of_the_files(page, quickstart_folder):
@@ -243,6 +245,10 @@ def test_the_paper_stands_beside_its_own_model(page, tmp_path):
     write(folder / "evaluation.json", content)
     text = page(folder)
     assert cell_of(text, "settings-gsm8k", "paper: gsm8k-soft", "HG@1") == "77.2 ± 0.9"
+    assert f"all of its problems (here {PROBLEMS})" in visible_text(text)
+    content["tasks"][0]["split"] = "train"
+    write(folder / "evaluation.json", content)
+    assert "paper: " not in visible_text(page(folder))
     shutil.rmtree(folder)
     assert "paper: " not in visible_text(page(write_evaluation(tmp_path / "eval", task="gsm8k")))
 

@@ -44,7 +44,9 @@ def _choices(results: Results) -> Table | None:
     caption = (
         "Multiple choice, read as tokens (hard): the share of items whose right choice has the largest "
         "log-probability, and the negative log-likelihood per token of the right choice in nats, lower is better; with "
-        "95 % intervals over items. The difference to base is paired over items; ▲▼: its interval leaves 0 out."
+        "95 % intervals over items. The difference to base is paired over items; ▲▼: its interval leaves 0 out. Items: "
+        + "; ".join(f"{name} {_counts(results, name)}" for name in names)
+        + "."
     )
     return Table("out-of-domain", "Out of domain", caption, columns, rows)
 
@@ -52,6 +54,11 @@ def _choices(results: Results) -> Table | None:
 def _of(results: Results, arm: Arm[Model] | None, name: str) -> list[dict[str, Any]]:
     members = {member.name for member in arm.members} if arm else set()
     return [c for c in results.sources.choices if c["model"] in members and text(c["name"]) == name]
+
+
+def _counts(results: Results, name: str) -> str:
+    counts = {number(c.get("items")) for c in results.sources.choices if text(c["name"]) == name}
+    return " or ".join(plain(count, 6) for count in sorted(counts - {None})) or "unknown"
 
 
 def _value(found: list[dict[str, Any]], key: str, scale: float, digits: int) -> Entry:

@@ -6,6 +6,7 @@ from softtokens.config import ALL_SETTINGS
 from softtokens.report import paper
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Table, missing, percent, span
+from softtokens.report.readers import number, text
 from softtokens.report.results import Results
 from softtokens.report.sources import Model
 
@@ -28,13 +29,21 @@ def _table(results: Results, task: str) -> Table | None:
     if not arms or not columns:
         return None
     rows = [[_name(arm), *(_entry(results, arm, task, name, k) for name, k in columns)] for arm in arms]
-    theirs = paper.six_settings(arms, task, columns)
+    is_test = text(results.sources.tasks.get(task, {}).get("split"), "test") == "test"
+    theirs = paper.six_settings(arms, task, columns) if is_test else []
+    problems = sorted(
+        {
+            int(number(c.summary.get("problems")) or 0)
+            for (_, where, _), c in results.sources.cells.items()
+            if where == task
+        }
+    )
     caption = (
         "Percent of problems solved. H, F, S: hard, fuzzy, soft; G, S: greedy, sample; @k: with k samples. Of one seed "
         "with the 95 % interval over problems, of several the mean ± standard deviation over seeds. "
         + (
-            "In italics: the paper's own numbers (arXiv 2509.19170v2), for the same model, training and test; their "
-            "thought limits and prompts may differ."
+            "In italics: the paper's own numbers (arXiv 2509.19170v2), for the same model, training and test, all of "
+            f"its problems (here {' or '.join(map(str, problems))}); their thought limits and prompts may differ."
             if theirs
             else "The paper has no numbers for this model and test, so none stand beside them."
         )
