@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from softtokens.evaluate.preservation import load_texts, preservation
+from softtokens.evaluate.results import read_results
 from softtokens.evaluate.run import evaluate
 from softtokens.types import UserError
 
@@ -101,9 +102,20 @@ def test_in_the_matrix(config_for, model_folder, other_folder, tmp_path):
     evaluate(config_for(base="b", **options))
     assert json.loads((root / "preservation/a.json").read_text())["base"] == "b"
     texts.write_text("other texts")
-    with pytest.raises(UserError, match=r"b\.json was made from other"):
+    with pytest.raises(UserError, match=r"a\.json was made from other"):
         evaluate(config_for(**options))
     for wrong, message in (({"base": "c"}, "base is 'c', which is none of the models: a, b"), ({}, "only one model")):
         models = options["models"] if wrong else options["models"][:1]
         with pytest.raises(UserError, match=message):
             evaluate(config_for(**options | {"models": models} | wrong))
+
+
+def test_other_texts_for_another_model_are_refused_at_once(config_for, model_folder, other_folder, tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("Tom has 4 apples.\n")
+    options = {"settings": ("hard-greedy",), "texts": str(file)}
+    root = evaluate(config_for(models=(f"a={model_folder}", f"b={other_folder}"), **options))
+    file.write_text("Tom has 12 apples.\n")
+    with pytest.raises(UserError, match="was made from other items"):
+        evaluate(config_for(models=(f"a={model_folder}", f"third={other_folder}"), **options))
+    assert "third" not in read_results(root).models

@@ -40,7 +40,7 @@ def is_done(file: Path, made_from: dict[str, Any]) -> bool:
         return False
     if {key: found.get(key) for key in made_from} != made_from:
         raise UserError(
-            f"{file} was made from other items or with other options; move it away, or give it another name"
+            f"{file} was made from other items or with other options; move it away, or give it another name or folder"
         )
     return True
 

@@ -134,8 +134,8 @@ class _Outside:
         return _Outside(items, harness, config.harness, config.choices_limit, texts, config.base)
 
     def check(self, root: Path, models: Models) -> None:
-        """UserError when base is none of the models, there is nothing to hold against it, or the folder has other items
-        under these names."""
+        """UserError when base is none of the models, there is nothing to hold against it, or the folder has results of
+        other items under these names, or of other texts."""
         for name, items in self.items.items():
             require_same_items(root, name, made_from_items(items))
         for name in self.harness_tasks:
@@ -146,6 +146,8 @@ class _Outside:
             raise UserError(f"base is {self.base!r}, which is none of the models: {', '.join(models.paths)}")
         if len(models.paths) < 2:
             raise UserError("texts compares models with a base, but there is only one model; add it to --models")
+        for file in sorted(preservation_file(root, "x").parent.glob("*.json")):
+            is_done(file, {"sha256": digest(self.texts)})
 
     def _made_from_task(self) -> dict[str, Any]:
         return {"source": "lm-eval", "limit": self.limit}
