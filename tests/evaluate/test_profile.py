@@ -149,3 +149,23 @@ def test_traces(sampler, cell):
         assert (max(columns["noise"]) > 0) == (cell.gamma is not None)
         if cell.gamma is not None:
             assert [top[0][0] for top in columns["top"]] == columns["shadow"]
+
+
+def test_short_memory_while_scoring_halves_the_generations(sampler, monkeypatch):
+    thought = thought_of(CELLS[3], sampler.policy.embedding_rms)
+    rows = chosen_rows(5, 3, 11)
+    expected = profile(sampler, thought, rows)
+    measure, sizes = measure_steps, []
+
+    def limited(policy, thought, rollout):
+        sizes.append(rollout.rows)
+        if rollout.rows > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return measure(policy, thought, rollout)
+
+    monkeypatch.setattr("softtokens.evaluate.profile.measure_steps", limited)
+    short = Sampler(sampler.policy, PROBLEMS, LIMITS, ByText(), 0, Rows(sampler.policy, rows=None, memory=None))
+    found = profile(short, thought, rows)
+    assert sizes == [11, 5, 2, 2, 2, 2, 2, 1]
+    assert found["running"] == expected["running"]
+    np.testing.assert_allclose(found["entropy"], expected["entropy"], rtol=1e-3, atol=1e-4)

@@ -87,6 +87,6 @@ def _others_behind(others: Sequence[int], most: int, voters: int) -> np.ndarray:
 
 
 def ks_up_to(samples: int) -> list[int]:
-    """1, 2, 4, ... up to the number of samples, which is always included."""
+    """1, 2, 4, ... up to the number of samples, which is always included: what a curve over k is drawn from."""
     ks = [1 << i for i in range(samples.bit_length()) if 1 << i <= samples]
     return ks if ks[-1] == samples else [*ks, samples]

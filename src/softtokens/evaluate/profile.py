@@ -7,7 +7,7 @@ has to be kept, and a profile can be made of a cell that is finished.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,8 +66,7 @@ def chosen_rows(problems: int, samples: int, most: int) -> list[RowName]:
 def profile(sampler: Sampler, thought: Thought, rows: list[RowName]) -> dict[str, Any]:
     """The content of profile.json (docs/evaluation.md) from these generations."""
     columns: dict[str, list[np.ndarray]] = {}
-    for rollout in _drawn(sampler, thought, rows):
-        steps = measure_steps(sampler.policy, thought, rollout)
+    for rollout, steps in _measured(sampler, thought, rows):
         lengths = rollout.thought_lengths.tolist()
         for name in _PROFILED:
             values = np.split(getattr(steps, name).double().cpu().numpy(), np.cumsum(lengths)[:-1])
@@ -104,8 +103,7 @@ def summarize_steps(columns: dict[str, list[np.ndarray]], temperature: float) ->
 def traces(sampler: Sampler, thought: Thought, rows: list[RowName], names: dict[str, str]) -> list[dict[str, Any]]:
     """One fully recorded generation per row. names: model, task and cell, which every trace repeats."""
     made: list[dict[str, Any]] = []
-    for rollout in _drawn(sampler, thought, rows):
-        steps = measure_steps(sampler.policy, thought, rollout)
+    for rollout, steps in _measured(sampler, thought, rows):
         part = rows[len(made) : len(made) + rollout.rows]
         problems = [sampler.problems[i] for i, _ in part]
         verdicts = sampler.grader.grade(rollout.answer_texts, [problem.answer for problem in problems])
@@ -201,23 +199,24 @@ def _temperature(thought: Thought) -> float:
     return thought.temperature if isinstance(thought, Hard) else thought.tau
 
 
-def _drawn(sampler: Sampler, thought: Thought, rows: list[RowName]):
-    """Batches of these generations, in their order; smaller ones when memory runs out."""
+def _measured(sampler: Sampler, thought: Thought, rows: list[RowName]) -> Iterator[tuple[Rollout, Steps]]:
+    """These generations and their steps, some at a time, in their order; fewer when memory runs out."""
     start, most = 0, _BATCH
     while start < len(rows):
         part = rows[start : start + most]
         try:
             rollout = sampler.draw(thought, part)
+            measured = (rollout, measure_steps(sampler.policy, thought, rollout))
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            rollout = None
-        if rollout is None:
+            measured = None
+        if measured is None:
             sampler.rows.halve(len(part))
             most = len(part) // 2
             continue
         start += len(part)
-        yield rollout
+        yield measured
 
 
 def _grid(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from softtokens.evaluate.cells import Cell
 from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import estimates
-from softtokens.evaluate.passk import MAX_VOTERS, ks_up_to, maj_at_k, pass_at_k
+from softtokens.evaluate.passk import MAX_VOTERS, maj_at_k, pass_at_k
 from softtokens.evaluate.samplefile import Sample
 from softtokens.types import StopReason, Verdict
 
@@ -94,7 +94,7 @@ def normalized(answer: str) -> str:
 
 
 def _curves(right: list[int], votes: list, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    ks = ks_up_to(n)
+    ks = range(1, n + 1)
     per_problem = [pass_at_k(right, n, k)[:, None] for k in ks]
     if n <= MAX_VOTERS:
         per_problem.append(maj_at_k(votes, n, ks))

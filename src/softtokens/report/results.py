@@ -10,7 +10,7 @@ import numpy as np
 
 from softtokens.config import ALL_SETTINGS
 from softtokens.evaluate.intervals import estimate, paired_difference
-from softtokens.evaluate.passk import pass_at_k
+from softtokens.evaluate.passk import ks_up_to, pass_at_k
 from softtokens.report.arms import Arm, model_arms
 from softtokens.report.readers import number, numbers, table, text
 from softtokens.report.sources import Cell, Model, Sources
@@ -69,9 +69,10 @@ class Results:
         return [arm for arm in self.arms if any(self.cells(arm, task, name) for name in self.names(task))]
 
     def ks(self, task: str, name: str, measure: str = "pass@k") -> list[int]:
-        """The k that every arm with this cell has."""
+        """Of the k that every arm with this cell has, those that a curve is drawn from."""
         sets = [set(_ks(c, measure)) for arm in self.arms for c in self.cells(arm, task, name)]
-        return sorted(set.intersection(*sets)) if sets else []
+        common = set.intersection(*sets) if sets else set()
+        return sorted(common & set(ks_up_to(max(common)))) if common else []
 
     def estimate(self, arm: Arm[Model], task: str, name: str, k: int, measure: str = "pass@k") -> Estimate | None:
         """None where no member of the arm was measured."""
