@@ -16,7 +16,7 @@ from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
 from softtokens.models.probe import probe, require_same_decoding, require_same_logits
 from softtokens.models.recompute import Recompute
-from softtokens.models.recording import KeptBuffers, record_cuda_graph
+from softtokens.models.recording import KeptBuffers, cuda_graphs
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError
 
@@ -112,7 +112,7 @@ class HFPolicy:
         cannot be compiled, or a machine without a C++ compiler, goes on as before, with a warning.
         """
         records = self.device.type == "cuda" and choice != "plain" and self._recompute is None
-        self.recordings = KeptBuffers(record_cuda_graph) if records else None
+        self.recordings = KeptBuffers(cuda_graphs()) if records else None
         compiles = worth_compiling(choice, steps, self.device) and self._recompute is None
         if compiles != (self._step != self._plain_step):
             self._step = compiled_or_plain(self._plain_step, "decode steps") if compiles else self._plain_step

@@ -67,8 +67,15 @@ class KeptBuffers:
         self._kept.clear()
 
 
-def record_cuda_graph(step: Callable[[], None]) -> Callable[[], None]:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
+def cuda_graphs() -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Records steps as CUDA graphs. They share their memory for what is in between: nothing of one step is read in the
+    next but the buffers, which are outside of it."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(step: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            step()
+        return graph.replay
+
+    return record

@@ -41,6 +41,8 @@ def sample_rollout(
     not fit the model's context, FloatingPointError when the model's logits are not finite.
     """
     parts = list(stream_rollouts(policy, thought, prompts, prompt_of_row, keys, limits, slots=slots))
+    if len(parts) == 1:
+        return parts[0][1]
     rows = torch.cat([rows for rows, _ in parts])
     return Rollout.concatenate([rollout for _, rollout in parts]).take(rows.argsort())
 
@@ -231,8 +233,8 @@ class _Batch:
         self.used = wanted
 
     def take_finished(self) -> tuple[Tensor, Rollout]:
-        """The finished rows; their seats may be taken by others afterwards."""
-        rows, seats = (list(column) for column in zip(*self.finished, strict=True))
+        """The finished rows in their order; their seats may be taken by others afterwards."""
+        rows, seats = (list(column) for column in zip(*sorted(self.finished), strict=True))
         self.finished = []
         tape = self.tape.at(torch.tensor(seats, device=self.policy.device))
         prompts = [self.prompts[self.prompt_of_row[row]] for row in rows]

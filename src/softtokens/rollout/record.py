@@ -94,8 +94,6 @@ class Rollout:
     @staticmethod
     def concatenate(parts: list[Rollout]) -> Rollout:
         """Rows of all parts, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
 
         def joined(name: str) -> Tensor | None:
             tensors = [getattr(part, name) for part in parts]
