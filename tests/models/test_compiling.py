@@ -61,6 +61,23 @@ def test_failures_of_the_function_itself_are_its_own(monkeypatch):
     assert runs(2) == 2
 
 
+def test_the_compilers_limits_are_met_with_plain_steps(monkeypatch, caplog):
+    """A function that has been compiled too often fails late, in the middle of a run."""
+    calls = []
+
+    def compiled(x):
+        calls.append(x)
+        if len(calls) > 1:
+            raise torch._dynamo.exc.FailOnRecompileLimitHit("too many kinds")
+        return x
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled)
+    runs = compiled_or_plain(lambda x: -x, "steps")
+    with caplog.at_level(logging.WARNING):
+        assert [runs(1), runs(2), runs(3)] == [1, -2, -3]
+    assert calls == [1, 2] and len(caplog.records) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def compiled_or_plain(function: Callable, what: str) -> Callable:
                 return result
             except Exception as error:
                 # the first time the compiler raises whatever it meets; later on what is not its own is the function's
-                if runs and not isinstance(error, torch._dynamo.exc.TorchDynamoException):
+                if runs and not type(error).__module__.startswith("torch._dynamo"):
                     raise
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 log.warning("%s could not be compiled and run as they are, which is slower: %s", what, reason)

@@ -100,6 +100,9 @@ class HFPolicy:
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
         if self._recompute is not None:
             return self._recompute.step(inputs, positions, kv, view)
+        if self._step != self._plain_step:
+            # views of more slots would be compiled apart from whole tensors, and again for each number of slots
+            inputs, positions = inputs.clone(), positions.clone()
         return self._step(inputs, positions, kv, view)
 
     def view(self, positions: int, capacity: int) -> int:
