@@ -210,10 +210,3 @@ def test_no_rows():
     assert not gradients(mean.sum(), x, None)[1].any()
     log_prob, _ = streamed.token_log_prob(v, x["hidden"][:0], torch.zeros(0, dtype=torch.int64), 1.0)
     assert log_prob.shape == (0,)
-
-
-def test_concentration_of_a_certain_choice():
-    x = {name: p.detach() for name, p in leaves().items()}
-    v = vocabulary_of(x, TRANSFORMS["plain"])
-    ours, obvious = streamed.concentration(v, x["hidden"], 0.0), Concentration.of(v.logits(x["hidden"]), 0.0)
-    assert_all_close(dataclasses.astuple(ours), dataclasses.astuple(obvious), 1e-12)

@@ -60,16 +60,6 @@ def mixture(
     return _streamed(vocabulary, hidden, _Mean(tau), expected_gradient, chunk_rows)
 
 
-@torch.no_grad()
-def concentration(vocabulary: Vocabulary, hidden: Tensor, temperature: float) -> Concentration:
-    """How soft the distribution of each row is, [rows]; without gradient."""
-    if temperature == 0:
-        entropy = concentration(vocabulary, hidden, 1.0).entropy
-        return Concentration(entropy, torch.ones_like(entropy), torch.ones_like(entropy))
-    tokens = torch.zeros(hidden.shape[0], dtype=torch.int64, device=hidden.device)
-    return token_log_prob(vocabulary, hidden, tokens, temperature)[1]
-
-
 def default_chunk_rows(vocabulary: Vocabulary) -> int:
     """Rows of logits that are in memory at once."""
     return max(_LEAST_ROWS, _CHUNK_ELEMENTS[vocabulary.head.device.type] // vocabulary.size)

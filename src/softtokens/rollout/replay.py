@@ -159,12 +159,6 @@ def _stored_draws(rollout: Rollout, emitted: _Emitted, row: Tensor, step: Tensor
     )
 
 
-def token_log_prob(vocabulary: Vocabulary, hidden: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """log p(token) at a temperature, [rows]. At temperature 0 (greedy answers) temperature 1 is reported: a certain
-    token has nothing to say."""
-    return streamed.token_log_prob(vocabulary, hidden, tokens, temperature or 1.0)[0]
-
-
 def _leading(chosen: Tensor) -> Tensor:
     """bool [rows, most]: as many leading True per row as positions are chosen in it."""
     counts = chosen.sum(-1)
