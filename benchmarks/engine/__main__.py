@@ -1,0 +1,81 @@
+"""How fast and how small: all ideas in one run, as a table, a JSON file and a plot.
+
+    python -m benchmarks.engine [--quick | --dry-run] [--only rollout step ...] [--output benchmarks/results]
+
+Run it from the root of the repository. What is measured against what, and the figures: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+# Spinning threads that lose their core make everybody slower when the machine is busy; set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    """Returns the JSON file."""
+    from benchmarks.engine import growth, memory, rollouts, steps, streamed
+    from benchmarks.engine.subject import SIZES
+
+    ideas = {"rollout": rollouts, "step": steps, "streamed": streamed, "memory": memory, "growth": growth}
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", dest="size", action="store_const", const="quick", default="full", help="fewer rounds")
+    parser.add_argument(
+        "--dry-run", dest="size", action="store_const", const="dry", help="tiny sizes, figures mean nothing"
+    )
+    parser.add_argument("--only", nargs="+", choices=ideas, default=list(ideas), help="some of the ideas")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for engine.json and engine.png")
+    options = parser.parse_args(arguments)
+
+    import torch
+
+    # as in training: thoughts at tau 1e-4 leave softmax tails of denormal numbers
+    torch.set_flush_denormal(True)
+    started, sizes, found = time.perf_counter(), SIZES[options.size], []
+    for idea in options.only:
+        print(f"{idea} ...", file=sys.stderr, flush=True)
+        found += [row.plain() for row in ideas[idea].rows(sizes)]
+    report = {
+        "machine": machine(),
+        "size": options.size,
+        "seconds": round(time.perf_counter() - started),
+        "rows": found,
+    }
+    return publish(report, options.output)
+
+
+def publish(report: dict, folder: Path) -> Path:
+    """Print the table; write it and the plot. Ideas that were not measured now keep their rows of an earlier run."""
+    from benchmarks.engine import show
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "engine.json"
+    if file.exists():
+        earlier = json.loads(file.read_text())
+        measured = {row["idea"] for row in report["rows"]}
+        report["rows"] = [row for row in earlier["rows"] if row["idea"] not in measured] + report["rows"]
+    file.write_text(json.dumps(report, indent=1) + "\n")
+    show.table(report)
+    show.plot(report, folder / "engine.png")
+    return file
+
+
+def machine() -> dict:
+    import torch
+    import transformers
+
+    cpu = torch.backends.cpu.get_cpu_capability()
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    return versions | {"cores": os.cpu_count(), "cpu": f"{platform.machine()}, {cpu}"}
+
+
+if __name__ == "__main__":
+    main()
