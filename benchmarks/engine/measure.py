@@ -18,41 +18,80 @@ CLOCKS = {WALL: (2, time.perf_counter), CPU: (1, time.process_time)}
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table: ours beside another, under one clock.
+    """One line of the table: ours beside another.
 
-    work: what one run produces, in `unit`; the table shows work per second, or the run's seconds where work is None.
-    ratio: how often ours fits into the other's time, in medians; above 1 ours is faster. at_least, at_most: what to
-    reach, if anything. busy: share of the machine's cores that others used meanwhile.
+    ratio: what is to be judged. at_least, at_most: what it should reach, if anything. samples: the raw numbers behind
+    the line, one per round. busy: share of the machine's cores that others used meanwhile. line: slope and offset of
+    a straight line through `samples`, where the row is about growth.
     """
 
     idea: str
     what: str
     clock: str
+    ours: str
     beside: str
-    seconds: dict[str, list[float]]  # "ours" and `beside`, one number per round
-    work: int | None
-    unit: str
+    theirs: str
+    ratio: float
+    samples: dict[str, list[float]]
     busy: float
     at_least: float | None = None
-
-    @property
-    def ratio(self) -> float:
-        return statistics.median(self.seconds[self.beside]) / statistics.median(self.seconds["ours"])
+    at_most: float | None = None
+    line: tuple[float, float] | None = None
 
     @property
     def reached(self) -> bool | None:
-        return None if self.at_least is None else self.ratio >= self.at_least
+        share = self.share_of_target
+        return None if share is None else share >= 1
 
-    def shown(self, who: str) -> str:
-        """Best and median."""
-        seconds = self.seconds[who]
-        best, median = min(seconds), statistics.median(seconds)
-        if self.work is None:
-            return f"{best:.3g} / {median:.3g} s"
-        return f"{self.work / best:,.0f} / {self.work / median:,.0f} {self.unit}"
+    @property
+    def share_of_target(self) -> float | None:
+        """1 and more: reached."""
+        if self.at_least is not None:
+            return self.ratio / self.at_least
+        return None if self.at_most is None else self.at_most / self.ratio
+
+    @property
+    def target(self) -> str:
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return "" if self.at_most is None else f"<= {self.at_most:.3g}"
 
     def plain(self) -> dict:
-        return dataclasses.asdict(self) | {"ratio": self.ratio, "reached": self.reached}
+        derived = {"target": self.target, "reached": self.reached, "share_of_target": self.share_of_target}
+        return dataclasses.asdict(self) | derived
+
+
+def compared(
+    seconds: dict[str, list[float]],
+    ours: str,
+    beside: str,
+    *,
+    work: int | None = None,
+    unit: str = "",
+    at_least: float | None = None,
+    at_most: float | None = None,
+    **names,
+) -> Row:
+    """The row of two competitors. work: what one run produces, in `unit`; shown as a rate then, else as seconds.
+
+    The ratio is that of the medians: how many times faster ours is; with at_most, how many times longer it takes.
+    """
+
+    def shown(who: str) -> str:
+        best, median = min(seconds[who]), statistics.median(seconds[who])
+        return f"{best:.3g} / {median:.3g} s" if work is None else f"{work / best:,.0f} / {work / median:,.0f} {unit}"
+
+    longer = statistics.median(seconds[ours]) / statistics.median(seconds[beside])
+    return Row(
+        ours=shown(ours),
+        beside=beside,
+        theirs=shown(beside),
+        ratio=longer if at_most is not None else 1 / longer,
+        samples={"ours": seconds[ours], beside: seconds[beside]},
+        at_least=at_least,
+        at_most=at_most,
+        **names,
+    )
 
 
 def take_turns(
@@ -76,14 +115,6 @@ def take_turns(
                     competitors[name]()
                     seconds[name].append(now() - started)
     return seconds, busy[0]
-
-
-def once(run: Callable[[], object], clock: str) -> float:
-    threads, now = CLOCKS[clock]
-    with of_threads(threads):
-        started = now()
-        run()
-        return now() - started
 
 
 @contextlib.contextmanager

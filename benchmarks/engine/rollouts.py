@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.engine.handwritten import Handwritten
-from benchmarks.engine.measure import CLOCKS, Row, take_turns
+from benchmarks.engine.measure import CLOCKS, Row, compared, take_turns
 from benchmarks.engine.subject import (
     SIGMA,
     THOUGHTS,
@@ -36,16 +36,17 @@ def rows(sizes: Sizes) -> Iterator[Row]:
                     ("generate", AGAINST_GENERATE.get(vocabulary)),
                     (f"handwritten {mode}", AGAINST_HANDWRITTEN),
                 ):
-                    yield Row(
+                    yield compared(
+                        seconds,
+                        mode,
+                        other,
+                        work=work,
+                        unit="tokens/s",
+                        at_least=target,
                         idea="rollout",
                         what=f"{mode}, V = {vocabulary:,}",
                         clock=clock,
-                        beside=other,
-                        seconds={"ours": seconds[mode], other: seconds[other]},
-                        work=work,
-                        unit="tokens/s",
                         busy=busy,
-                        at_least=target,
                     )
 
 

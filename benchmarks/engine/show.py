@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from rich.console import Console
@@ -22,7 +21,6 @@ def table(report: dict) -> None:
 
 
 def _cells(row: dict) -> tuple[str, ...]:
-    target = row["target"]
     met = "" if row["reached"] is None else (" [green]yes[/]" if row["reached"] else " [red]no[/]")
     return (
         row["what"],
@@ -30,9 +28,9 @@ def _cells(row: dict) -> tuple[str, ...]:
         row["ours"],
         row["beside"],
         row["theirs"],
-        "" if row["ratio"] is None else f"{row['ratio']:.3g}",
-        f"{target}{met}",
-        "" if row["busy"] is None else f"{row['busy']:.0%}",
+        f"{row['ratio']:.3g}",
+        f"{row['target']}{met}",
+        f"{row['busy']:.0%}",
     )
 
 
@@ -52,8 +50,8 @@ def plot(report: dict, path: Path) -> None:
     left.axvline(1, color="black", linewidth=1)
     left.set_xlabel("what is reached over what is to be reached (right of the line: reached)")
     for row in grown:
-        sizes, seconds = row["points"]["size"], row["points"]["seconds"]
-        slope, offset = row["points"]["line"]
+        sizes, seconds = row["samples"]["size"], row["samples"]["seconds"]
+        slope, offset = row["line"]
         (line,) = right.plot(sizes, seconds, "o", label=f"{row['what']} (power {row['ratio']:.2f})")
         right.plot(sizes, [offset + slope * size for size in sizes], color=line.get_color(), linewidth=1)
     if grown:
@@ -66,9 +64,3 @@ def plot(report: dict, path: Path) -> None:
 def _label(row: dict) -> str:
     return f"{row['what']}: {row['beside']} ({row['clock'].split(',')[0]})"
 
-
-def number(value: float) -> str:
-    """Three digits, without exponents where a reader would not want them."""
-    if value and abs(math.log10(abs(value))) > 4:
-        return f"{value:.2e}"
-    return f"{value:.3g}"
