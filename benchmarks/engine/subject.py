@@ -83,7 +83,8 @@ SIZES = {
 
 
 def model_of(sizes: Sizes, vocabulary: int) -> LlamaForCausalLM:
-    """The same weights at every call."""
+    """The same weights at every call. The layers say more than the embedding that passes them by: else, with a tied
+    head, every token would only ever predict itself."""
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=sizes.dim,
@@ -101,6 +102,9 @@ def model_of(sizes: Sizes, vocabulary: int) -> LlamaForCausalLM:
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
         model.get_input_embeddings().weight.normal_(0, 0.1)
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight *= 10
+            layer.mlp.down_proj.weight *= 10
     return model
 
 
