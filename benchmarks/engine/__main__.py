@@ -27,25 +27,28 @@ def main(arguments: list[str] | None = None) -> Path:
 
     ideas = {"rollout": rollouts, "step": steps, "streamed": streamed, "memory": memory, "growth": growth}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", dest="size", action="store_const", const="quick", default="full", help="fewer rounds")
+    parser.add_argument(
+        "--quick", dest="size", action="store_const", const="quick", default="full", help="fewer rounds"
+    )
     parser.add_argument(
         "--dry-run", dest="size", action="store_const", const="dry", help="tiny sizes, figures mean nothing"
     )
     parser.add_argument("--only", nargs="+", choices=ideas, default=list(ideas), help="some of the ideas")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for engine.json and engine.png")
     options = parser.parse_args(arguments)
+    size = "quick" if options.quick else "dry" if options.dry_run else "full"
 
     import torch
 
     # as in training: thoughts at tau 1e-4 leave softmax tails of denormal numbers
     torch.set_flush_denormal(True)
-    started, sizes, found = time.perf_counter(), SIZES[options.size], []
+    started, sizes, found = time.perf_counter(), SIZES[size], []
     for idea in options.only:
         print(f"{idea} ...", file=sys.stderr, flush=True)
         found += [row.plain() for row in ideas[idea].rows(sizes)]
     report = {
         "machine": machine(),
-        "size": options.size,
+        "size": size,
         "seconds": round(time.perf_counter() - started),
         "rows": found,
     }
@@ -73,7 +76,11 @@ def machine() -> dict:
     import transformers
 
     cpu = torch.backends.cpu.get_cpu_capability()
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
     return versions | {"cores": os.cpu_count(), "cpu": f"{platform.machine()}, {cpu}"}
 
 

@@ -1,6 +1,6 @@
 """Peak memory of a piece of work, in a process of its own.
 
-    python -m benchmarks.engine.fresh benchmarks.engine.streamed:prepare '["ours", ...]'
+python -m benchmarks.engine.fresh benchmarks.engine.streamed:prepare '["ours", ...]'
 """
 
 from __future__ import annotations

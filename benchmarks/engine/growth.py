@@ -1,4 +1,4 @@
-"""How a soft step grows with its sizes, one at a time: CPU seconds at four points, and the power of the last doubling."""
+"""How a soft step grows with its sizes, one at a time, and the power of the last doubling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-
 from benchmarks.engine.measure import CPU, Row, take_turns
 from benchmarks.engine.steps import stepper
 from benchmarks.engine.subject import THOUGHTS, Sizes, model_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-
 from benchmarks.engine.fresh import MEGABYTE, peak_memory
 from benchmarks.engine.measure import Row, busyness
 from benchmarks.engine.subject import ANSWER_TOKENS, SIGMA, Sizes, model_of, policy_of
+
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys, Stream
 from softtokens.rollout.record import Kind, Rollout

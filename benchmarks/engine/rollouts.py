@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-
 from benchmarks.engine.handwritten import Handwritten
 from benchmarks.engine.measure import CLOCKS, Row, compared, take_turns
 from benchmarks.engine.subject import (
@@ -20,6 +19,7 @@ from benchmarks.engine.subject import (
     repeated_prompts,
     roll,
 )
+
 from softtokens.rollout.limits import forced_texts
 
 AGAINST_GENERATE = {512: 2.3, 32_000: 4.0}
@@ -64,9 +64,7 @@ def _competitors(sizes: Sizes, vocabulary: int):
     def generate():
         new = work // sizes.rows
         with torch.no_grad():
-            theirs.generate(
-                repeated_prompts(sizes), do_sample=True, top_k=0, max_new_tokens=new, pad_token_id=0
-            )
+            theirs.generate(repeated_prompts(sizes), do_sample=True, top_k=0, max_new_tokens=new, pad_token_id=0)
 
     def by_hand(sigma):
         hand.generate(prompts, sizes.group, limits.max_thought_steps, forced_ids, limits.max_answer_tokens, sigma)

@@ -63,4 +63,3 @@ def plot(report: dict, path: Path) -> None:
 
 def _label(row: dict) -> str:
     return f"{row['what']}: {row['beside']} ({row['clock'].split(',')[0]})"
-

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import torch
-
 from benchmarks.engine.measure import CLOCKS, Row, compared, take_turns
 from benchmarks.engine.subject import THOUGHTS, Sizes, limits_of, model_of, policy_of, prompts_of, tokenizer
+
 from softtokens.config import TrainConfig
 from softtokens.rewards.graders import grader
 from softtokens.rewards.scale import RewardScale
@@ -26,9 +26,7 @@ LEARNING_RATE = 1e-6
 
 def rows(sizes: Sizes) -> Iterator[Row]:
     for vocabulary in sizes.vocabularies:
-        competitors = {
-            mode: stepper(model_of(sizes, vocabulary), thought, sizes) for mode, thought in THOUGHTS.items()
-        }
+        competitors = {mode: stepper(model_of(sizes, vocabulary), thought, sizes) for mode, thought in THOUGHTS.items()}
         competitors["TRL"] = RLOOSteps(sizes, vocabulary)
         rounds = sizes.rounds if vocabulary < 10_000 else sizes.slow_rounds
         for clock in CLOCKS:
@@ -134,6 +132,4 @@ class RLOOSteps:
             max_steps=1_000_000,
         )
         data = Dataset.from_list([{"prompt": text, "answer": "1"} for text in prompts_as_texts(reader, sizes)])
-        return RLOOTrainer(
-            model=model, reward_funcs=reward, args=config, train_dataset=data, processing_class=reader
-        )
+        return RLOOTrainer(model=model, reward_funcs=reward, args=config, train_dataset=data, processing_class=reader)

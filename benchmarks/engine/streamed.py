@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch.nn.functional import log_softmax, scaled_dot_product_attention
-
 from benchmarks.engine.fresh import MEGABYTE, peak_memory
 from benchmarks.engine.measure import CLOCKS, Row, busyness, compared, take_turns
 from benchmarks.engine.subject import Sizes
+from torch.nn.functional import log_softmax, scaled_dot_product_attention
+
 from softtokens.ops import streamed
 from softtokens.ops.vocabulary import Vocabulary
 
