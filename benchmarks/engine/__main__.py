@@ -27,12 +27,9 @@ def main(arguments: list[str] | None = None) -> Path:
 
     ideas = {"rollout": rollouts, "step": steps, "streamed": streamed, "memory": memory, "growth": growth}
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--quick", dest="size", action="store_const", const="quick", default="full", help="fewer rounds"
-    )
-    parser.add_argument(
-        "--dry-run", dest="size", action="store_const", const="dry", help="tiny sizes, figures mean nothing"
-    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="fewer rounds, a smaller memory test")
+    how.add_argument("--dry-run", action="store_true", help="tiny sizes: tries everything out, figures mean nothing")
     parser.add_argument("--only", nargs="+", choices=ideas, default=list(ideas), help="some of the ideas")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for engine.json and engine.png")
     options = parser.parse_args(arguments)

@@ -69,6 +69,7 @@ def _shown(found: dict[str, float]) -> str:
 def prepare(way: str, rollouts: int, thoughts: int, vocab: int, dim: int) -> Callable[[], None]:
     """The gradient of one batch of soft rollouts on a model of two layers. What was thought is made up: memory does
     not depend on it."""
+    torch.set_flush_denormal(True)  # also in a process of its own
     sizes = Sizes(dim=dim, layers=2, heads=dim // 32 if dim >= 64 else 2, kv_heads=dim // 64 if dim >= 64 else 1)
     policy = policy_of(model_of(sizes, vocab), compiles=False)
     rollout = made_up(rollouts, thoughts, vocab, dim)

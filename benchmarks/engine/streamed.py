@@ -56,6 +56,7 @@ def _memory(what: str, ways: tuple[str, ...], shape: tuple[int, ...], name: str,
 
 def prepare(what: str, way: str, count: int, dim: int, vocab: int) -> Callable[[], None]:
     """One forward and backward pass over a tied vocabulary, with a gradient from above that is known beforehand."""
+    torch.set_flush_denormal(True)  # also in a process of its own
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(count, dim, generator=generator).requires_grad_()
     table = (torch.randn(vocab, dim, generator=generator) / dim**0.5).requires_grad_()
