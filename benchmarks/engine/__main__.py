@@ -41,8 +41,11 @@ def main(arguments: list[str] | None = None) -> Path:
     torch.set_flush_denormal(True)
     started, sizes, found = time.perf_counter(), SIZES[size], []
     for idea in options.only:
-        print(f"{idea} ...", file=sys.stderr, flush=True)
-        found += [row.plain() for row in ideas[idea].rows(sizes)]
+        for row in ideas[idea].rows(sizes):
+            seconds = time.perf_counter() - started
+            line = f"{seconds:4.0f} s  {idea}: {row.what}, {row.clock}: {row.ratio:.3g} beside {row.beside}"
+            print(line, file=sys.stderr, flush=True)
+            found.append(row.plain())
     report = {
         "machine": machine(),
         "size": size,

@@ -19,8 +19,8 @@ BASE = {"thoughts": 64, "group": 16, "vocabulary": 512, "problems": 2}
 def rows(sizes: Sizes) -> Iterator[Row]:
     for what, points in sizes.growth.items():
         competitors = {str(point): _step(sizes, {what: point}) for point in points}
-        seconds, busy = take_turns(competitors, CPU, sizes.slow_rounds)
-        # others only ever add to CPU time, by taking caches
+        seconds, busy = take_turns(competitors, CPU, sizes.slow_rounds, warm=True)
+        # the first round warms up, others only ever add to CPU time, by taking caches
         best = [min(seconds[str(point)]) for point in points]
         slope, offset = np.polyfit(points, best, 1)
         power = math.log(best[-1] / best[-2]) / math.log(points[-1] / points[-2])

@@ -30,7 +30,7 @@ class Handwritten:
         angle = torch.outer(torch.arange(capacity), inverse).repeat(1, 2)
         self.cos, self.sin = angle.cos(), angle.sin()
         wrap = (lambda f: torch.compile(f, dynamic=True, fullgraph=True)) if compiles else (lambda f: f)
-        self._soft, self._hard, self._forced = wrap(self._soft_step), wrap(self._hard_step), wrap(self._forced_step)
+        self.feed, self._emit_soft, self._emit_hard = wrap(self.body), wrap(self._soft), wrap(self._hard)
 
     @torch.no_grad()
     def generate(
@@ -45,31 +45,33 @@ class Handwritten:
         steps = thoughts + len(forced) + answers
         tokens = torch.zeros(rows, steps, dtype=torch.int64)
         vectors = torch.zeros(rows, thoughts, self.table.shape[1])
-        x, first = _emit_soft(self, hidden, sigma) if sigma else _emit_hard(self, hidden)
-        tokens[:, 0] = first
+        x, tokens[:, 0] = self._emit_soft(hidden, sigma) if sigma else self._emit_hard(hidden)
         for step in range(1, steps):
             end, at = seq + step, torch.tensor([seq + step - 1])
             if step - 1 < thoughts:
                 vectors[:, step - 1] = x
+            hidden = self.feed(x, at, end)
             if step < thoughts and sigma:
-                x, tokens[:, step] = self._soft(x, at, end, sigma)
+                x, tokens[:, step] = self._emit_soft(hidden, sigma)
             elif thoughts <= step < thoughts + len(forced):
-                x, tokens[:, step] = self._forced(x, at, end, forced[step - thoughts].expand(rows))
+                token = forced[step - thoughts].expand(rows)
+                x, tokens[:, step] = embedding(token, self.table), token
             else:
-                x, tokens[:, step] = self._hard(x, at, end)
+                x, tokens[:, step] = self._emit_hard(hidden)
         return tokens, vectors
 
     def logits(self, hidden: Tensor) -> Tensor:
         return linear(_rms_norm(hidden, self.norm, self.epsilon), self.table)
 
-    def _soft_step(self, x: Tensor, at: Tensor, end: int, sigma: float) -> tuple[Tensor, Tensor]:
-        return _emit_soft(self, self.body(x, at, end), sigma)
+    def _soft(self, hidden: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        logits = self.logits(hidden)
+        mixed = (logits / 0.5).softmax(-1) @ self.table
+        return mixed + sigma * torch.randn_like(mixed), logits.argmax(-1)
 
-    def _hard_step(self, x: Tensor, at: Tensor, end: int) -> tuple[Tensor, Tensor]:
-        return _emit_hard(self, self.body(x, at, end))
-
-    def _forced_step(self, x: Tensor, at: Tensor, end: int, token: Tensor) -> tuple[Tensor, Tensor]:
-        self.body(x, at, end)
+    def _hard(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        cumulative = self.logits(hidden).softmax(-1).cumsum(-1)
+        target = torch.rand(len(cumulative), 1) * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, target).clamp(max=cumulative.shape[1] - 1)[:, 0]
         return embedding(token, self.table), token
 
     def body(self, x: Tensor, at: Tensor, end: int) -> Tensor:
@@ -107,20 +109,6 @@ class Handwritten:
             gate, up = linear(_rms_norm(x, norm2, self.epsilon), gate_up).chunk(2, -1)
             x = x + linear(silu(gate) * up, down)
         return x[:, -1]
-
-
-def _emit_soft(model: Handwritten, hidden: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    logits = model.logits(hidden)
-    mixed = (logits / 0.5).softmax(-1) @ model.table
-    return mixed + sigma * torch.randn_like(mixed), logits.argmax(-1)
-
-
-def _emit_hard(model: Handwritten, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    weights = model.logits(hidden).softmax(-1)
-    cumulative = weights.cumsum(-1)
-    target = torch.rand(len(weights), 1) * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, target).clamp(max=weights.shape[1] - 1)[:, 0]
-    return embedding(token, model.table), token
 
 
 def _fused(layer) -> tuple[Tensor, ...]:

@@ -95,16 +95,16 @@ def compared(
 
 
 def take_turns(
-    competitors: dict[str, Callable[[], object]], clock: str, rounds: int
+    competitors: dict[str, Callable[[], object]], clock: str, rounds: int, *, warm: bool = False
 ) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each competitor, one per round after a round of warming up; and how busy others kept the machine.
+    """Seconds of each competitor, one per round; and how busy others kept the machine.
 
-    The order moves on by one each round, so that nobody always follows the same neighbour.
+    warm: they have run with these threads before; else a round that does not count goes first. The order moves on by one each round, so that nobody always follows the same neighbour.
     """
     threads, now = CLOCKS[clock]
     names = list(competitors)
     with of_threads(threads):
-        for run in competitors.values():
+        for run in () if warm else competitors.values():
             run()
         seconds: dict[str, list[float]] = {name: [] for name in names}
         with busyness() as busy:

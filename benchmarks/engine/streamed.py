@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from benchmarks.engine.fresh import MEGABYTE, peak_memory
-from benchmarks.engine.measure import CLOCKS, Row, busyness, compared, take_turns
+from benchmarks.engine.measure import CLOCKS, WALL, Row, busyness, compared, take_turns
 from benchmarks.engine.subject import Sizes
 from torch.nn.functional import log_softmax, scaled_dot_product_attention
 
@@ -27,7 +27,8 @@ def rows(sizes: Sizes) -> Iterator[Row]:
             name = f"{what}, {' x '.join(f'{n:,}' for n in shape)}"
             competitors = {way: prepare(what, way, *shape) for way in ways}
             for clock in CLOCKS:
-                seconds, busy = take_turns(competitors, clock, sizes.rounds)
+                rounds = sizes.rounds if clock == WALL else sizes.slow_rounds
+                seconds, busy = take_turns(competitors, clock, rounds, warm=clock != WALL)
                 for other in ways[1:]:
                     yield compared(seconds, "ours", other, idea="streamed", what=name, clock=clock, busy=busy)
             del competitors

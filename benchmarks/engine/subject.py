@@ -34,7 +34,7 @@ class Sizes:
     prompt: int = 32
     tokens: int = 64  # emitted per rollout: thoughts, forced text and answer
     rounds: int = 5
-    slow_rounds: int = 3  # of what takes ten seconds and more
+    slow_rounds: int = 2  # of what takes ten seconds and more
     compiles: bool = True
     streamed: tuple[tuple[int, int, int], ...] = ((2048, 256, 32_000), (1024, 1024, 32_000))  # rows x dim x vocab
     replay: tuple[int, int, int, int] = (64, 512, 128_256, 512)  # rollouts, thoughts, vocab, dim
