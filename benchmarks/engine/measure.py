@@ -99,7 +99,8 @@ def take_turns(
 ) -> tuple[dict[str, list[float]], float]:
     """Seconds of each competitor, one per round; and how busy others kept the machine.
 
-    warm: they have run with these threads before; else a round that does not count goes first. The order moves on by one each round, so that nobody always follows the same neighbour.
+    warm: they have run with these threads before; else a round that does not count goes first. The order moves
+    on by one each round, so that nobody always follows the same neighbour.
     """
     threads, now = CLOCKS[clock]
     names = list(competitors)
