@@ -22,7 +22,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 def main(arguments: list[str] | None = None) -> Path:
     """Returns the JSON file."""
-    from benchmarks.engine import growth, memory, rollouts, steps, streamed
+    from benchmarks.engine import growth, memory, rollouts, show, steps, streamed
     from benchmarks.engine.subject import SIZES
 
     ideas = {"rollout": rollouts, "step": steps, "streamed": streamed, "memory": memory, "growth": growth}
@@ -39,35 +39,23 @@ def main(arguments: list[str] | None = None) -> Path:
 
     # as in training: thoughts at tau 1e-4 leave softmax tails of denormal numbers
     torch.set_flush_denormal(True)
-    started, sizes, found = time.perf_counter(), SIZES[size], []
+    started, report = time.perf_counter(), {"machine": machine(), "size": size}
+    file = options.output / "engine.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    options.output.mkdir(parents=True, exist_ok=True)
     for idea in options.only:
-        for row in ideas[idea].rows(sizes):
+        found = []
+        for row in ideas[idea].rows(SIZES[size]):
             seconds = time.perf_counter() - started
             line = f"{seconds:4.0f} s  {idea}: {row.what}, {row.clock}: {row.ratio:.3g} beside {row.beside}"
             print(line, file=sys.stderr, flush=True)
             found.append(row.plain())
-    report = {
-        "machine": machine(),
-        "size": size,
-        "seconds": round(time.perf_counter() - started),
-        "rows": found,
-    }
-    return publish(report, options.output)
-
-
-def publish(report: dict, folder: Path) -> Path:
-    """Print the table; write it and the plot. Ideas that were not measured now keep their rows of an earlier run."""
-    from benchmarks.engine import show
-
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "engine.json"
-    if file.exists():
-        earlier = json.loads(file.read_text())
-        measured = {row["idea"] for row in report["rows"]}
-        report["rows"] = [row for row in earlier["rows"] if row["idea"] not in measured] + report["rows"]
-    file.write_text(json.dumps(report, indent=1) + "\n")
+        # ideas that are not measured now keep their rows of an earlier run
+        rows = [row for row in rows if row["idea"] != idea] + found
+        report |= {"seconds": round(time.perf_counter() - started), "rows": rows}
+        file.write_text(json.dumps(report, indent=1) + "\n")
     show.table(report)
-    show.plot(report, folder / "engine.png")
+    show.plot(report, options.output / "engine.png")
     return file
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from benchmarks.engine.measure import CPU, Row, take_turns
 from benchmarks.engine.steps import stepper
-from benchmarks.engine.subject import THOUGHTS, Sizes, model_of
+from benchmarks.engine.subject import THOUGHTS, Sizes, model_of, policy_of
 
 # attention grows with the square of the thoughts, and at these lengths should be lost beside everything else
 MOST_POWER = 1.1
@@ -45,4 +45,4 @@ def _step(sizes: Sizes, changed: dict[str, int]):
     setting = BASE | changed if sizes.compiles else {k: v[0] for k, v in sizes.growth.items()} | changed
     problems, group, tokens = setting["problems"], setting["group"], setting["thoughts"]
     at = dataclasses.replace(sizes, problems=problems, group=group, tokens=tokens, compiles=False)
-    return stepper(model_of(at, setting["vocabulary"]), THOUGHTS["soft"], at)
+    return stepper(policy_of(model_of(at, setting["vocabulary"]), compiles=False), THOUGHTS["soft"], at)

@@ -28,6 +28,7 @@ AGAINST_HANDWRITTEN = 0.9
 
 def rows(sizes: Sizes) -> Iterator[Row]:
     for vocabulary in sizes.vocabularies:
+        torch.compiler.reset()
         competitors, work = _competitors(sizes, vocabulary)
         for clock in CLOCKS:
             seconds, busy = take_turns(competitors, clock, sizes.rounds)
