@@ -11,12 +11,13 @@ ARGS ?=
 # Spinning threads that lose their core make small models ten times slower when the machine is busy.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slow test-oldest lint base clean
+.PHONY: help quickstart test test-slow test-oldest benchmark lint base clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo "make test-slow    the tests marked slow: repeated kill and resume, the quickstart in small, learning on the toy"
 	@echo "make test-oldest  models and rollouts against the oldest supported transformers"
+	@echo "make benchmark    speed and memory beside other ways to do it (a quarter of an hour; ARGS=--quick for less)"
 	@echo "make lint         ruff"
 	@echo "make base         rebuild the embedded checkpoint"
 
@@ -31,6 +32,9 @@ test-slow: $(VENV)/.installed
 
 test-oldest: $(OLDEST_VENV)/.installed
 	$(OLDEST_VENV)/bin/python -m pytest tests/models tests/rollout $(ARGS)
+
+benchmark: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.engine $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

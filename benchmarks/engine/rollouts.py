@@ -1,0 +1,80 @@
+"""Sampling: ours beside transformers' `generate` and beside a model written by hand for the purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from benchmarks.engine.handwritten import Handwritten
+from benchmarks.engine.measure import CLOCKS, Row, compared, take_turns
+from benchmarks.engine.subject import (
+    SIGMA,
+    THOUGHTS,
+    Sizes,
+    emitted,
+    limits_of,
+    model_of,
+    policy_of,
+    prompts_of,
+    repeated_prompts,
+    roll,
+)
+
+from softtokens.rollout.limits import forced_texts
+
+AGAINST_GENERATE = {512: 2.3, 32_000: 4.0}
+AGAINST_HANDWRITTEN = 0.9
+
+
+def rows(sizes: Sizes) -> Iterator[Row]:
+    for vocabulary in sizes.vocabularies:
+        torch.compiler.reset()
+        competitors, work = _competitors(sizes, vocabulary)
+        for clock in CLOCKS:
+            seconds, busy = take_turns(competitors, clock, sizes.rounds)
+            for mode in ("hard", "soft"):
+                for other, target in (
+                    ("generate", AGAINST_GENERATE.get(vocabulary)),
+                    (f"handwritten {mode}", AGAINST_HANDWRITTEN),
+                ):
+                    yield compared(
+                        seconds,
+                        mode,
+                        other,
+                        work=work,
+                        unit="tokens/s",
+                        at_least=target,
+                        idea="rollout",
+                        what=f"{mode}, V = {vocabulary:,}",
+                        clock=clock,
+                        busy=busy,
+                    )
+
+
+def _competitors(sizes: Sizes, vocabulary: int):
+    """Everyone emits the same number of tokens per row after the same prompts; `generate` has its own copy."""
+    theirs, model = model_of(sizes, vocabulary), model_of(sizes, vocabulary)
+    policy = policy_of(model, compiles=sizes.compiles)
+    work = emitted(roll(policy, THOUGHTS["hard"], sizes))
+    limits = limits_of(policy, sizes.tokens)
+    forced = forced_texts(policy.tokenizer, policy.device)
+    forced_ids = forced.table[0, : int(forced.length[0])]
+    hand = Handwritten(model, sizes.rows, sizes.prompt + sizes.tokens, compiles=sizes.compiles)
+    prompts = torch.tensor(prompts_of(sizes))
+
+    def generate():
+        new = work // sizes.rows
+        with torch.no_grad():
+            theirs.generate(repeated_prompts(sizes), do_sample=True, top_k=0, max_new_tokens=new, pad_token_id=0)
+
+    def by_hand(sigma):
+        hand.generate(prompts, sizes.group, limits.max_thought_steps, forced_ids, limits.max_answer_tokens, sigma)
+
+    competitors = {
+        "hard": lambda: roll(policy, THOUGHTS["hard"], sizes),
+        "soft": lambda: roll(policy, THOUGHTS["soft"], sizes),
+        "generate": generate,
+        "handwritten hard": lambda: by_hand(None),
+        "handwritten soft": lambda: by_hand(SIGMA),
+    }
+    return competitors, work

@@ -1,0 +1,146 @@
+"""Whole RL steps (rollout, grading, replay, update): hard beside TRL's `RLOOTrainer`, soft and fuzzy beside hard."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+
+import torch
+from benchmarks.engine.measure import CLOCKS, Row, compared, take_turns
+from benchmarks.engine.subject import THOUGHTS, Sizes, limits_of, model_of, policy_of, prompts_of, tokenizer
+
+from softtokens.config import TrainConfig
+from softtokens.models.hf import HFPolicy
+from softtokens.rewards.graders import grader
+from softtokens.rewards.scale import RewardScale
+from softtokens.thoughts import Thought
+from softtokens.train.gradient import TOKENS_PER_BACKWARD
+from softtokens.train.loop import Trainee, train_step
+from softtokens.train.scoring import by_function
+from softtokens.types import Problem
+
+AGAINST_TRL = 2.0
+OVER_HARD = {512: 1.10, 32_000: 1.25}
+LEARNING_RATE = 1e-6
+
+
+def rows(sizes: Sizes) -> Iterator[Row]:
+    for vocabulary in sizes.vocabularies:
+        torch.compiler.reset()  # each model and each number of threads is compiled apart, and at most eight are kept
+        policy = policy_of(model_of(sizes, vocabulary), compiles=sizes.compiles)
+        competitors = {mode: stepper(policy, thought, sizes) for mode, thought in THOUGHTS.items()}
+        competitors["TRL"] = RLOOSteps(sizes, vocabulary)
+        rounds = sizes.rounds if vocabulary < 10_000 else sizes.slow_rounds
+        for clock in CLOCKS:
+            seconds, busy = take_turns(competitors, clock, rounds)
+            names = {"idea": "step", "clock": clock, "busy": busy}
+            yield compared(seconds, "hard", "TRL", at_least=AGAINST_TRL, what=f"hard, V = {vocabulary:,}", **names)
+            for mode in ("soft", "fuzzy"):
+                most = OVER_HARD[vocabulary]
+                yield compared(seconds, mode, "hard", at_most=most, what=f"{mode}, V = {vocabulary:,}", **names)
+
+
+def stepper(policy: HFPolicy, thought: Thought, sizes: Sizes) -> Callable[[], object]:
+    """Ours; each call is one update. The terms' norms, which cost a second backward pass, are not measured apart."""
+    limits = limits_of(policy, sizes.tokens)
+    config = TrainConfig(
+        problems_per_step=sizes.problems,
+        group_size=sizes.group,
+        max_thought_steps=limits.max_thought_steps,
+        max_answer_tokens=limits.max_answer_tokens,
+        learning_rate=LEARNING_RATE,
+        warmup_steps=0,
+        term_norms_every=0,
+        steps=1_000_000,
+    )
+    texts = prompts_as_texts(policy.tokenizer, sizes)
+    problems = [Problem(i, text, "1") for i, text in enumerate(texts)]
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    trainee = Trainee(
+        config,
+        policy,
+        torch.optim.AdamW(parameters, lr=LEARNING_RATE),
+        thought,
+        problems,
+        by_function(reward),
+        limits,
+        rows_at_a_time=sizes.rows,
+        tokens_per_backward=TOKENS_PER_BACKWARD["cpu"],
+    )
+    done = iter(range(config.steps))
+    return lambda: train_step(trainee, next(done))
+
+
+def reward(completions, answer, **columns) -> list[float]:
+    """The grader's reward, and a little for length: random models answer nothing right, and equal rewards teach
+    nothing."""
+    del columns
+    scale, verdicts = RewardScale(), grader("exact").grade(completions, answer)
+    return [scale.reward(v) + 0.1 * len(text) for v, text in zip(verdicts, completions, strict=True)]
+
+
+def prompts_as_texts(tokenizer, sizes: Sizes) -> list[str]:
+    """Of about the length asked for; text, because that is what both trainers take."""
+    return [tokenizer.decode(prompt) for prompt in prompts_of(sizes)]
+
+
+class RLOOSteps:
+    """TRL's trainer; each call is one update. It runs in its own loop, which stands still between our calls.
+
+    Rows of a batch go through the update in parts, which at V = 32,000 is nearly twice as fast for it as all at once.
+    """
+
+    def __init__(self, sizes: Sizes, vocabulary: int, parts: int = 8):
+        self.folder = tempfile.TemporaryDirectory()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.trainer = self._trainer(sizes, model_of(sizes, vocabulary), parts)
+            self.trainer.create_optimizer_and_scheduler(num_training_steps=1_000_000)
+            loader = self.trainer.get_train_dataloader()
+        self.batches = (batch for _ in itertools.count() for batch in loader)
+        self.parts = parts
+
+    def __call__(self) -> None:
+        """What `Trainer.train` does for one update."""
+        trainer = self.trainer
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(self.parts):
+                trainer.model.train()
+                trainer.current_gradient_accumulation_steps = self.parts
+                trainer.training_step(trainer.model, next(self.batches), num_items_in_batch=None)
+            torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+            trainer.optimizer.step()
+            trainer.lr_scheduler.step()
+            trainer.model.zero_grad()
+            trainer.state.global_step += 1
+
+    def _trainer(self, sizes: Sizes, model, parts: int):
+        from datasets import Dataset
+        from trl import RLOOConfig, RLOOTrainer
+
+        reader = tokenizer()
+        config = RLOOConfig(
+            output_dir=self.folder.name,
+            beta=0.0,
+            num_generations=sizes.group,
+            num_iterations=1,
+            per_device_train_batch_size=sizes.rows // parts,
+            gradient_accumulation_steps=parts,
+            steps_per_generation=parts,
+            max_completion_length=sizes.tokens,
+            generation_kwargs={"min_new_tokens": sizes.tokens},  # random models end a text now and then
+            normalize_advantages=False,
+            temperature=1.0,
+            learning_rate=LEARNING_RATE,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            disable_dropout=True,
+            max_steps=1_000_000,
+        )
+        data = Dataset.from_list([{"prompt": text, "answer": "1"} for text in prompts_as_texts(reader, sizes)])
+        return RLOOTrainer(model=model, reward_funcs=reward, args=config, train_dataset=data, processing_class=reader)
