@@ -19,6 +19,7 @@ def importable(monkeypatch):
     torch.set_flush_denormal(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("idea", ["rollout", "streamed", "memory", "growth"])
 def test_each_idea_runs_dry_and_writes_its_rows(idea, tmp_path):
     from benchmarks.engine.__main__ import main
@@ -32,6 +33,7 @@ def test_each_idea_runs_dry_and_writes_its_rows(idea, tmp_path):
     assert (tmp_path / "engine.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # TRL's own, and those of what it imports
 def test_whole_steps_run_dry_beside_trl(tmp_path):
     pytest.importorskip("trl", reason="the anchor extra is not installed", exc_type=ImportError)
@@ -41,6 +43,7 @@ def test_whole_steps_run_dry_beside_trl(tmp_path):
     assert {row["beside"] for row in rows} == {"TRL", "hard"}
 
 
+@pytest.mark.slow
 def test_rows_of_ideas_that_were_not_measured_again_stay(tmp_path):
     from benchmarks.engine.__main__ import main
 
@@ -60,6 +63,7 @@ def test_gpu_runs_dry(tmp_path):
     assert json.loads((tmp_path / "gpu.json").read_text())["seconds of all this"] > 0
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_fresh_process():
     """100 MB more in the child (twice: the work holds two copies) are 200 MB more, whatever this process holds."""
     from benchmarks.engine.fresh import peak_memory
