@@ -28,8 +28,9 @@ from softtokens.rollout.decode import sample_rollout
 from softtokens.rollout.limits import Limits, forced_texts
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Gaussian, Hard, Thought
-from softtokens.train.gradient import accumulate_gradient
+from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.loss import TermWeights
+from softtokens.train.weights import Weights
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAPER_SECONDS = (43, 86)  # a step of 3B to 8B models on 8 GPUs, arXiv 2509.19170
@@ -109,21 +110,12 @@ def of_mode(
     first, rollout = timed(policy.device, lambda: roll(policy, thought, shape))
     rounds = shape.rounds if time.perf_counter() - started < 240 else 1  # the whole must end within eight minutes
     rollouts = [timed(policy.device, lambda: roll(policy, thought, shape))[0] for _ in range(rounds)]
-    parameters = [p for p in policy.model.parameters() if p.requires_grad]
-    advantages = torch.randn(rollout.rows, device=policy.device)
+    weights, advantages = Weights(policy), torch.randn(rollout.rows, device=policy.device)
+    batch = Batch(thought, rollout, advantages, rollout.rows)
 
     def update():
-        accumulate_gradient(
-            policy,
-            parameters,
-            thought,
-            rollout,
-            advantages,
-            TermWeights(),
-            tokens_per_backward=shape.tokens_per_backward,
-        )
-        for parameter in parameters:
-            parameter.grad = None
+        accumulate_gradient(weights, batch, TermWeights(), tokens_per_backward=shape.tokens_per_backward)
+        weights.put_gradients(None)
 
     peak_before(policy.device)
     timed(policy.device, update)

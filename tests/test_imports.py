@@ -15,7 +15,9 @@ PACKAGE = Path(softtokens.__file__).parent
 ALLOWED = {
     "types": set(),
     "ops": {"types"},
-    "config": {"types"},
+    "config": {"scaleconfig", "types"},
+    "scaleconfig": {"types"},
+    "launch": {"types"},
     "configfile": {"types"},
     "evaluateconfig": {"config", "types"},
     "rewards": {"types"},
@@ -27,7 +29,7 @@ ALLOWED = {
 }
 ALLOWED["evaluate"] = {"assemble", "config", "evaluateconfig", "rollout", "thoughts", "models", "rewards", "tasks"}
 ALLOWED["evaluate"] |= {"ops", "types"}
-ALLOWED["train"] = ALLOWED["evaluate"] | {"evaluate"}
+ALLOWED["train"] = ALLOWED["evaluate"] | {"evaluate", "launch"}
 ALLOWED["tables"] = {"evaluate"}  # they show results, which are plain data
 ALLOWED["live"] = set()
 ALLOWED["report"] = {"config", "evaluate", "types", ""}  # of evaluate the arithmetic only, see below

@@ -13,8 +13,9 @@ from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys, Stream
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.thoughts import Gaussian, normal
-from softtokens.train.gradient import accumulate_gradient
+from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.loss import TermWeights
+from softtokens.train.weights import Weights
 from softtokens.types import StopReason
 
 PROMPT = 8
@@ -74,9 +75,9 @@ def prepare(way: str, rollouts: int, thoughts: int, vocab: int, dim: int) -> Cal
     policy = policy_of(model_of(sizes, vocab), compiles=False)
     rollout = made_up(rollouts, thoughts, vocab, dim)
     advantages = torch.randn(rollouts, generator=torch.Generator().manual_seed(0))
-    parameters = list(policy.model.parameters())
     if way == "ours":
-        return lambda: accumulate_gradient(policy, parameters, SOFT, rollout, advantages, TermWeights())
+        weights, batch = Weights(policy), Batch(SOFT, rollout, advantages, rollout.rows)
+        return lambda: accumulate_gradient(weights, batch, TermWeights())
     return lambda: _materialised(policy, rollout, advantages)
 
 

@@ -12,8 +12,9 @@ import torch
 from benchmarks.engine.subject import THOUGHTS, Sizes, model_of, policy_of, roll
 from torch.profiler import ProfilerActivity, profile
 
-from softtokens.train.gradient import accumulate_gradient
+from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.loss import TermWeights
+from softtokens.train.weights import Weights
 
 
 def main() -> None:
@@ -27,15 +28,14 @@ def main() -> None:
     torch.set_num_threads(1)
     sizes = dataclasses.replace(Sizes(), compiles=options.compiled)
     policy, thought = policy_of(model_of(sizes, options.vocabulary), compiles=options.compiled), THOUGHTS[options.mode]
-    parameters = list(policy.model.parameters())
     rollout = roll(policy, thought, sizes)
-    advantages = torch.randn(rollout.rows)
+    weights, batch = Weights(policy), Batch(thought, rollout, torch.randn(rollout.rows), rollout.rows)
 
     def work():
         if options.part == "decode":
             roll(policy, thought, sizes)
         else:
-            accumulate_gradient(policy, parameters, thought, rollout, advantages, TermWeights())
+            accumulate_gradient(weights, batch, TermWeights())
 
     work()
     with profile(activities=[ProfilerActivity.CPU]) as seen:

@@ -17,8 +17,9 @@ from softtokens.rewards.graders import grader
 from softtokens.rewards.scale import RewardScale
 from softtokens.thoughts import Thought
 from softtokens.train.gradient import TOKENS_PER_BACKWARD
-from softtokens.train.loop import Trainee, train_step
 from softtokens.train.scoring import by_function
+from softtokens.train.step import Trainee, train_step
+from softtokens.train.weights import Weights
 from softtokens.types import Problem
 
 AGAINST_TRL = 2.0
@@ -57,11 +58,11 @@ def stepper(policy: HFPolicy, thought: Thought, sizes: Sizes) -> Callable[[], ob
     )
     texts = prompts_as_texts(policy.tokenizer, sizes)
     problems = [Problem(i, text, "1") for i, text in enumerate(texts)]
-    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    weights = Weights(policy)
     trainee = Trainee(
         config,
-        policy,
-        torch.optim.AdamW(parameters, lr=LEARNING_RATE),
+        weights,
+        torch.optim.AdamW(weights.parameters.values(), lr=LEARNING_RATE),
         thought,
         problems,
         by_function(reward),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -19,14 +20,20 @@ from softtokens import __version__
 from softtokens.config import GenerateConfig, QuickstartConfig, ReportConfig, TrainConfig
 from softtokens.configfile import load_defaults
 from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
-from softtokens.types import UserError
+from softtokens.launch import launch
+from softtokens.types import Elsewhere, UserError
 
 EXIT_RUNTIME, EXIT_USAGE = 1, 2
+EXIT_REQUEUE = 75  # EX_TEMPFAIL: stopped from outside, saved; the same command with --resume goes on
 _GO_ON = {
     "train": " What was saved is whole; go on with the same command and --resume.",
     "evaluate": " What was sampled is kept; the same command goes on.",
 }
 DEBUG = "SOFTTOKENS_DEBUG"  # set in the environment: failures at run time come with their traceback
+
+
+class _Requeue(Exception):
+    """Stopped by a signal, with everything saved."""
 
 
 def _quickstart(config: QuickstartConfig) -> None:
@@ -40,9 +47,18 @@ def _train(config: TrainConfig) -> None:
 
     from softtokens import live
     from softtokens.train.loop import train
+    from softtokens.train.stop import Stopped
 
-    with live.training(config.steps, f"training in {config.thought.mode} mode") as listener:
-        run = escape(str(train(config, listener=listener)))
+    if not launch().is_main:
+        with contextlib.suppress(Stopped):
+            train(config)
+            return
+        raise _Requeue
+    try:
+        with live.training(config.steps, f"training in {config.thought.mode} mode") as listener:
+            run = escape(str(train(config, listener=listener)))
+    except Stopped as stopped:
+        raise _Requeue(f"{stopped}; all of them are saved. Go on with the same command and --resume.") from stopped
     live.console.print(f"run directory: [bold]{run}[/]")
 
 
@@ -117,6 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except UserError as error:
         return _complain(str(error), EXIT_USAGE)
+    except _Requeue as stopped:
+        return _complain(str(stopped), EXIT_REQUEUE) if stopped.args else EXIT_REQUEUE
+    except Elsewhere:
+        return EXIT_RUNTIME
     except KeyboardInterrupt:
         return _complain(f"stopped by Ctrl-C.{_GO_ON.get(arguments[0], '')}", EXIT_RUNTIME)
     except (OSError, RuntimeError, ValueError, FloatingPointError, MemoryError) as error:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from softtokens.scaleconfig import ScaleConfig
 from softtokens.types import UserError
 
 Mode = Literal["hard", "soft", "fuzzy"]
@@ -142,6 +143,15 @@ class TrainConfig:
     """Weight of the thoughts' log-probability in the loss (1: the paper; 0: the answer-only control)."""
     answer_weight: float = 1.0
     """Weight of the answer's log-probability in the loss."""
+    spike_norm: float = 1000.0
+    """A thought whose score (gradient of its log-probability with respect to the hidden state) is longer than this many
+    rows of the head is counted as a spike: near ties at small temperatures make them."""
+    clip_spikes: bool = False
+    """Scale spikes down to spike_norm. Biased, and another pass over the vocabulary; the paper does not."""
+    max_skipped: int = 10
+    """Steps whose loss or gradient is not finite are left out; after so many in a row the run stops."""
+    keep_repro: int = 3
+    """How many such steps to save for softtokens replay-step, each with its rollouts and the model as it was."""
     decoding: Literal["auto", "plain", "compiled"] = "auto"
     """Whether decode steps run compiled (torch.compile, half a minute at the start); auto: on the CPU when the run has
     at least 20,000 of them. On a GPU they are recorded as CUDA graphs, unless plain is chosen."""
@@ -167,8 +177,7 @@ class TrainConfig:
     """Vocabulary rows that no token owns get no probability, unless --no-mask-unused is given."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the weights in training; only float32 is accepted, see docs/method.md."""
+    scale: tyro.conf.OmitArgPrefixes[ScaleConfig] = dataclasses.field(default_factory=ScaleConfig)
     wandb: str | None = None
     """Log to this Weights & Biases project too (needs the wandb extra)."""
 
@@ -185,11 +194,13 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in 0 .. 1, below 1")
         require("save_every", self.save_every, self.save_every >= 1, "at least 1")
+        require("max_skipped", self.max_skipped, self.max_skipped >= 1, "at least 1")
+        require("keep_repro", self.keep_repro, self.keep_repro >= 0, "0 (none) or more")
+        require("spike_norm", self.spike_norm, 0 < self.spike_norm < float("inf"), "a positive number")
         require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
         require("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0 and below 1")
         require("validation_problems", self.validation_problems, self.validation_problems >= 1, "at least 1")
         require_choice("clip", self.clip, ("sum", "each"))
-        require_choice("dtype", self.dtype, ("float32", "bfloat16"))
         require_choice("decoding", self.decoding, ("auto", "plain", "compiled"))
         if self.group_size < 2:
             raise UserError(
@@ -199,11 +210,6 @@ class TrainConfig:
         if self.answer_temperature == 0:
             raise UserError(
                 "answer_temperature is 0; greedy answers have no log-probability to train on. Use 1 for training."
-            )
-        if self.dtype == "bfloat16":
-            raise UserError(
-                "dtype is bfloat16; at these learning rates a bfloat16 optimizer step rounds away: at 6e-6 only 8 % of "
-                "the weights change at all. Train with float32 weights."
             )
         if self.thought.mode != "hard" and self.thought.gamma == 0:
             raise UserError(

@@ -25,10 +25,11 @@ def training(steps: int, title: str):
 
         def listen(done: int, metrics: dict[str, float]) -> None:
             nonlocal note
-            note = f"reward {metrics['reward']:.1f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+            if "reward" in metrics:  # else nothing could be sampled
+                note = f"reward {metrics['reward']:.1f}  {metrics['tokens_per_second']:,.0f} tokens/s"
             if "validation/accuracy" in metrics:
-                text = f"{title}: step {done}, reward {metrics['reward']:.1f}, "
-                progress.console.print(text + f"validation {100 * metrics['validation/accuracy']:.1f} %")
+                solved = f"validation {100 * metrics['validation/accuracy']:.1f} %"
+                progress.console.print(f"{title}: step {done}, {note.partition('  ')[0]}, {solved}")
             progress.update(task, completed=done, note=note)
 
         yield listen
@@ -65,7 +66,7 @@ def quickstart(totals: dict[tuple[str, str], int]):
         def listen(name: str, phase: str, done: int, metrics: dict[str, float]) -> None:
             task = tasks[name, phase]
             progress.start_task(task)
-            note = f"reward {metrics['reward']:.1f}" if metrics else ""
+            note = f"reward {metrics['reward']:.1f}" if "reward" in metrics else ""
             progress.update(task, completed=done, note=note)
             if "validation/accuracy" in metrics:
                 solved = 100 * metrics["validation/accuracy"]

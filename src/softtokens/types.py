@@ -19,6 +19,10 @@ class UserError(Exception):
     No ValueError: the parser of flags would put those into a frame of its own."""
 
 
+class Elsewhere(Exception):
+    """Another process of the run has failed, and says why."""
+
+
 class StopReason(enum.Enum):
     """Why the thought phase of a rollout ended."""
 

@@ -19,7 +19,11 @@ from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought, build_thought
+from softtokens.train import gradient
 from softtokens.train.advantage import leave_one_out
+from softtokens.train.gradient import Gradient
+from softtokens.train.loss import TermWeights
+from softtokens.train.weights import Weights
 from softtokens.types import Problem
 from train import driver
 
@@ -36,6 +40,11 @@ class Batch:
     @property
     def parameters(self) -> list[torch.Tensor]:
         return list(self.policy.model.parameters())
+
+    def accumulate(self, terms: TermWeights, weights: Weights | None = None, **options) -> Gradient:
+        """Into `.grad` of the parameters, or of those of other weights."""
+        batch = gradient.Batch(self.thought, self.rollout, self.advantages, self.rollout.rows)
+        return gradient.accumulate_gradient(weights or Weights(self.policy), batch, terms, **options)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from softtokens.models.hf import HFPolicy
 from softtokens.rollout.record import Kind
 from softtokens.rollout.replay import replay
 from softtokens.thoughts import Hard
-from softtokens.train.gradient import accumulate_gradient
 from softtokens.train.loss import TermWeights, policy_terms
 
 pytest.importorskip("trl", reason="the anchor extra is not installed: pip install -e '.[anchor]'", exc_type=ImportError)
@@ -127,15 +126,7 @@ def assert_same_gradient(batch, model, trainer, inputs):
     trainer.model.zero_grad()
     trainer.compute_loss(model, inputs).backward()
     theirs = [p.grad.clone() for p in batch.parameters]
-    accumulate_gradient(
-        batch.policy,
-        batch.parameters,
-        batch.thought,
-        batch.rollout,
-        batch.advantages,
-        TermWeights(),
-        tokens_per_backward=40,
-    )
+    batch.accumulate(TermWeights(), tokens_per_backward=40)
     terms = policy_terms(replay(batch.policy, Hard(), batch.rollout), batch.advantages, batch.rollout.rows)
     assert all(term.abs() > 0.1 for term in terms)  # thoughts and answer both have something to say
     scale = torch.nn.utils.get_total_norm(theirs)

@@ -16,18 +16,18 @@ def limit_files_to(size):  # in bytes; a write beyond it fails as one on a full 
 FULL_WHILE = {
     "saving-weights": """
 save = loop.save_checkpoint
-def full(run, policy, optimizer, progress):
+def full(run, weights, optimizer, progress):
     if progress.step == 6:
         limit_files_to(50_000)
-    return save(run, policy, optimizer, progress)
+    return save(run, weights, optimizer, progress)
 loop.save_checkpoint = full
 """,
     "saving-the-optimizer": """
 save = checkpoint._save_optimizer
-def full(optimizer, path):
-    if "step-000006" in str(path):
-        limit_files_to(path.with_name("model.safetensors").stat().st_size + 1000)
-    save(optimizer, path)
+def full(weights, optimizer, folder):
+    if "step-000006" in str(folder):
+        limit_files_to(20_000)
+    save(weights, optimizer, folder)
 checkpoint._save_optimizer = full
 """,
     "logging": """

@@ -8,7 +8,6 @@ import torch
 
 from softtokens.rollout.replay import Replay, replay
 from softtokens.train import gradient
-from softtokens.train.gradient import accumulate_gradient
 from softtokens.train.loss import TermWeights, policy_terms
 
 MODES = ["hard", "soft", "fuzzy"]
@@ -16,13 +15,9 @@ WEIGHTS = [TermWeights(), TermWeights(0.25, 3.0), TermWeights(0, 1), TermWeights
 
 
 def gradient_of(batch, weights=TermWeights(), **options):  # noqa: B008 (immutable)
-    """(gradient by parameter, what accumulate_gradient returned)"""
-    for parameter in batch.parameters:
-        parameter.grad = None
-    returned = accumulate_gradient(
-        batch.policy, batch.parameters, batch.thought, batch.rollout, batch.advantages, weights, **options
-    )
-    return [parameter.grad.clone() for parameter in batch.parameters], returned
+    """(gradient by parameter, (replay, losses and norms))"""
+    seen, losses, norms = batch.accumulate(weights, **options)
+    return [parameter.grad.clone() for parameter in batch.parameters], (seen, losses | norms)
 
 
 def plain_gradient(batch, weights):
@@ -138,6 +133,6 @@ def test_frozen_parameters_get_no_gradient(make_batch):
     frozen = batch.policy.model.get_input_embeddings().weight.requires_grad_(False)
     frozen.grad = None
     trained = [p for p in batch.parameters if p.requires_grad]
-    accumulate_gradient(batch.policy, trained, batch.thought, batch.rollout, batch.advantages, TermWeights())
+    batch.accumulate(TermWeights())
     assert frozen.grad is None
     assert_close([p.grad for p in trained], [expected[id(p)] for p in trained])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from softtokens.rollout.replay import Replay, replay
-from softtokens.train.metrics import NEAR_TIE, replay_metrics, reward_metrics, rollout_metrics
+from softtokens.train.metrics import NEAR_TIE, means, replay_tally, reward_metrics, rollout_tally
 from softtokens.types import StopReason, Verdict
 
 
@@ -31,12 +31,11 @@ def test_no_verdicts_for_a_reward_function():
 
 def test_rollout_metrics_count_thoughts_and_answers(make_batch):
     rollout = make_batch("soft").rollout
-    metrics = rollout_metrics(rollout)
+    metrics = means([rollout_tally(rollout)])
     thoughts, answers = rollout.thought_lengths.tolist(), rollout.answer_lengths.tolist()
     assert metrics["completions/thought_length"] == pytest.approx(sum(thoughts) / 6)
     assert metrics["completions/answer_length"] == pytest.approx(sum(answers) / 6)
     assert metrics["completions/mean_length"] == pytest.approx((sum(thoughts) + sum(answers)) / 6)
-    assert metrics["num_tokens"] == sum(thoughts) + sum(answers)
     assert {r: metrics[f"stop/{r.value}"] * 6 for r in StopReason} == pytest.approx(
         {r: sum(reason is r for reason in rollout.stop_reasons) for r in StopReason}
     )
@@ -55,11 +54,21 @@ def made_up(rollout, **values):
     return Replay(is_thought_step=is_thought, is_answer_step=is_answer, **fields)
 
 
+def means_of_replay(*arguments, **options):
+    return means([replay_tally(*arguments, **options)])
+
+
+def test_means_are_over_the_values_of_all_processes():
+    assert means([{"a": (3.0, 1)}, {"a": (1.0, 3), "b": (0.0, 0)}]) == pytest.approx(
+        {"a": 1.0, "b": float("nan")}, nan_ok=True
+    )
+
+
 def test_replay_metrics_average_over_steps_only(make_batch):
     rollout = make_batch("soft").rollout
     rollout = dataclasses.replace(rollout, log_prob=torch.full_like(rollout.log_prob, -2.0))
     values = {"entropy": 0.5, "max_weight": 0.8, "effective_support": 1.5, "mismatch": 0.25, "answer_log_prob": -2.5}
-    assert replay_metrics(rollout, made_up(rollout, **values), feeds_tokens=False) == pytest.approx(
+    assert means_of_replay(rollout, made_up(rollout, **values), feeds_tokens=False) == pytest.approx(
         {
             "entropy": 0.5,
             "thought/max_weight": 0.8,
@@ -69,7 +78,7 @@ def test_replay_metrics_average_over_steps_only(make_batch):
             "mismatch/answer_log_prob": 0.5,
         }
     )
-    tokens = replay_metrics(rollout, made_up(rollout, thought_log_prob=-2.75), feeds_tokens=True)
+    tokens = means_of_replay(rollout, made_up(rollout, thought_log_prob=-2.75), feeds_tokens=True)
     assert tokens["mismatch/thought_log_prob"] == pytest.approx(0.75)
 
 
@@ -81,7 +90,7 @@ def test_near_tie_share(make_batch):
     weights[seen.is_thought_step] = NEAR_TIE
     weights[tuple(steps[0])], weights[tuple(steps[-1])], weights[tuple(steps[1])] = 0.5, 0.98, 1.0
     seen = dataclasses.replace(seen, max_weight=weights)
-    assert replay_metrics(rollout, seen, feeds_tokens=False)["thought/near_tie_share"] == pytest.approx(2 / len(steps))
+    assert means_of_replay(rollout, seen, feeds_tokens=False)["thought/near_tie_share"] == pytest.approx(2 / len(steps))
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])
@@ -89,7 +98,7 @@ def test_sampler_and_trainer_agree(make_batch, mode):
     """The mismatch is what an on-policy step has to be sure of: zero but for rounding."""
     batch = make_batch(mode)
     with torch.no_grad():
-        metrics = replay_metrics(
+        metrics = means_of_replay(
             batch.rollout, replay(batch.policy, batch.thought, batch.rollout), feeds_tokens=mode == "hard"
         )
     mismatches = {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
@@ -99,5 +108,5 @@ def test_sampler_and_trainer_agree(make_batch, mode):
 
 def test_a_family_that_cannot_tell_reports_no_mismatch(make_batch):
     rollout = make_batch("soft").rollout
-    metrics = replay_metrics(rollout, made_up(rollout, mismatch=float("nan")), feeds_tokens=False)
+    metrics = means_of_replay(rollout, made_up(rollout, mismatch=float("nan")), feeds_tokens=False)
     assert "mismatch/thought_kl" not in metrics

@@ -14,10 +14,11 @@ from softtokens import cli
 from softtokens.models.hf import load_policy
 from softtokens.train import loop
 
+SHARD = "optimizer/shard-00001-model-00001-of-00001.safetensors"
 WAIT = """
 import time
 from pathlib import Path
-from softtokens.train import checkpoint, loop, tracking
+from softtokens.train import checkpoint, loop, step, tracking
 
 def wait():
     Path({ready!r}).touch()
@@ -27,14 +28,15 @@ def wait():
 # where to die: 8 steps, saved after 2, 4, 6, 8 (and 3, the first validation)
 KILLED_WHILE = {
     "before-any-checkpoint": """
-loop.accumulate_gradient = lambda *a, **k: wait()
+step.accumulate_gradient = lambda *a, **k: wait()
 """,
     "saving": """
 save = checkpoint._save_optimizer
-def slow(optimizer, path):
-    save(optimizer, path)
-    if "step-000006" in str(path):
-        path.write_bytes(path.read_bytes()[:1000])
+def slow(weights, optimizer, folder):
+    save(weights, optimizer, folder)
+    if "step-000006" in str(folder):
+        (shard,) = folder.iterdir()
+        shard.write_bytes(shard.read_bytes()[:1000])
         wait()
 checkpoint._save_optimizer = slow
 """,
@@ -56,11 +58,11 @@ def half(folder, **options):
 checkpoint.shutil.rmtree = half
 """,
     "updating": """
-step, calls = loop.accumulate_gradient, []
+accumulate, calls = step.accumulate_gradient, []
 def slow(*arguments, **options):
     calls.append(1)
-    return wait() if len(calls) == 6 else step(*arguments, **options)
-loop.accumulate_gradient = slow
+    return wait() if len(calls) == 6 else accumulate(*arguments, **options)
+step.accumulate_gradient = slow
 """,
     "logging": """
 write = tracking.JsonLines.write
@@ -133,7 +135,7 @@ def test_resume_of_nothing_starts(flags, tmp_path, uninterrupted):
     [
         (["--learning-rate", "0.002"], "learning_rate was 0.001, is 0.002"),
         (["--steps", "9"], "steps was 8, is 9"),
-        (["--gamma", "0.5"], "'gamma': 0.5"),
+        (["--gamma", "0.5"], "thought.gamma was 0.33, is 0.5"),
     ],
 )
 def test_resume_with_another_configuration_is_refused(flags, uninterrupted, capsys, changed, message):
@@ -144,7 +146,7 @@ def test_resume_with_another_configuration_is_refused(flags, uninterrupted, caps
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("damage", ["model.safetensors", "optimizer.safetensors", "trainer.json", "missing"])
+@pytest.mark.parametrize("damage", ["model.safetensors", SHARD, "trainer.json", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(flags, tmp_path, uninterrupted, capsys, damage):
     run = tmp_path / "run"
     stop_after(run, flags, step=7)
@@ -246,7 +248,7 @@ def assert_same_run(run: Path, expected: Path) -> None:
         ours, theirs = run / "checkpoints" / link, expected / "checkpoints" / link
         assert ours.resolve().name == theirs.resolve().name
         assert_same_tensors(ours / "model.safetensors", theirs / "model.safetensors")
-        assert_same_tensors(ours / "optimizer.safetensors", theirs / "optimizer.safetensors")
+        assert_same_tensors(ours / SHARD, theirs / SHARD)
     kept = [sorted(p.name for p in (r / "checkpoints").iterdir()) for r in (run, expected)]
     assert kept[0] == kept[1]
 

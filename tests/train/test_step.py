@@ -9,8 +9,10 @@ import torch
 from softtokens import cli
 from softtokens.config import TaskConfig, ThoughtConfig, TrainConfig
 from softtokens.train import loop
+from softtokens.train import step as step_module
 from softtokens.train.gradient import accumulate_gradient
-from softtokens.train.loop import learning_rate, train
+from softtokens.train.loop import train
+from softtokens.train.step import learning_rate
 
 
 def test_learning_rate_warms_up_peaks_and_falls_to_zero():
@@ -70,10 +72,10 @@ def test_a_step_is_adamw_on_the_gradient_of_its_rollouts(
 
     def spy(*arguments, **options):
         returned = accumulate_gradient(*arguments, **options)
-        gradients.append([p.grad.clone() for p in arguments[1]])
+        gradients.append([p.grad.clone() for p in arguments[0].parameters.values()])
         return returned
 
-    monkeypatch.setattr(loop, "accumulate_gradient", spy)
+    monkeypatch.setattr(step_module, "accumulate_gradient", spy)
     config = config_for(model_folder, data_file, tmp_path / "run")
     train(config, reward_func=by_length)
     (_, before), (_, after) = parameters_seen
@@ -121,7 +123,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing(
             parameters[1].grad.view(-1)[0] = float(value)
         return returned
 
-    monkeypatch.setattr(loop, "accumulate_gradient", spoiled)
+    monkeypatch.setattr(step_module, "accumulate_gradient", spoiled)
     output = tmp_path / "run"
     assert cli.main(flags(output)) == 1
     error = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Share of problems solved, one try each."""
+"""Problems solved, one try each."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from softtokens.thoughts import Thought
 from softtokens.types import Problem, Verdict
 
 
-def accuracy(
+def count_right(
     policy: Policy, thought: Thought, problems: Sequence[Problem], limits: Limits, grader: Grader, *, seed: int
-) -> float:
-    """Between 0 and 1."""
+) -> int:
+    """How many of the problems are solved."""
     right = 0
+    if not problems:
+        return 0
     rows = in_order_of_length(policy, problems, [0])
     for some, rollout in stream_problems(policy, thought, problems, rows, limits, seed=seed):
         verdicts = grader.grade(rollout.answer_texts, [problems[i].answer for i, _ in some])
         right += verdicts.count(Verdict.RIGHT)
-    return right / len(problems)
+    return right

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from softtokens.models import attention
+from softtokens.models import attention, lora
 from softtokens.models.compiling import compiled_or_plain, worth_compiling
 from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
@@ -181,10 +181,11 @@ class HFPolicy:
             return {"full_attention": full, "sliding_attention": sliding}
         return sliding
 
-    def save(self, folder: Path) -> None:
-        """An ordinary Hugging Face folder, loadable by AutoModelForCausalLM, plus our own small state file."""
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """An ordinary Hugging Face folder, loadable by AutoModelForCausalLM (of a model with adapters: a peft folder),
+        plus our own small state file. weights: to be saved in the place of the model's own."""
         with _without_progress_bars():
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
         state = {"embedding_rms": self.embedding_rms, "template": self.template}
         (Path(folder) / _STATE_FILE).write_text(json.dumps(state) + "\n")
@@ -196,29 +197,37 @@ def load_policy(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     mask_unused: bool = True,
+    merge_adapters: bool = True,
 ) -> HFPolicy:
     """A policy from a local folder, a hub name, or "tiny", the checkpoint that ships with the package. The folder of a
-    training run stands for its best checkpoint.
+    training run stands for its best checkpoint. A peft folder brings its base model along.
 
-    Weights must be safetensors; code that comes with a model is never run. Raises UserError with the way out.
+    merge_adapters: add the adapters of a peft folder into the weights, else leave them beside, to be trained. Weights
+    must be safetensors; code that comes with a model is never run. Raises UserError with the way out.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = tiny_checkpoint() if str(name) == TINY else _checkpoint_in(Path(name))
     _require_loadable(str(name), path)
-    source = str(path) if path.is_dir() else str(name)
+    source = str(path.resolve()) if path.is_dir() else str(name)
+    weights = lora.base_of(path) if lora.is_folder(path) else source
     try:
         with _without_progress_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, trust_remote_code=False, use_safetensors=True
+                weights, dtype=dtype, trust_remote_code=False, use_safetensors=True
             )
+            if weights != source:
+                lora.load(model, path, merge=merge_adapters)
+    except UserError:
+        raise
     except Exception as error:  # the library raises a dozen kinds, all of them about what the user named
         first_line = str(error).strip().split("\n")[0]
         raise UserError(
             f"model {str(name)!r} could not be loaded: {first_line} "
             "Give a folder with config.json, a tokenizer and *.safetensors, or a hub name reachable from here."
         ) from error
+    _require_finite(model, str(name))
     state_file = path / _STATE_FILE
     state = json.loads(state_file.read_text()) if state_file.is_file() else {}
     return HFPolicy(
@@ -250,7 +259,7 @@ def _require_loadable(name: str, path: Path) -> None:
         return
     if not path.is_dir():
         raise UserError(f"model is {name!r}, which is a file; give the folder that holds config.json and the weights")
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").is_file() and not lora.is_folder(path):
         raise UserError(f"model folder {name!r} has no config.json; it is not a Hugging Face model folder")
     if (path / "metrics.jsonl").is_file():
         raise UserError(f"model is {name!r}, a training run that has no checkpoint yet; let it reach its first save")
@@ -259,6 +268,15 @@ def _require_loadable(name: str, path: Path) -> None:
             f"model folder {name!r} holds no weights (*.safetensors). Other formats can run code when opened and are "
             "not loaded; save the model again with save_pretrained(..., safe_serialization=True)."
         )
+
+
+def _require_finite(model: nn.Module, name: str) -> None:
+    for parameter_name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise UserError(
+                f"model {name!r} has numbers that are not finite in {parameter_name}; its training went wrong before "
+                "it was saved. Use an earlier checkpoint."
+            )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -113,8 +114,10 @@ class Rollout:
             answer_texts=[text for part in parts for text in part.answer_texts],
         )
 
-    def save(self, path: str | Path) -> None:
-        """One safetensors file; texts go into its header."""
+    def save(
+        self, path: str | Path, more: Mapping[str, Tensor] | None = None, about: Mapping[str, str] | None = None
+    ) -> None:
+        """One safetensors file; texts go into its header. more, about: further tensors and entries of the header."""
         from safetensors.torch import save_file
 
         tensors = {name: getattr(self, name) for name in ("ids", "kind", "log_prob", "prompt_lengths")}
@@ -126,7 +129,9 @@ class Rollout:
             "thought_texts": self.thought_texts,
             "answer_texts": self.answer_texts,
         }
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, {"softtokens": json.dumps(header)})
+        tensors |= more or {}
+        entries = {"softtokens": json.dumps(header), **(about or {})}
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path, entries)
 
     @staticmethod
     def load(path: str | Path) -> Rollout:

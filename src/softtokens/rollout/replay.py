@@ -17,6 +17,7 @@ from softtokens.ops import streamed
 from softtokens.ops.random import Stream
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.record import Kind, Rollout
+from softtokens.rollout.spikes import Spikes
 from softtokens.thoughts import Draw, Thought
 
 
@@ -60,11 +61,13 @@ def replay(
     prompts: PromptStates | None = None,
     prompt_of_row: Tensor | None = None,
     expected: ExpectedGradient = ExpectedGradient(),
+    spikes: Spikes | None = None,
 ) -> Replay:
     """Log-probabilities of every thought and answer step under the policy's parameters of now.
 
     prompts, prompt_of_row: states of the rollout's prompts, each run once (`Policy.prompt_states`), and which of them
     each row has; without them every row runs its own prompt. expected: see `ops.streamed`; saves time only.
+    spikes: told of the gradient of each thought, where it is expected; may scale it down, which leaves values alone.
     Peak memory: the body's activations of the positions that run, and what `ops.streamed` takes.
     """
     vocabulary = policy.vocabulary
@@ -79,7 +82,16 @@ def replay(
     thinks, answers = emitted.kind == Kind.THOUGHT, emitted.kind == Kind.ANSWER
     row, step = torch.nonzero(thinks, as_tuple=True)
     drawn = _stored_draws(rollout, emitted, row, step)
-    scores = thought.score(before[row, step], vocabulary, drawn, expected.of_steps("thought", row))
+    hidden, coefficient, scale = before[row, step], expected.of_steps("thought", row), None
+    if spikes is not None and coefficient is not None and hidden.requires_grad:
+        if spikes.clips:
+            scale = spikes.scale(thought, hidden, vocabulary, drawn)
+            coefficient = coefficient * scale
+        spikes.watch(hidden, coefficient)
+    scores = thought.score(hidden, vocabulary, drawn, coefficient)
+    thought_log_prob = scores.log_prob
+    if scale is not None:
+        thought_log_prob = thought_log_prob.detach() + scale * (thought_log_prob - thought_log_prob.detach())
 
     row, step = torch.nonzero(answers, as_tuple=True)
     answer_log_prob, _ = streamed.token_log_prob(
@@ -93,7 +105,7 @@ def replay(
     soft = scores.concentration
     seen = (scores.mismatch, soft.entropy, soft.max_weight, soft.effective_support)
     return Replay(
-        _unflatten(scores.log_prob, thought_steps),
+        _unflatten(thought_log_prob, thought_steps),
         _unflatten(answer_log_prob, answer_steps),
         thought_steps,
         answer_steps,

@@ -1,14 +1,18 @@
 """Save a run so that it can be killed at any moment, and resume it as if it had not been.
 
-    checkpoints/step-000050/    a Hugging Face folder, plus optimizer.safetensors and trainer.json
-    checkpoints/last, best      links to two of them
+    checkpoints/step-000050/              a Hugging Face folder (or a peft folder of adapters), and
+    checkpoints/step-000050/optimizer/    the optimizer's state, a safetensors file per process that held some
+    checkpoints/step-000050/trainer.json  where the run was
+    checkpoints/last, best                links to two of them
 
 A checkpoint is written beside its place, flushed to disk and then renamed, so a folder `step-*` is whole. Randomness
-and data order are functions of the seed and the step (`ops.random`, `train.data`), so there is no further state.
+and data order are functions of the seed and the step (`ops.random`, `train.data`), so there is no further state. A run
+may be resumed by another number of processes. On several machines the folder must be on a disk that all share.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,13 +21,17 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
-from softtokens.models.hf import HFPolicy
+from softtokens.train.weights import Weights
 from softtokens.types import UserError
 
 _STATE = "trainer.json"
-_OPTIMIZER = "optimizer.safetensors"
+_OPTIMIZER = "optimizer"
 _UNFINISHED = ".saving"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class CheckpointError(RuntimeError):
@@ -32,41 +40,60 @@ class CheckpointError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is. step: updates done. *_bytes: length of the run's files at that moment."""
+    """Where a run is. step: updates done. skipped_in_row: how many of the last ones were left out for numbers that are
+    not finite. *_bytes: length of the run's files at that moment."""
 
     step: int = 0
     best_step: int | None = None
     best_accuracy: float = -1.0
+    skipped_in_row: int = 0
     metrics_bytes: int = 0
     samples_bytes: int = 0
 
 
-def save_checkpoint(run: Path, policy: HFPolicy, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
-    """Write step-N, point `last` (and `best`, if this is it) at it, and drop the ones that are neither."""
+def save_checkpoint(run: Path, weights: Weights, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
+    """Write step-N, point `last` (and `best`, if this is it) at it, and drop the ones that are neither. All processes
+    take part."""
     root = run / "checkpoints"
     final = root / _name(progress.step)
     unfinished = root / f"{_UNFINISHED}-{final.name}"
+    world = weights.world
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        policy.save(unfinished)
-        _save_optimizer(optimizer, unfinished / _OPTIMIZER)
-        sizes = {p.name: p.stat().st_size for p in unfinished.iterdir()}
-        state = dataclasses.asdict(progress) | {"files": sizes}
-        (unfinished / _STATE).write_text(json.dumps(state, indent=1) + "\n")
-        _flush(unfinished)
-        if final.exists():  # written by a run that was killed before it could use it
-            shutil.rmtree(final)
-        unfinished.rename(final)
-        _flush(root)
-        tidy(run, progress)
-    except Exception as error:  # safetensors raises its own kind for a full disk
-        shutil.rmtree(unfinished, ignore_errors=True)
+        world.from_main(lambda: _start(unfinished))
+        complete = weights.complete()
+        _save_optimizer(weights, optimizer, unfinished / _OPTIMIZER)
+        world.from_main(lambda: _finish(run, unfinished, final, weights, complete, progress))
+    except (Exception, CheckpointException) as error:  # safetensors and torch raise kinds of their own for a full disk
+        if world.is_main:
+            shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(
-            f"checkpoint {final} could not be saved: {error}. Earlier checkpoints are untouched; make room and resume."
+            f"checkpoint {final} could not be saved: {_reason(error)}. Earlier checkpoints are untouched; make room "
+            "and resume."
         ) from error
     return final
+
+
+def _start(unfinished: Path) -> None:
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / _OPTIMIZER).mkdir(parents=True)
+
+
+def _finish(
+    run: Path, unfinished: Path, final: Path, weights: Weights, complete: dict[str, Tensor] | None, progress: Progress
+) -> None:
+    weights.policy.save(unfinished, complete)
+    files = [path for path in unfinished.rglob("*") if path.is_file()]
+    state = dataclasses.asdict(progress) | {
+        "files": {str(path.relative_to(unfinished)): path.stat().st_size for path in files}
+    }
+    (unfinished / _STATE).write_text(json.dumps(state, indent=1) + "\n")
+    _flush(unfinished)
+    if final.exists():  # written by a run that was killed before it could use it
+        shutil.rmtree(final)
+    unfinished.rename(final)
+    _flush(final.parent)
+    tidy(run, progress)
 
 
 def tidy(run: Path, progress: Progress) -> None:
@@ -100,26 +127,51 @@ def newest_checkpoint(run: Path) -> tuple[Path, Progress] | None:
     return None
 
 
-def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    from safetensors.torch import load_file
+def load_optimizer(folder: Path, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
+    """Into the shards of this process, whatever the processes that saved it. Before the first update there is none."""
+    if not any((folder / _OPTIMIZER).iterdir()):
+        return
+    for parameter in weights.parameters.values():
+        moments = {name: torch.zeros_like(parameter) for name in _MOMENTS}
+        optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
+    state = _flat(weights, optimizer)
+    reader = dcp.HuggingFaceStorageReader(folder / _OPTIMIZER)
+    with _no_warning_of_one_process():
+        dcp.load(state, storage_reader=reader, no_dist=weights.world.size == 1)
+    for name, parameter in weights.parameters.items():
+        optimizer.state[parameter] = {key: state[f"{name}.{key}"] for key in ("step", *_MOMENTS)}
 
-    state = optimizer.state_dict()
-    state["state"] = {}
-    for name, tensor in load_file(folder / _OPTIMIZER).items():
-        index, key = name.split(".", 1)
-        state["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(state)
+
+def _save_optimizer(weights: Weights, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Every process writes its shards. Before the first update there is nothing to write."""
+    if not optimizer.state:
+        return
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with _no_warning_of_one_process():
+        dcp.save(_flat(weights, optimizer), storage_writer=writer, no_dist=weights.world.size == 1)
 
 
-def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {
-        f"{index}.{key}": value.detach().cpu().contiguous()
-        for index, values in optimizer.state_dict()["state"].items()
-        for key, value in values.items()
+def _flat(weights: Weights, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state by name of parameter."""
+    return {
+        f"{name}.{key}": optimizer.state[parameter][key].detach()
+        for name, parameter in weights.parameters.items()
+        for key in ("step", *_MOMENTS)
     }
-    save_file(tensors, path)
+
+
+@contextlib.contextmanager
+def _no_warning_of_one_process():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """What a distributed save reports of several processes, without their tracebacks."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return str(error)
 
 
 def _name(step: int) -> str:
@@ -147,10 +199,9 @@ def _retain(root: Path, progress: Progress) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Push a folder's files, and the folder itself, to disk."""
-    for path in [*folder.iterdir(), folder]:
-        if path.is_symlink() or (path.is_dir() and path != folder):
-            continue
+    """Push a folder that was just written, with what is in it, to disk."""
+    deep = folder.name.startswith(_UNFINISHED)
+    for path in [*(folder.rglob("*") if deep else ()), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

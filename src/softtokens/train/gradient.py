@@ -3,82 +3,148 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from softtokens.models.policy import Policy
 from softtokens.models.prefix import PromptStates
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import Replay, replay
+from softtokens.rollout.spikes import Spikes
 from softtokens.thoughts import Thought
 from softtokens.train.loss import TermWeights, expected_gradient, policy_terms
+from softtokens.train.weights import Weights, total_norm
 
 # On the CPU activations should be reused before they leave the caches: all rows at once are three times slower.
 TOKENS_PER_BACKWARD = {"cpu": 1 << 10, "cuda": 1 << 14}
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """This process's rows of a step. total_rows: of all processes; each row's advantage is divided by it."""
+
+    thought: Thought
+    rollout: Rollout
+    advantages: Tensor
+    total_rows: int
+    answer_temperature: float = 1.0
+
+
+class Gradient(NamedTuple):
+    """The replay of this process's rows, without gradient; the losses, of these rows alone; the norms of the two
+    terms' gradients, of all rows, where they were taken apart."""
+
+    seen: Replay
+    losses: dict[str, float]
+    norms: dict[str, float]
+
+
 def accumulate_gradient(
-    policy: Policy,
-    parameters: list[Tensor],
-    thought: Thought,
-    rollout: Rollout,
-    advantages: Tensor,
-    weights: TermWeights,
+    weights: Weights,
+    batch: Batch,
+    terms: TermWeights,
     *,
-    answer_temperature: float = 1.0,
     tokens_per_backward: int | None = None,
     apart: bool = False,
     clip_each: float | None = None,
-) -> tuple[Replay, dict[str, float]]:
-    """Write the gradient of the loss into `.grad` of the parameters.
+    spikes: Spikes | None = None,
+) -> Gradient:
+    """Write the gradient of the loss of all processes' rows into `.grad` of the parameters.
 
-    Each prompt runs once. Its rollouts run in parts of at most `tokens_per_backward` positions (padding included, one
-    row at least); the gradient with respect to the prompt's keys and values is summed over the parts and taken back
-    through the prompt at the end. Rows should be sorted by length, then little is padding.
-    apart: measure the (weighted) terms' gradient norms, which takes a backward pass for each. clip_each: scale each
-    term's gradient down to this norm before adding them. Returns the replay without gradient, and the losses and norms.
+    Rows run in parts of at most `tokens_per_backward` positions (padding included, one row at least). Rows should be
+    sorted by length, then little is padding. apart: measure the (weighted) terms' gradient norms, which takes a pass
+    for each. clip_each: scale each term's gradient down to this norm before adding them. spikes: told of the gradient
+    of every thought.
     """
-    prompts, prompt_of_row = rollout.prompts()
-    ran = policy.prompt_states(prompts)
-    shared = ran.as_leaves()
-    leaves = parameters + shared.tensors
-    gradients = [[torch.zeros_like(p) for p in leaves] for _ in range(2 if apart else 1)]
+    passes = [terms] if not apart else [TermWeights(terms.thought, 0), TermWeights(0, terms.answer)]
+    tokens = tokens_per_backward or TOKENS_PER_BACKWARD[weights.sampler.device.type]
+    gradients, losses, norms = [], {}, {}
+    weights.put_gradients(None)
+    for chosen in passes:
+        seen, losses = _one_pass(weights, batch, chosen, tokens, spikes if chosen.thought else None)
+        gradients.append(weights.take_gradients())
+    if apart:
+        for name, gradient in zip(("thought", "answer"), gradients, strict=True):
+            norms[f"grad_norm/{name}"] = total_norm(gradient)
+            if clip_each:
+                torch._foreach_mul_(gradient, min(1.0, clip_each / (norms[f"grad_norm/{name}"] + 1e-6)))
+        torch._foreach_add_(gradients[0], gradients[1])
+    weights.put_gradients(gradients[0])
+    return Gradient(seen, losses, norms)
+
+
+def _one_pass(
+    weights: Weights, batch: Batch, terms: TermWeights, tokens: int, spikes: Spikes | None
+) -> tuple[Replay, dict[str, float]]:
+    """Forward and backward over all rows.
+
+    Each prompt runs once where the weights allow it. The gradient with respect to its keys and values is summed over
+    the parts and taken back through the prompt at the end.
+    """
+    ran = shared = prompt_of_row = None
+    if weights.shares_prompts:
+        prompts, prompt_of_row = batch.rollout.prompts()
+        ran = weights.policy.prompt_states(prompts)
+        shared = ran.as_leaves()
+    parts = _parts(batch.rollout, tokens)
     losses = {"loss/thought": 0.0, "loss/answer": 0.0}
     seen: list[Replay] = []
-    for rows in _parts(rollout, tokens_per_backward or TOKENS_PER_BACKWARD[policy.device.type]):
-        part = replay(
-            policy,
-            thought,
-            rollout.take(rows),
-            answer_temperature=answer_temperature,
-            prompts=shared,
-            prompt_of_row=prompt_of_row[rows],
-            expected=expected_gradient(advantages[rows], rollout.rows, weights),
+    for rows, counts in _in_step(weights, parts):
+        loss, found, part = weights.run(
+            lambda rows=rows, watch=spikes if counts else None: _part(
+                weights, batch, rows, terms, shared, prompt_of_row, watch
+            )
         )
-        terms = policy_terms(part, advantages[rows], rollout.rows)
-        losses["loss/thought"] += float(terms[0].detach())
-        losses["loss/answer"] += float(terms[1].detach())
-        # a term of weight 0 is left out, not multiplied: 0 * inf would be NaN
-        weighted = [w * t if w else 0 for w, t in zip((weights.thought, weights.answer), terms, strict=True)]
-        if not apart:
-            weighted = [sum(weighted)]
-        for i, (total, loss) in enumerate(zip(gradients, weighted, strict=True)):
-            _add_gradient(total, loss, leaves, keep_graph=i + 1 < len(gradients))
-        seen.append(_detached(part))
-    gradients = [
-        _through_prompts(total, ran, parameters, keep_graph=i + 1 < len(gradients)) for i, total in enumerate(gradients)
-    ]
-    norms = {}
-    if apart:
-        sizes = [_norm(g) for g in gradients]
-        norms = {"grad_norm/thought": float(sizes[0]), "grad_norm/answer": float(sizes[1])}
-        if clip_each:
-            for total, size in zip(gradients, sizes, strict=True):
-                torch._foreach_mul_(total, min(1.0, clip_each / (float(size) + 1e-6)))
-    for i, parameter in enumerate(parameters):
-        parameter.grad = sum(total[i] for total in gradients)
-    return _concatenated(seen), losses | norms
+        if loss.requires_grad:  # else both weights are 0, or there are no such steps
+            (loss * (weights.gradient_scale if counts else 0.0)).backward()
+        if counts:
+            seen.append(part)
+            for name, value in zip(losses, found, strict=True):
+                losses[name] += value
+    if ran is not None:
+        _through_prompts(ran, shared)
+    return _concatenated(seen), losses
+
+
+def _part(
+    weights: Weights,
+    batch: Batch,
+    rows: Tensor,
+    terms: TermWeights,
+    prompts: PromptStates | None,
+    prompt_of_row: Tensor | None,
+    spikes: Spikes | None,
+) -> tuple[Tensor, list[float], Replay]:
+    """The weighted loss of some rows, with gradient; the two terms of it without weights; their replay."""
+    rollout, advantages = batch.rollout.take(rows), batch.advantages[rows]
+    if prompts is None:
+        distinct, of_row = rollout.prompts()
+        prompts = weights.policy.prompt_states(distinct)
+    else:
+        of_row = prompt_of_row[rows]
+    seen = replay(
+        weights.policy,
+        batch.thought,
+        rollout,
+        answer_temperature=batch.answer_temperature,
+        prompts=prompts,
+        prompt_of_row=of_row,
+        expected=expected_gradient(advantages, batch.total_rows, terms),
+        spikes=spikes,
+    )
+    found = policy_terms(seen, advantages, batch.total_rows)
+    # a term of weight 0 is left out, not multiplied: 0 * inf would be NaN
+    weighted = [w * t for w, t in zip((terms.thought, terms.answer), found, strict=True) if w]
+    loss = sum(weighted, start=torch.zeros((), device=advantages.device))
+    return loss, [float(t.detach()) for t in found], _detached(seen)
+
+
+def _in_step(weights: Weights, parts: list[Tensor]) -> list[tuple[Tensor, bool]]:
+    """The parts, and whether they count: where processes must keep step, those with fewer parts run their first again
+    for nothing."""
+    wanted = max(weights.world.gather(len(parts))) if weights.in_step else len(parts)
+    return [(part, True) for part in parts] + [(parts[0], False)] * (wanted - len(parts))
 
 
 def _parts(rollout: Rollout, tokens: int) -> list[Tensor]:
@@ -92,32 +158,12 @@ def _parts(rollout: Rollout, tokens: int) -> list[Tensor]:
     return parts
 
 
-def _through_prompts(
-    total: list[Tensor], ran: PromptStates, parameters: list[Tensor], *, keep_graph: bool
-) -> list[Tensor]:
-    """Gradient of the parameters alone, with what arrived at the prompts' states taken back through the prompts."""
-    of_parameters, of_states = total[: len(parameters)], total[len(parameters) :]
-    outputs = [(x, g) for x, g in zip(ran.tensors, of_states, strict=True) if x.requires_grad]
-    if outputs:
-        states, upstream = zip(*outputs, strict=True)
-        found = torch.autograd.grad(states, parameters, upstream, retain_graph=keep_graph, allow_unused=True)
-        _add(of_parameters, found)
-    return of_parameters
-
-
-def _add_gradient(total: list[Tensor], loss: Tensor | int, leaves: list[Tensor], *, keep_graph: bool) -> None:
-    if torch.is_tensor(loss) and loss.requires_grad:  # else both weights are 0, or there are no such steps
-        _add(total, torch.autograd.grad(loss, leaves, retain_graph=keep_graph, allow_unused=True))
-
-
-def _add(total: list[Tensor], gradient: tuple[Tensor | None, ...]) -> None:
-    for sum_so_far, g in zip(total, gradient, strict=True):
-        if g is not None:
-            sum_so_far += g
-
-
-def _norm(gradient: list[Tensor]) -> Tensor:
-    return torch.nn.utils.get_total_norm(gradient)
+def _through_prompts(ran: PromptStates, leaves: PromptStates) -> None:
+    """Take what arrived at the prompts' states back through the prompts."""
+    pairs = zip(ran.tensors, (leaf.grad for leaf in leaves.tensors), strict=True)
+    reached = [(x, g) for x, g in pairs if x.requires_grad and g is not None]
+    if reached:
+        torch.autograd.backward(*zip(*reached, strict=True))
 
 
 def _detached(part: Replay) -> Replay:

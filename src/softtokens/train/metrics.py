@@ -1,6 +1,11 @@
-"""What is logged of a training step. Every key is defined in docs/metrics.md."""
+"""What is logged of a training step. Every key is defined in docs/metrics.md.
+
+Each process tallies its own rows; the means over all rows are made of the tallies of all processes.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -9,10 +14,11 @@ from softtokens.rollout.replay import Replay
 from softtokens.types import StopReason, Verdict
 
 NEAR_TIE = 0.99  # a mixture whose heaviest token weighs less still has a say in where the mean goes
+Tally = dict[str, tuple[float, float]]  # sum of some values, and how many they are
 
 
 def reward_metrics(rewards: Tensor, verdicts: list[Verdict] | None) -> dict[str, float]:
-    """rewards: [problems, group]."""
+    """rewards: [problems, group], of all processes."""
     spread = rewards.std(-1)
     metrics = {
         "reward": float(rewards.mean()),
@@ -25,30 +31,43 @@ def reward_metrics(rewards: Tensor, verdicts: list[Verdict] | None) -> dict[str,
     return metrics
 
 
-def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    thoughts, answers = rollout.thought_lengths.float(), rollout.answer_lengths.float()
-    metrics = {
-        "completions/mean_length": float((thoughts + answers).mean()),
-        "completions/thought_length": float(thoughts.mean()),
-        "completions/answer_length": float(answers.mean()),
-        "num_tokens": float((thoughts + answers).sum()),
+def rollout_tally(rollout: Rollout) -> Tally:
+    thoughts, answers, rows = rollout.thought_lengths, rollout.answer_lengths, rollout.rows
+    tally = {
+        "completions/mean_length": (int((thoughts + answers).sum()), rows),
+        "completions/thought_length": (int(thoughts.sum()), rows),
+        "completions/answer_length": (int(answers.sum()), rows),
     }
-    return metrics | {f"stop/{r.value}": rollout.stop_reasons.count(r) / rollout.rows for r in StopReason}
+    return tally | {f"stop/{r.value}": (rollout.stop_reasons.count(r), rows) for r in StopReason}
 
 
-def replay_metrics(rollout: Rollout, replay: Replay, *, feeds_tokens: bool) -> dict[str, float]:
+def replay_tally(rollout: Rollout, replay: Replay, *, feeds_tokens: bool) -> Tally:
     steps = replay.is_thought_step
     sampled = rollout.log_prob[rollout.is_answer]
-    metrics = {
-        "entropy": float(replay.entropy[steps].mean()),
-        "thought/max_weight": float(replay.max_weight[steps].mean()),
-        "thought/near_tie_share": float((replay.max_weight[steps] < NEAR_TIE).float().mean()),
-        "thought/effective_support": float(replay.effective_support[steps].mean()),
-        "mismatch/answer_log_prob": float((replay.answer_log_prob[replay.is_answer_step] - sampled).abs().mean()),
+    tally = {
+        "entropy": _of(replay.entropy[steps]),
+        "thought/max_weight": _of(replay.max_weight[steps]),
+        "thought/near_tie_share": _of(replay.max_weight[steps] < NEAR_TIE),
+        "thought/effective_support": _of(replay.effective_support[steps]),
+        "mismatch/answer_log_prob": _of((replay.answer_log_prob[replay.is_answer_step] - sampled).abs()),
     }
     if feeds_tokens:
         sampled = rollout.log_prob[rollout.is_thought]
-        metrics["mismatch/thought_log_prob"] = float((replay.thought_log_prob[steps] - sampled).abs().mean())
+        tally["mismatch/thought_log_prob"] = _of((replay.thought_log_prob[steps] - sampled).abs())
     elif not replay.mismatch[steps].isnan().any():
-        metrics["mismatch/thought_kl"] = float(replay.mismatch[steps].mean())
-    return metrics
+        tally["mismatch/thought_kl"] = _of(replay.mismatch[steps])
+    return tally
+
+
+def means(tallies: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
+    """Of the values of all processes together; NaN where there were none."""
+    sums: dict[str, tuple[float, float]] = {}
+    for tally in tallies:
+        for name, (total, count) in tally.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = (before[0] + total, before[1] + count)
+    return {name: total / count if count else float("nan") for name, (total, count) in sums.items()}
+
+
+def _of(values: Tensor) -> tuple[float, float]:
+    return float(values.double().sum()), values.numel()

@@ -11,7 +11,8 @@ from softtokens.config import TrainConfig
 from softtokens.types import UserError
 
 _CONFIG = "config.json"
-_MAY_DIFFER = {"output", "resume", "device", "wandb"}  # settings that do not change what is computed
+# settings that do not change what is computed
+_MAY_DIFFER = {"output", "resume", "device", "wandb", "keep_repro", "scale.parallel", "scale.activation_checkpointing"}
 
 
 def check_output(config: TrainConfig) -> Path:
@@ -59,7 +60,17 @@ def resolved(config: TrainConfig) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def _flat(settings: dict) -> dict:
+    """Nested settings by dotted names."""
+    flat = {}
+    for name, value in settings.items():
+        inner = _flat(value) if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}.{key}" if key else name: entry for key, entry in inner.items()}
+    return flat
+
+
 def _require_same(old: dict, new: dict, where: str) -> None:
+    old, new = _flat(old), _flat(new)
     keys = sorted((old.keys() | new.keys()) - _MAY_DIFFER)
     changed = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
     if changed:

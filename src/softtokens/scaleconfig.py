@@ -1,0 +1,38 @@
+"""How a training run is spread over devices and made to fit in them. Knows no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from softtokens.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleConfig:
+    """What may differ between two computers that do the same run."""
+
+    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    """With several processes (torchrun, srun): ddp: every process holds everything. fsdp: weights, gradients and
+    optimizer state are split over all of them. hsdp: over those of each machine. auto: ddp."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of computing; the weights that are updated stay float32 either way, see docs/scaling.md."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more work."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank (peft) instead of all weights; 0: all weights."""
+    lora_alpha: float | None = None
+    """Scale of the adapters; by default twice the rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Linear layers that get adapters, by the end of their names; by default every one in the blocks."""
+
+    def __post_init__(self):
+        for name, choices in (("parallel", ("auto", "ddp", "fsdp", "hsdp")), ("dtype", ("float32", "bfloat16"))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if self.lora_rank < 0:
+            raise UserError(f"lora_rank is {self.lora_rank}; it must be 0 (no adapters) or more")
+        if self.lora_alpha is not None and not 0 < self.lora_alpha < float("inf"):
+            raise UserError(f"lora_alpha is {self.lora_alpha}; it must be a positive number, or left out")
+        if not self.lora_rank and (self.lora_alpha is not None or self.lora_targets):
+            raise UserError("lora_alpha or lora_targets is given, but lora_rank is 0; give a rank such as 16")

@@ -1,0 +1,67 @@
+"""SIGTERM and Ctrl-C: the run saves and ends, ready to be resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has saved what it had done."""
+
+
+class _Dropped(BaseException):  # so that no one who handles errors takes it for one
+    """Leaves a step that is worth nothing yet."""
+
+
+class StopRequest:
+    """asked: the name of the first signal that came, None before. A second one ends the process at once."""
+
+    def __init__(self):
+        self.asked: str | None = None
+        self._droppable = False
+
+    @contextlib.contextmanager
+    def droppable(self, may: bool) -> Iterator[None]:
+        """Work inside, which has changed nothing yet, is left at once when a signal comes. With several processes it
+        is not (`may`): the others would wait at the next meeting point."""
+        self._droppable = may
+        try:
+            if may and self.asked:
+                raise _Dropped
+            yield
+        except _Dropped:
+            pass
+        finally:
+            self._droppable = False
+
+    def keep(self) -> None:
+        """From here on work must be finished."""
+        self._droppable = False
+
+    def _receive(self, number: int, frame) -> None:
+        del frame
+        if self.asked is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.asked = signal.Signals(number).name
+        if self._droppable:
+            self._droppable = False
+            raise _Dropped
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Signals go to this request inside. Outside the main thread there are none to be had."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

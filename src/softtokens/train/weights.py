@@ -1,0 +1,173 @@
+"""What the optimizer updates, and what computes with it: as it is, in bfloat16 beside float32, or sharded.
+
+The numbers that are updated are float32 in every case: in bfloat16 an update at these learning rates rounds away.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import repeat
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from softtokens.models.blocks import blocks
+from softtokens.models.hf import HFPolicy
+from softtokens.train.world import World, alone
+
+
+class Weights:
+    """The parameters of a policy in float32, complete in every process.
+
+    parameters: by name, what the optimizer updates and whose `.grad` it reads. policy: scores rollouts, with gradient,
+    inside `run`. sampler: makes rollouts.
+    """
+
+    gradient_scale = 1.0  # what a loss is multiplied by so that gradients arrive as they should
+    in_step = False  # whether processes must run the same number of passes
+    shares_prompts = True  # whether one pass over the prompts can serve several backward passes
+
+    def __init__(self, policy: HFPolicy, world: World | None = None):
+        self.policy = self.sampler = policy
+        self.world = world or alone(policy.device)
+        self.parameters = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """Call it where the policy's weights are at hand."""
+        return function()
+
+    def take_gradients(self) -> list[Tensor]:
+        """The gradient that has gathered in all processes, summed over them; the next one starts at zero."""
+        found = self._taken()
+        self.world.sum_(found)
+        return found
+
+    def put_gradients(self, gradients: list[Tensor] | None) -> None:
+        """None: forget them."""
+        for parameter, gradient in zip(self.parameters.values(), gradients or repeat(None), strict=False):
+            parameter.grad = gradient
+
+    def _taken(self) -> list[Tensor]:
+        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+        self.put_gradients(None)
+        return found
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """After an update: what computes follows what was updated."""
+
+    def complete(self) -> dict[str, Tensor] | None:
+        """Everything a model folder holds, float32, in the main process's memory (empty in the others); None where the
+        policy's model is that already."""
+        return None
+
+
+class WithMasters(Weights):
+    """The model computes in bfloat16; float32 masters beside it are updated."""
+
+    def __init__(self, policy: HFPolicy, world: World | None = None):
+        super().__init__(policy, world)
+        self._computing = self.parameters
+        self.parameters = {name: p.detach().clone() for name, p in self._computing.items()}
+        for parameter in policy.model.parameters():  # not buffers: rotary frequencies stay as they are
+            parameter.data = parameter.data.to(torch.bfloat16)
+        for name, parameter in self._computing.items():
+            parameter.register_post_accumulate_grad_hook(_into(self.parameters[name]))
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        torch._foreach_copy_(list(self._computing.values()), list(self.parameters.values()))
+
+    def complete(self) -> dict[str, Tensor]:
+        names = _saved(self.policy.model)
+        return {name: self.parameters.get(name, tensor).float() for name, tensor in names.items()}
+
+
+class Sharded(Weights):
+    """FSDP2: parameters, gradients and optimizer state are split over the processes; each block is gathered while it
+    computes. Rollouts use a whole copy in every process, refreshed in place after each update: gathering the blocks for
+    every token would be several times slower.
+    """
+
+    in_step = True
+    shares_prompts = False
+
+    def __init__(self, policy: HFPolicy, world: World, *, hybrid: bool, dtype: torch.dtype):
+        whole = copy.deepcopy(policy.model)
+        for parameter in whole.parameters():
+            parameter.data = parameter.data.to(dtype)
+        sampler = HFPolicy(
+            whole.requires_grad_(False),
+            policy.tokenizer,
+            mask_unused=policy.mask_unused,
+            embedding_rms=policy.embedding_rms,
+            template=policy.template,
+        )
+        mesh = world.mesh(hybrid=hybrid)
+        precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        for block in blocks(policy.model):
+            fully_shard(block, mesh=mesh, mp_policy=precision)
+        self._root = fully_shard(_Root(policy.model), mesh=mesh, mp_policy=precision)
+        super().__init__(policy, world)
+        self.sampler = sampler
+        self._copies = dict(whole.named_parameters())
+        self.gradient_scale = float(world.size)  # FSDP takes the mean over processes
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        return self._root(function)
+
+    def take_gradients(self) -> list[Tensor]:
+        return self._taken()  # they came summed
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        for name, parameter in self.parameters.items():
+            self._copies[name].copy_(parameter.full_tensor())
+
+    @torch.no_grad()
+    def complete(self) -> dict[str, Tensor]:
+        found = {}
+        for name, tensor in _saved(self.policy.model).items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if self.world.is_main:
+                found[name] = whole.detach().cpu()
+        return found
+
+
+class _Root(nn.Module):
+    """Calls what it is given while embedding, head and last norm are gathered; blocks gather themselves."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+
+def total_norm(gradients: list[Tensor]) -> float:
+    """Of all entries together, over all processes."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+def _into(master: Tensor) -> Callable[[Tensor], None]:
+    """A hook that adds up gradients in float32: in bfloat16 small parts of a sum would be lost."""
+
+    def move(parameter: Tensor) -> None:
+        gradient = parameter.grad.float()
+        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        parameter.grad = None
+
+    return move
+
+
+def _saved(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, each once, and the buffers that belong to a model's state."""
+    kept = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    return dict(model.named_parameters()) | buffers
