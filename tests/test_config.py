@@ -20,6 +20,7 @@ from softtokens.config import (
 )
 from softtokens.configfile import from_dict, load_defaults
 from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
+from softtokens.scaleconfig import ScaleConfig
 from softtokens.types import UserError
 
 COMMANDS = [TrainConfig, EvaluateConfig, CompareConfig, GenerateConfig, QuickstartConfig]
@@ -62,8 +63,14 @@ REFUSED = [
     (TrainConfig, {"thought_weight": -1.0}, "thought_weight is -1.0; it must be 0 or more"),
     (TrainConfig, {"answer_weight": INFINITY}, "answer_weight is inf; it must be 0 or more"),
     (TrainConfig, {"answer_temperature": 0.0}, "greedy answers have no log-probability to train on"),
-    (TrainConfig, {"dtype": "bfloat16"}, "Train with float32 weights"),
-    (TrainConfig, {"dtype": "float16"}, "dtype is 'float16'; it must be one of float32, bfloat16"),
+    (ScaleConfig, {"parallel": "tp"}, "parallel is 'tp'; it must be one of auto, ddp, fsdp, hsdp"),
+    (ScaleConfig, {"lora_rank": -1}, "lora_rank is -1; it must be 0 (no adapters) or more"),
+    (ScaleConfig, {"lora_alpha": 8.0}, "but lora_rank is 0; give a rank such as 16"),
+    (ScaleConfig, {"lora_rank": 4, "lora_alpha": 0.0}, "lora_alpha is 0.0; it must be a positive number"),
+    (TrainConfig, {"max_skipped": 0}, "max_skipped is 0; it must be at least 1"),
+    (TrainConfig, {"keep_repro": -1}, "keep_repro is -1; it must be 0 (none) or more"),
+    (TrainConfig, {"spike_norm": 0.0}, "spike_norm is 0.0; it must be a positive number"),
+    (ScaleConfig, {"dtype": "float16"}, "dtype is 'float16'; it must be one of float32, bfloat16"),
     (TrainConfig, {"seed": -1}, "seed is -1; it must be in 0 .. 2**63 - 1"),
     (TrainConfig, {"seed": 2**63}, "it must be in 0 .. 2**63 - 1"),
     (TrainConfig, {"thought": ThoughtConfig(gamma=0.0)}, "gamma is 0 with mode soft; thoughts without noise explore"),

@@ -82,7 +82,6 @@ def test_a_prompt_longer_than_the_context(refused, training, tmp_path, where):
         (["--max-thought-steps", "0"], "max_thought_steps is 0; it must be at least 1"),
         (["--gamma", "-0.33"], "gamma is -0.33; it must be 0 (no noise) or a number below 100"),
         (["--gamma", "0"], "gamma is 0 with mode soft; thoughts without noise explore nothing"),
-        (["--dtype", "bfloat16"], "Train with float32 weights"),
         (["--reward.right", "nan"], "right is nan; it must be a finite number"),
         (["--device", "toaster"], "device is 'toaster'; it must be auto, cpu, cuda or cuda:N"),
         (["--task", "gsm9k"], "task is 'gsm9k'; there is arithmetic, arithmetic-long, gsm8k"),

@@ -1,21 +1,77 @@
+"""SIGTERM and Ctrl-C: nothing is lost, and a scheduler is told to start the run again."""
+
+import os
 import signal
 
-from safetensors.torch import load_file
+import pytest
 
+from softtokens import cli
 from softtokens.train.checkpoint import newest_checkpoint
+from softtokens.train.stop import StopRequest
+from train.test_resume import assert_same_run, lines
+
+ASKED_DURING = {
+    "rollout": """
+from softtokens.train import step
+sample, calls = step.sample_problems, []
+def asked(*arguments, **options):
+    calls.append(1)
+    if len(calls) == 6:
+        os.kill(os.getpid(), NUMBER)
+    return sample(*arguments, **options)
+step.sample_problems = asked
+""",
+    "update": """
+import torch
+update, calls = torch.optim.AdamW.step, []
+def asked(optimizer, *arguments):
+    calls.append(1)
+    if len(calls) == 6:
+        os.kill(os.getpid(), NUMBER)
+    return update(optimizer, *arguments)
+torch.optim.AdamW.step = asked
+""",
+}
 
 
-def test_ctrl_c_is_a_sentence_and_leaves_whole_checkpoints(flags, tmp_path, start, wait_for):
+@pytest.mark.parametrize(("number", "during"), [(signal.SIGTERM, "rollout"), (signal.SIGINT, "update")])
+def test_a_signal_saves_and_asks_to_be_started_again(flags, tmp_path, start, text_rewards, number, during):
     run = tmp_path / "run"
-    process = start(flags(run, "--steps", "5000", "--validate-every", "0"))
-    wait_for((run / "checkpoints/step-000004").exists, process)
-    process.send_signal(signal.SIGINT)
+    hook = ASKED_DURING[during].replace("NUMBER", str(int(number)))
+    process = start(flags(run, "--save-every", "50", "--validate-every", "0"), "import os\n" + hook)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == cli.EXIT_REQUEUE == 75
+    done = {"rollout": 5, "update": 6}[during]  # a step that has changed nothing yet is dropped, else finished
     assert error.strip().splitlines() == [
-        "softtokens: stopped by Ctrl-C. What was saved is whole; go on with the same command and --resume."
+        f"softtokens: stopped by {number.name} after {done} of 8 steps; all of them are saved. Go on with the same "
+        "command and --resume."
     ]
-    folder, progress = newest_checkpoint(run)  # warns, which is an error here, if one is not whole
-    assert progress.step >= 4
-    assert load_file(folder / "model.safetensors").keys()
-    assert (run / "checkpoints/last").exists()
+    _, progress = newest_checkpoint(run)
+    assert progress.step == done == len(lines(run / "metrics.jsonl"))
+    settings = ("--save-every", "50", "--validate-every", "0")
+    assert cli.main(flags(run, "--resume", *settings)) == 0
+    whole = tmp_path / "whole"
+    assert cli.main(flags(whole, *settings)) == 0
+    assert_same_run(run, whole, links=("last",), kept=False)
+
+
+def test_a_second_signal_does_not_wait():
+    with StopRequest().listening() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked == "SIGINT"
+        signal.signal(signal.SIGINT, lambda *_: None)  # what a second one raises must not end this process
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_only_what_may_be_dropped_is():
+    def asked_for(kept: bool) -> str:
+        if kept:
+            stop.keep()
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "finished"
+
+    for droppable, kept, result in ((True, False, None), (True, True, "finished"), (False, False, "finished")):
+        with StopRequest().listening() as stop:
+            assert stop.attempt(lambda kept=kept: asked_for(kept), droppable=droppable) == result
+            assert stop.asked == "SIGTERM"
+            assert stop.attempt(lambda: "begun", droppable=True) is None

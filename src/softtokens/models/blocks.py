@@ -16,8 +16,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     found = [module for module in model.modules() if type(module).__name__ in kinds]
     if not found:
         raise UserError(
-            f"{type(model).__name__} does not say what its blocks are (_no_split_modules), so it can be neither sharded "
-            "nor checkpointed; use parallel ddp and no activation_checkpointing"
+            f"{type(model).__name__} does not say what its blocks are (_no_split_modules): it cannot be sharded or "
+            "checkpointed; use parallel ddp and no activation_checkpointing"
         )
     return found
 

@@ -170,9 +170,8 @@ class _Run:
     def go(self, progress: Progress) -> None:
         t, config, world, saved = self.trainee, self.trainee.config, self.trainee.world, progress.step
         while progress.step < config.steps:
-            step = None
-            with t.stop.droppable(world.size == 1):
-                step = train_step(t, progress.step)
+            at = progress.step
+            step = t.stop.attempt(lambda at=at: train_step(t, at), droppable=world.size == 1)
             if step is not None:
                 best_before, progress = progress.best_step, self._taken(step, progress)
                 ends = progress.step == config.steps or progress.skipped_in_row >= config.max_skipped

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+T = TypeVar("T")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -25,17 +27,16 @@ class StopRequest:
         self.asked: str | None = None
         self._droppable = False
 
-    @contextlib.contextmanager
-    def droppable(self, may: bool) -> Iterator[None]:
-        """Work inside, which has changed nothing yet, is left at once when a signal comes. With several processes it
-        is not (`may`): the others would wait at the next meeting point."""
-        self._droppable = may
+    def attempt(self, work: Callable[[], T], *, droppable: bool) -> T | None:
+        """What `work` returns; None when a signal has come before it or, if it is droppable, while nothing had changed
+        yet. With several processes it is not: the others would wait at the next meeting point."""
+        if droppable and self.asked:
+            return None
+        self._droppable = droppable
         try:
-            if may and self.asked:
-                raise _Dropped
-            yield
+            return work()
         except _Dropped:
-            pass
+            return None
         finally:
             self._droppable = False
 

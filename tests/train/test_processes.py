@@ -1,0 +1,148 @@
+"""A run over two processes is the run of one: same rollouts, same parameters up to rounding."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from softtokens import cli
+from softtokens.models.hf import load_policy
+from train import processes
+from train.test_resume import lines, without_times
+
+MODES = ("hard", "soft", "fuzzy")
+SHORT = ("--steps", "3", "--group-size", "8", "--validate-every", "2", "--term-norms-every", "2", "--warmup-steps", "0")
+ROUNDING = ("grad_norm", "loss", "mismatch", "entropy", "thought/")
+
+
+@pytest.fixture
+def together(tmp_path):
+    """Do training runs in two processes, each run by both."""
+
+    def together(*runs: list[str], local: int = 2) -> None:
+        file = tmp_path / "runs.json"
+        file.write_text(json.dumps([list(map(str, flags)) for flags in runs]))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        here = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local), "HF_HUB_OFFLINE": "1"}
+        started = [
+            subprocess.Popen(
+                [sys.executable, processes.__file__, str(port), str(file)],
+                env={**os.environ, **here, "RANK": str(rank), "LOCAL_RANK": str(rank % local)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        try:
+            said = [process.communicate(timeout=300)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+
+    return together
+
+
+def assert_same_up_to_rounding(run: Path, expected: Path) -> None:
+    assert (run / "samples.jsonl").read_text() == (expected / "samples.jsonl").read_text()
+    for ours, theirs in zip(without_times(run), without_times(expected), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            tolerance = {"rel": 1e-3, "abs": 1e-3} if name.startswith(ROUNDING) else {"rel": 1e-6}
+            assert ours[name] == pytest.approx(value, **tolerance, nan_ok=True), name
+    ours, theirs = (load_file(r / "checkpoints/last/model.safetensors") for r in (run, expected))
+    start = load_file(Path(json.loads((run / "config.json").read_text())["model"]) / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    moved = sum(float((theirs[n] - start[n]).square().sum()) for n in theirs) ** 0.5
+    apart = sum(float((theirs[n] - ours[n]).square().sum()) for n in theirs) ** 0.5
+    # Adam turns a gradient entry of rounding size into a whole step either way, so few entries may differ by much
+    assert moved > 0.1
+    assert apart < 0.02 * moved, apart / moved
+
+
+@pytest.fixture
+def compare(flags, tmp_path, text_rewards, together):
+    """Runs alone and in two processes, with the same flags and those of two processes besides."""
+
+    def compare(*cases: tuple[tuple[str, ...], tuple[str, ...]], **options) -> None:
+        several = [flags(tmp_path / f"two{i}", *SHORT, *same, *more) for i, (same, more) in enumerate(cases)]
+        together(*several, **options)
+        alone = {same: tmp_path / f"alone{i}" for i, same in enumerate(dict.fromkeys(same for same, _ in cases))}
+        for same, run in alone.items():
+            assert cli.main(flags(run, *SHORT, *same)) == 0
+        for i, (same, _) in enumerate(cases):
+            assert_same_up_to_rounding(tmp_path / f"two{i}", alone[same])
+
+    return compare
+
+
+def test_shards_do_what_one_process_does(compare):
+    compare((("--mode", "soft"), ("--parallel", "fsdp")))
+
+
+@pytest.mark.slow
+def test_every_mode_and_way_does_what_one_process_does(compare):
+    compare(*((("--mode", mode), ("--parallel", way)) for mode in MODES for way in ("ddp", "fsdp")))
+
+
+@pytest.mark.slow
+def test_shards_of_each_machine(compare):
+    """Two machines of one process each, as far as the processes know: replicas only. And one machine of two."""
+    compare((("--mode", "soft"), ("--parallel", "hsdp")), local=1)
+    compare((("--mode", "soft"), ("--parallel", "hsdp")), local=2)
+
+
+@pytest.mark.slow
+def test_what_shards_may_be_combined_with(compare):
+    parts = ("--tokens-per-backward", "20", "--activation-checkpointing")  # processes have different numbers of parts
+    compare(
+        (("--clip", "each"), ("--parallel", "fsdp", *parts)),
+        (("--lora-rank", "4"), ("--parallel", "fsdp")),
+        (("--clip-spikes", "--spike-norm", "3.0"), ("--parallel", "ddp")),
+    )
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(flags, tmp_path, text_rewards, together):
+    """Two processes save shards at step 2 of 3, one goes on; and the other way around."""
+    whole, two, one = (tmp_path / name for name in ("whole", "two", "one"))
+    assert cli.main(flags(whole, *SHORT, "--save-every", "2")) == 0
+    together(flags(two, *SHORT, "--save-every", "2", "--parallel", "fsdp"))
+    assert len(list((two / "checkpoints/step-000002/optimizer").iterdir())) == 2
+    back_to(two, step=2)
+    assert cli.main(flags(two, *SHORT, "--save-every", "2", "--resume")) == 0
+    assert_same_up_to_rounding(two, whole)
+
+    assert cli.main(flags(one, *SHORT, "--save-every", "2")) == 0
+    back_to(one, step=2)
+    together(flags(one, *SHORT, "--save-every", "2", "--parallel", "fsdp", "--resume"))
+    assert_same_up_to_rounding(one, whole)
+    assert load_policy(one).embedding_rms == load_policy(whole).embedding_rms
+
+
+def back_to(run: Path, *, step: int) -> None:
+    """As if the run had been killed before its later checkpoints."""
+    import shutil
+
+    for folder in (run / "checkpoints").glob("step-*"):
+        if int(folder.name[5:]) > step:
+            shutil.rmtree(folder)
+    assert len(lines(run / "metrics.jsonl")) > step
+
+
+def test_more_processes_than_rollouts_are_refused(flags, tmp_path, monkeypatch, capsys):
+    from softtokens.launch import Launch
+    from softtokens.train import loop, world
+
+    monkeypatch.setattr(world.World, "gather", lambda self, value: [value])  # no others are there to be met
+    config, _ = cli.parse("train", flags(tmp_path / "run")[1:])
+    with pytest.raises(Exception, match="7 processes for problems_per_step \\* group_size = 6 rollouts; start fewer"):
+        loop._train(config, world.World(Launch(0, 7, 0, 7), loop.torch.device("cpu")), None, None, None)
