@@ -35,8 +35,10 @@ ALLOWED["live"] = set()
 ALLOWED["report"] = {"config", "evaluate", "types", ""}  # of evaluate the arithmetic only, see below
 EVERYTHING = {*ALLOWED, "configfile"} - {"report"}
 ALLOWED["generate"] = EVERYTHING - {"train", "evaluate", "generate"}
+ALLOWED["export"] = {"assemble", "config", "models"}
+ALLOWED["replaystep"] = {"config", "configfile", "live", "models", "rollout", "thoughts", "train"}
 ALLOWED["quickstart"] = {*EVERYTHING, "report"}
-ALLOWED["cli"] = {*EVERYTHING, "report", "generate", "quickstart", ""}
+ALLOWED["cli"] = {*EVERYTHING, "report", "generate", "quickstart", "export", "replaystep", ""}
 ALLOWED[""] = set()  # softtokens/__init__.py, which loads names when they are used
 
 

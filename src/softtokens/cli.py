@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from softtokens import __version__
-from softtokens.config import GenerateConfig, QuickstartConfig, ReportConfig, TrainConfig
+from softtokens.config import (
+    ExportConfig,
+    GenerateConfig,
+    QuickstartConfig,
+    ReplayStepConfig,
+    ReportConfig,
+    TrainConfig,
+)
 from softtokens.configfile import load_defaults
 from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.launch import launch
@@ -104,6 +111,18 @@ def _generate(config: GenerateConfig) -> None:
     generate(config)
 
 
+def _export(config: ExportConfig) -> None:
+    from softtokens.export import export
+
+    print(f"model folder: {export(config)}")
+
+
+def _replay_step(config: ReplayStepConfig) -> None:
+    from softtokens.replaystep import replay_step
+
+    replay_step(config)
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
     config: type
@@ -117,6 +136,8 @@ COMMANDS = {
     "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k of models in the six settings of inference"),
     "compare": Command(CompareConfig, _compare, "tell which differences in an evaluation are more than luck"),
     "report": Command(ReportConfig, _report, "write one HTML page about training runs and evaluations"),
+    "export": Command(ExportConfig, _export, "write a trained model as an ordinary folder, adapters merged"),
+    "replay-step": Command(ReplayStepConfig, _replay_step, "run a step again whose numbers were not finite"),
     "generate": Command(GenerateConfig, _generate, "show the thoughts and the answer to one question"),
 }
 

@@ -256,6 +256,41 @@ class GenerateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReplayStepConfig:
+    """Run a training step again that was left out because its numbers were not finite, and show which they are."""
+
+    case: str
+    """The file that the run saved: RUN/repro/step-N.safetensors."""
+    model: str | None = None
+    """Another model to run it with; by default the one saved beside it."""
+    rows: int = 10
+    """How many rollouts to show, the worst first."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision; in float64 what only overflows or rounds badly in float32 disappears."""
+
+    def __post_init__(self):
+        require("rows", self.rows, self.rows >= 1, "at least 1")
+        require_choice("dtype", self.dtype, ("float32", "float64"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Write a trained model as an ordinary Hugging Face folder; adapters are added into the weights."""
+
+    model: str
+    """A run directory (its best checkpoint), a checkpoint, or a folder of adapters."""
+    output: str
+    """The new folder."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the saved weights."""
+
+    def __post_init__(self):
+        require_choice("dtype", self.dtype, ("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
 class QuickstartConfig:
     """Train the embedded tiny model in hard, fuzzy and soft mode, and evaluate each in all six settings."""
 

@@ -94,10 +94,10 @@ def test_every_mode_and_way_does_what_one_process_does(compare):
 
 
 @pytest.mark.slow
-def test_shards_of_each_machine(compare):
+@pytest.mark.parametrize("local", [1, 2])
+def test_shards_of_each_machine(compare, local):
     """Two machines of one process each, as far as the processes know: replicas only. And one machine of two."""
-    compare((("--mode", "soft"), ("--parallel", "hsdp")), local=1)
-    compare((("--mode", "soft"), ("--parallel", "hsdp")), local=2)
+    compare((("--mode", "soft"), ("--parallel", "hsdp")), local=local)
 
 
 @pytest.mark.slow

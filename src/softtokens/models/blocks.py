@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,4 +29,10 @@ def recompute_activations(model: nn.Module) -> None:
     """Keep what enters each block only, and run the block again in the backward pass. Same values, same gradients."""
     for block in blocks(model):
         # transformers' own switch works in train mode only, and turns off the cache that shares the prompts
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = functools.partial(_recomputing, block.forward)
+
+
+def _recomputing(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **options)
+    return checkpoint(forward, *arguments, use_reentrant=False, preserve_rng_state=False, **options)

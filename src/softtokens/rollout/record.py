@@ -74,6 +74,13 @@ class Rollout:
         of_row = [position.setdefault(tuple(ids[:length]), len(position)) for ids, length in rows]
         return [list(prompt) for prompt in position], torch.tensor(of_row, device=self.ids.device)
 
+    def to(self, device: torch.device) -> Rollout:
+        """The same on another device."""
+        tensors = ("ids", "kind", "inputs", "support", "log_prob", "prompt_lengths")
+        moved = {name: None if (x := getattr(self, name)) is None else x.to(device) for name in tensors}
+        keys = Keys(self.keys.seed, self.keys.problem.to(device), self.keys.rollout.to(device))
+        return dataclasses.replace(self, **moved, keys=keys)
+
     def take(self, rows: Tensor) -> Rollout:
         """Some rows, cut to the longest of them."""
         seq = int(self.lengths[rows].max())

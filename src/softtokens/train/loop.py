@@ -120,14 +120,12 @@ def _weights(config: TrainConfig, folder: Path | None, world: World) -> Weights:
     policy.template = template_of(config.task)
     if scale.lora_rank and not lora.has_adapters(policy.model):
         lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
-    dtype = getattr(torch, scale.dtype)
-    if not sharded:
-        weights = Weights(policy, world) if dtype == torch.float32 else WithMasters(policy, world)
-    else:
-        weights = Sharded(policy, world, hybrid=scale.parallel == "hsdp", dtype=dtype)
     if scale.activation_checkpointing:
         recompute_activations(policy.model)
-    return weights
+    dtype = getattr(torch, scale.dtype)
+    if sharded:
+        return Sharded(policy, world, hybrid=scale.parallel == "hsdp", dtype=dtype)
+    return Weights(policy, world) if dtype == torch.float32 else WithMasters(policy, world)
 
 
 class _Logs:

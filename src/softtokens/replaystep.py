@@ -1,0 +1,102 @@
+"""Run a step that was left out again, row by row, to see which numbers are not finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from rich.table import Table
+
+from softtokens.config import ReplayStepConfig, TrainConfig
+from softtokens.configfile import from_dict
+from softtokens.live import console
+from softtokens.models.hf import load_policy, resolve_device
+from softtokens.rollout.spikes import Spikes, unit_of
+from softtokens.thoughts import build_thought
+from softtokens.train.case import Case, load_case
+from softtokens.train.gradient import Batch, accumulate_gradient
+from softtokens.train.loss import TermWeights
+from softtokens.train.weights import Weights, total_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class RowFinding:
+    """One rollout of the case. log_prob: sums over its steps, nats. norm: of its gradient. longest_score: see
+    `rollout.spikes`."""
+
+    problem: int
+    rollout: int
+    advantage: float
+    thought_log_prob: float
+    answer_log_prob: float
+    norm: float
+    longest_score: float
+
+    @property
+    def is_finite(self) -> bool:
+        return all(map(math.isfinite, (self.thought_log_prob, self.answer_log_prob, self.norm)))
+
+
+def replay_step(config: ReplayStepConfig) -> list[RowFinding]:
+    """Every row's log-probabilities and gradient, worst first; also printed."""
+    case = load_case(config.case)
+    console.print(f"step {case.step} was left out: {case.why}", highlight=False, markup=False)
+    findings = [] if case.rollout is None else _findings(case, config)
+    if case.rollout is None:
+        load_policy(config.model or case.model)  # which says so if the weights are to blame
+        console.print(f"There are no rollouts: sampling failed. The model as it was is in {case.model}.", markup=False)
+        return findings
+    console.print(_table(findings[: config.rows]))
+    broken = sum(not finding.is_finite for finding in findings)
+    console.print(f"{broken} of {len(findings)} rollouts give numbers that are not finite.")
+    return findings
+
+
+def _findings(case: Case, config: ReplayStepConfig) -> list[RowFinding]:
+    settings = from_dict(TrainConfig, case.config, where="case: ")
+    dtype = getattr(torch, config.dtype)
+    policy = load_policy(
+        config.model or case.model, device=resolve_device(config.device), dtype=dtype, mask_unused=settings.mask_unused
+    )
+    weights, thought = Weights(policy), build_thought(settings.thought, policy.embedding_rms)
+    terms = TermWeights(settings.thought_weight, settings.answer_weight)
+    rollout, found = case.rollout.to(policy.device), []
+    for row in range(rollout.rows):
+        one = torch.tensor([row], device=policy.device)
+        advantage = case.advantages.to(policy.device)[one]
+        batch = Batch(thought, rollout.take(one), advantage, case.total_rows, settings.answer_temperature)
+        spikes = Spikes(settings.spike_norm, clips=settings.clip_spikes, unit=unit_of(policy.vocabulary))
+        seen, _, _ = accumulate_gradient(weights, batch, terms, spikes=spikes)
+        found.append(
+            RowFinding(
+                problem=int(rollout.keys.problem[row]),
+                rollout=int(rollout.keys.rollout[row]),
+                advantage=float(advantage),
+                thought_log_prob=float(seen.thought_log_prob.sum()),
+                answer_log_prob=float(seen.answer_log_prob.sum()),
+                norm=total_norm([p.grad for p in weights.parameters.values()]),
+                longest_score=spikes.longest,
+            )
+        )
+    return sorted(found, key=lambda f: (f.is_finite, -f.norm if math.isfinite(f.norm) else 0.0))
+
+
+def _table(findings: list[RowFinding]) -> Table:
+    table = Table(title="rollouts, the worst first (log-probabilities in nats; scores in rows of the head)")
+    for name in (
+        "problem",
+        "rollout",
+        "advantage",
+        "log-prob thoughts",
+        "log-prob answer",
+        "gradient",
+        "longest score",
+    ):
+        table.add_column(name, justify="right")
+    for f in findings:
+        numbers = (f.advantage, f.thought_log_prob, f.answer_log_prob, f.norm, f.longest_score)
+        table.add_row(
+            str(f.problem), str(f.rollout), *(f"{x:.4g}" for x in numbers), style="" if f.is_finite else "red"
+        )
+    return table
