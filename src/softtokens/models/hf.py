@@ -218,7 +218,7 @@ def load_policy(
                 weights, dtype=dtype, trust_remote_code=False, use_safetensors=True
             )
             if weights != source:
-                lora.load(model, path, merge=merge_adapters)
+                model = lora.load(model, path, merge=merge_adapters)
     except UserError:
         raise
     except Exception as error:  # the library raises a dozen kinds, all of them about what the user named

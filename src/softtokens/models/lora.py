@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -30,21 +31,17 @@ def add(model: nn.Module, rank: int, alpha: float | None, targets: tuple[str, ..
     model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=chosen))
 
 
-def load(model: nn.Module, folder: Path, *, merge: bool) -> None:
-    """Put the adapters of a peft folder beside the layers of their base model; merge: add them into its weights."""
+def load(model: nn.Module, folder: Path, *, merge: bool) -> nn.Module:
+    """The model with the adapters of a peft folder beside its layers; merge: added into its weights."""
     _require_peft()
-    model.load_adapter(str(folder), is_trainable=not merge)
-    if merge:
-        from peft.tuners.lora import LoraLayer
+    if not merge:
+        model.load_adapter(str(folder), is_trainable=True)
+        return model
+    from peft import PeftModel
 
-        for name, module in list(model.named_modules()):
-            if isinstance(module, LoraLayer):
-                module.merge()
-                parent, _, last = name.rpartition(".")
-                setattr(model.get_submodule(parent), last, module.get_base_layer())
-        model._hf_peft_config_loaded = False
-        del model.peft_config
-        model.requires_grad_(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, for what peft asks it
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload().requires_grad_(True)
 
 
 def is_folder(path: Path) -> bool:

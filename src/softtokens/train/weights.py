@@ -74,7 +74,7 @@ class WithMasters(Weights):
         self._computing = self.parameters
         self.parameters = {name: p.detach().clone() for name, p in self._computing.items()}
         for parameter in policy.model.parameters():  # not buffers: rotary frequencies stay as they are
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data, parameter.grad = parameter.data.to(torch.bfloat16), None
         for name, parameter in self._computing.items():
             parameter.register_post_accumulate_grad_hook(_into(self.parameters[name]))
 
