@@ -46,12 +46,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "softtokens needs Python 3.11 or newer; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,anchor,harness,browser]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,anchor,harness,browser,lora]'
 	@touch $@
 
 $(OLDEST_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST_VENV)
-	$(OLDEST_VENV)/bin/python -m pip install --quiet torch==2.13.0 transformers==5.0.0 --editable '.[test]'
+	$(OLDEST_VENV)/bin/python -m pip install --quiet torch==2.13.0 transformers==5.0.0 --editable '.[test,lora]'
 	@touch $@
 
 clean:

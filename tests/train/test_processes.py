@@ -58,13 +58,17 @@ def assert_same_up_to_rounding(run: Path, expected: Path) -> None:
         for name, value in theirs.items():
             tolerance = {"rel": 1e-3, "abs": 1e-3} if name.startswith(ROUNDING) else {"rel": 1e-6}
             assert ours[name] == pytest.approx(value, **tolerance, nan_ok=True), name
-    ours, theirs = (load_file(r / "checkpoints/last/model.safetensors") for r in (run, expected))
-    start = load_file(Path(json.loads((run / "config.json").read_text())["model"]) / "model.safetensors")
-    assert ours.keys() == theirs.keys()
-    moved = sum(float((theirs[n] - start[n]).square().sum()) for n in theirs) ** 0.5
+    settings = json.loads((run / "config.json").read_text())
+    file = "adapter_model.safetensors" if settings["scale"]["lora_rank"] else "model.safetensors"
+    ours, theirs = (load_file(r / "checkpoints/last" / file) for r in (run, expected))
+    # half of the adapters start at 0, and the others hardly move beside their random start
+    start = load_file(Path(settings["model"]) / file) if file == "model.safetensors" else {}
+    theirs = {name: x for name, x in theirs.items() if start or "lora_B" in name}
+    assert ours.keys() >= theirs.keys()
+    moved = sum(float((theirs[n] - start.get(n, 0)).square().sum()) for n in theirs) ** 0.5
     apart = sum(float((theirs[n] - ours[n]).square().sum()) for n in theirs) ** 0.5
     # Adam turns a gradient entry of rounding size into a whole step either way, so few entries may differ by much
-    assert moved > 0.1
+    assert moved > 0.01
     assert apart < 0.02 * moved, apart / moved
 
 
@@ -140,9 +144,16 @@ def back_to(run: Path, *, step: int) -> None:
 
 def test_more_processes_than_rollouts_are_refused(flags, tmp_path, monkeypatch, capsys):
     from softtokens.launch import Launch
-    from softtokens.train import loop, world
+    from softtokens.train import loop, rundir, world
 
     monkeypatch.setattr(world.World, "gather", lambda self, value: [value])  # no others are there to be met
     config, _ = cli.parse("train", flags(tmp_path / "run")[1:])
     with pytest.raises(Exception, match="7 processes for problems_per_step \\* group_size = 6 rollouts; start fewer"):
-        loop._train(config, world.World(Launch(0, 7, 0, 7), loop.torch.device("cpu")), None, None, None)
+        loop._train(
+            config,
+            world.World(Launch(0, 7, 0, 7), loop.torch.device("cpu")),
+            None,
+            rundir.Hold(tmp_path / "run"),
+            None,
+            None,
+        )

@@ -275,5 +275,5 @@ def number_of_lines(file: Path) -> int:
 
 def contents(run: Path) -> dict[str, bytes]:
     """All files but TensorBoard's, which names a new one each time."""
-    files = (p for p in run.rglob("*") if p.is_file() and p.parent.name != "tensorboard")
+    files = (p for p in run.rglob("*") if p.is_file() and p.parent.name != "tensorboard" and p.name != ".lock")
     return {str(p.relative_to(run)): p.read_bytes() for p in files}

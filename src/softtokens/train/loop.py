@@ -48,18 +48,20 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     """
     # thoughts at tau 1e-4 leave softmax tails of denormal numbers, which processors compute very slowly
     torch.set_flush_denormal(True)
-    with join(launch(), config.device) as world, StopRequest().listening() as stop:
-        return _train(config, world, stop, reward_func, listener)
+    hold = rundir.Hold(Path(config.output))
+    with join(launch(), config.device) as world, StopRequest().listening() as stop, contextlib.closing(hold):
+        return _train(config, world, stop, hold, reward_func, listener)
 
 
 def _train(
     config: TrainConfig,
     world: World,
     stop: StopRequest,
+    hold: rundir.Hold,
     reward_func: RewardFunction | None,
     listener: Listener | None,
 ) -> Path:
-    run, found = world.from_main(lambda: _found(config))
+    run, found = world.from_main(lambda: _found(config, hold))
     require_wandb(config.wandb)
     rows = config.problems_per_step * config.group_size
     if rows < world.size:
@@ -97,13 +99,15 @@ def _train(
 
     with contextlib.ExitStack() as closing:
         closing.callback(judge.close)
+        world.from_main(lambda: (rundir.open_run(config), hold.take()))
         logs = _Logs(config, run, progress, closing) if world.is_main else None
         world.from_main(lambda: tidy(run, progress) if folder is not None else None)
         _Run(trainee, run, validation, judge, logs, listener).go(progress)
     return run
 
 
-def _found(config: TrainConfig) -> tuple[Path, tuple[Path, Progress] | None]:
+def _found(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, tuple[Path, Progress] | None]:
+    hold.take()
     run = rundir.check_output(config)
     found = newest_checkpoint(run) if config.resume else None
     if config.resume:
@@ -132,7 +136,6 @@ class _Logs:
     """metrics.jsonl and the trackers, samples.jsonl: the main process has them."""
 
     def __init__(self, config: TrainConfig, run: Path, progress: Progress, closing: contextlib.ExitStack):
-        rundir.open_run(config)
         self.tracker = Tracker(
             run,
             keep_bytes=progress.metrics_bytes,

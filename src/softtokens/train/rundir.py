@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import socket
 from pathlib import Path
 
 from softtokens.config import TrainConfig
@@ -13,6 +15,42 @@ from softtokens.types import UserError
 _CONFIG = "config.json"
 # settings that do not change what is computed
 _MAY_DIFFER = {"output", "resume", "device", "wandb", "keep_repro", "scale.parallel", "scale.activation_checkpointing"}
+
+
+_LOCK_FILES = (".lock", ".trainer")
+
+
+class Hold:
+    """A run's folder held against a second trainer. The hold ends with the process, however it ends."""
+
+    def __init__(self, run: Path):
+        self._run, self._lock = run, None
+
+    def take(self) -> None:
+        """If the folder is there and not held yet. UserError that says who has it."""
+        import filelock
+
+        if self._lock is not None or not self._run.is_dir():
+            return
+        file, holder = (self._run / name for name in _LOCK_FILES)
+        lock = filelock.FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+        except filelock.Timeout as error:
+            who = holder.read_text()[:200].strip() if holder.is_file() else "another process"
+            raise UserError(
+                f"output is {str(self._run)!r}, where {who} is training; wait for it, end it, or give another folder"
+            ) from error
+        except OSError as error:
+            raise UserError(f"output is {str(self._run)!r}, which cannot be written: {error.strerror}") from error
+        self._lock = lock
+
+    def close(self) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):  # the disk may be gone; the lock ends with the process
+                (self._run / _LOCK_FILES[1]).unlink(missing_ok=True)
+                self._lock.release()
 
 
 def check_output(config: TrainConfig) -> Path:
@@ -34,7 +72,7 @@ def check_output(config: TrainConfig) -> Path:
                 f"{file} is damaged ({error}); the run cannot be resumed, give a new output folder"
             ) from error
         _require_same(old, resolved(config), config.output)
-    elif run.exists() and any(run.iterdir()):
+    elif run.exists() and any(path.name not in _LOCK_FILES for path in run.iterdir()):
         raise UserError(f"output is {config.output!r}, a folder with other things in it; give a new or empty folder")
     return run
 
