@@ -162,6 +162,21 @@ def test_total_failure_is_loud_and_single_failures_are_data():
             judge(grader, [*few, ("y+7", "y"), ("1", "1")])
 
 
+def test_total_failure_is_noticed_in_small_batches():
+    failing = (
+        'import json, sys; print(json.dumps({"ready": True}), flush=True)\n'
+        'for line in sys.stdin: print(json.dumps({"error": "E"} if "y" in line else {"right": False}), flush=True)'
+    )
+    with MathGrader() as grader:
+        grader._pool = WorkerPool([sys.executable, "-c", failing], workers=1, timeout_s=20.0)
+        for _ in range(3):  # the same hostile answer again and again is one answer
+            judge(grader, [(f"y+{i}", "y") for i in range(5)])
+        judge(grader, [("z", "x")])
+        judge(grader, [(f"y+{i}", "y") for i in range(7)])
+        with pytest.raises(RuntimeError, match="all 8 answers it last had to judge"):
+            judge(grader, [("y+7", "y")])
+
+
 @pytest.mark.parametrize("options", [{"workers": 0}, {"timeout_s": 0}])
 def test_impossible_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):

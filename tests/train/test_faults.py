@@ -14,7 +14,7 @@ from softtokens import cli
 from train import faults
 from train.test_resume import assert_same_run
 
-KILLS = int(os.environ.get("FAULTS", 45))
+KILLS = int(os.environ.get("FAULTS", 30))
 
 
 @pytest.mark.slow

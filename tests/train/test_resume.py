@@ -1,9 +1,7 @@
 """A run that was killed and resumed is the run that was not, bit for bit."""
 
 import json
-import random
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -97,26 +95,6 @@ def test_killed_and_resumed(flags, tmp_path, start, wait_for, uninterrupted, mom
     assert cli.main(flags(run, "--resume")) == 0
     assert_same_run(run, uninterrupted)
     assert not list((run / "checkpoints").glob(".saving*"))
-
-
-@pytest.mark.slow
-def test_killed_again_and_again_at_random_moments(flags, tmp_path, start, wait_for, text_rewards):
-    longer = ("--steps", "60", "--save-every", "3", "--validate-every", "7")
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    assert cli.main(flags(whole, *longer)) == 0
-    moments = random.Random(0)
-    done, kills = 0, 0
-    while done < 45:
-        process = start(flags(run, *longer, "--resume"))
-        wanted = done + moments.randint(3, 10)
-        wait_for(lambda wanted=wanted: number_of_lines(run / "metrics.jsonl") >= wanted, process)
-        time.sleep(moments.uniform(0, 0.1))  # some steps and saves
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        done, kills = number_of_lines(run / "metrics.jsonl"), kills + 1
-    assert kills >= 3
-    assert cli.main(flags(run, *longer, "--resume")) == 0
-    assert_same_run(run, whole)
 
 
 def test_a_finished_run_resumes_to_itself(flags, uninterrupted):

@@ -71,6 +71,13 @@ def _numerics(run: Run) -> Iterator[str]:
     if thought and answer and median(answer) > 0 and median(thought) / median(answer) > THRESHOLDS["term_ratio"]:
         ratio = median(thought) / median(answer)
         yield f"The thought term's gradient is {ratio:.0f} times the answer term's in norm (medians), and drowns it."
+    left_out = sum(run.column("skipped")[1])
+    if left_out:
+        yield f"{left_out:.0f} of {len(run.metrics)} updates were left out because their numbers were not finite."
+    spikes, steps = (sum(run.column(key)[1]) for key in ("thought/spikes", "num_tokens"))
+    if spikes:
+        clipped = "clipped" if run.config.get("clip_spikes") else "not clipped"
+        yield f"{spikes:.0f} of {steps:,.0f} steps had a score longer than spike_norm ({clipped}); each outweighs many."
     unknown = [key for key in ("reward", "entropy", "grad_norm") if _not_finite(run, key)]
     for key in unknown:
         yield f"{key} was not finite in {_not_finite(run, key)} of {len(run.metrics)} updates."

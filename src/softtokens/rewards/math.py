@@ -12,7 +12,7 @@ from softtokens.rewards.pool import Failure, WorkerPool
 from softtokens.types import Verdict
 
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
-_TOTAL_FAILURE = 8  # this many different answers, all failed, is no accident of the texts
+_TOTAL_FAILURE = 8  # this many different answers, all failed and none judged in between, is no accident of the texts
 
 
 class MathGrader:
@@ -33,6 +33,7 @@ class MathGrader:
         # -P: a file of the working directory must not stand in for a library of the worker.
         command = [sys.executable or "python", "-P", "-m", "softtokens.rewards.worker", str(timeout_s)]
         self._pool = WorkerPool(command, workers=workers, timeout_s=timeout_s)
+        self._failed: set[tuple[str | None, str]] = set()  # since the last answer that could be judged
 
     def grade(self, completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         pairs = [(answer_in(completion), answer) for completion, answer in zip(completions, answers, strict=True)]
@@ -57,10 +58,15 @@ class MathGrader:
     def _verdicts_from_workers(self, pairs: Sequence[tuple[str | None, str]]) -> list[Verdict]:
         outcomes = self._pool.ask_all([{"given": given, "expected": expected} for given, expected in pairs])
         verdicts = [_read(outcome) for outcome in outcomes]
-        if len(pairs) >= _TOTAL_FAILURE and all(verdict is Verdict.GRADER_ERROR for verdict in verdicts):
+        if any(verdict in (Verdict.RIGHT, Verdict.WRONG) for verdict in verdicts):
+            self._failed.clear()
+        else:
+            failed = zip(pairs, verdicts, strict=True)
+            self._failed.update(pair for pair, verdict in failed if verdict is Verdict.GRADER_ERROR)
+        if len(self._failed) >= _TOTAL_FAILURE:
             raise RuntimeError(
-                f"the math grader failed on all {len(pairs)} answers it had to judge, so it is the grader and not the "
-                f"texts (last outcome: {outcomes[-1]}). Check that `import math_verify` works and that memory is free, "
+                f"the math grader failed on all {len(self._failed)} answers it last had to judge, so it is the grader and "
+                f"not the texts (last outcome: {outcomes[-1]}). Check that `import math_verify` works and that memory is free, "
                 'or use grader "exact".'
             )
         return verdicts

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from softtokens.types import UserError
+
+log = logging.getLogger(__name__)
 
 
 class JsonLines:
@@ -40,38 +44,72 @@ class JsonLines:
 
 
 class Tracker:
-    """Writes a step's metrics to all places. start_step: first step to come; later ones of a killed run are dropped."""
+    """Writes a step's metrics to all places. start_step: first step to come; later ones of a killed run are dropped.
+
+    A tracker that fails is left out from then on, with a warning: metrics.jsonl has everything.
+    """
 
     def __init__(self, run: Path, *, keep_bytes: int, start_step: int, wandb_project: str | None, config: dict):
-        from torch.utils.tensorboard import SummaryWriter
-
         self.lines = JsonLines(run / "metrics.jsonl", keep_bytes)
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step)
-        self._wandb = _start_wandb(wandb_project, run, config) if wandb_project else None
+        self._boards: dict[str, _Board] = {}
+        self._try("TensorBoard", lambda: self._boards.update(TensorBoard=_TensorBoard(run, start_step)))
+        if wandb_project:
+            self._try("wandb", lambda: self._boards.update(wandb=_Wandb(wandb_project, run, config)))
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         finite = {k: (v if v == v and abs(v) != float("inf") else None) for k, v in metrics.items()}
         self.lines.write({"step": step} | finite)
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(metrics, step=step)
+        for name, board in list(self._boards.items()):
+            self._try(name, lambda board=board: board.log(step, metrics))
 
     def close(self) -> None:
-        with contextlib.ExitStack() as closing:  # all of them, even if a disk is full
-            if self._wandb is not None:
-                closing.callback(self._wandb.finish)
-            closing.callback(self._board.close)
+        with contextlib.ExitStack() as closing:  # the lines too, even if a disk is full
             closing.callback(self.lines.close)
+            for name, board in list(self._boards.items()):
+                self._try(name, board.close)
+
+    def _try(self, name: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # a lost connection, a full disk: of any library's own kind
+            self._boards.pop(name, None)
+            log.warning("%s has failed (%s) and gets nothing more; metrics.jsonl goes on", name, error)
+
+
+class _Board(Protocol):
+    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _TensorBoard:
+    def __init__(self, run: Path, start_step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=start_step)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, project: str, run: Path, config: dict):
+        import wandb
+
+        self._run = wandb.init(project=project, name=run.name, dir=str(run), config=config, resume="allow")
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self._run.log(metrics, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
 
 
 def require_wandb(project: str | None) -> None:
     """UserError when logging to Weights & Biases is asked for and the package is missing."""
     if project and importlib.util.find_spec("wandb") is None:
         raise UserError(f"wandb is {project!r}, but the package is not installed; pip install 'softtokens[wandb]'")
-
-
-def _start_wandb(project: str, run: Path, config: dict):
-    import wandb
-
-    return wandb.init(project=project, name=run.name, dir=str(run), config=config, resume="allow")

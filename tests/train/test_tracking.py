@@ -1,0 +1,39 @@
+"""A tracker that fails ends no run, and metrics.jsonl has everything."""
+
+import sys
+import types
+
+import pytest
+
+from softtokens import cli
+from train.test_resume import lines
+
+
+def lost(*arguments, **options):
+    raise ConnectionError("the network is gone")
+
+
+@pytest.mark.parametrize("moment", ["init", "log", "finish"])
+def test_a_lost_connection_is_said_once(flags, tmp_path, text_rewards, monkeypatch, caplog, moment):
+    logged = []
+    run = types.SimpleNamespace(
+        log=lost if moment == "log" else lambda metrics, step: logged.append(step),
+        finish=lost if moment == "finish" else lambda: None,
+    )
+    wandb = types.ModuleType("wandb")
+    wandb.init = lost if moment == "init" else lambda **options: run
+    wandb.__spec__ = types.SimpleNamespace(name="wandb")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    assert cli.main(flags(tmp_path / "run", "--wandb", "project")) == 0
+    assert [line["step"] for line in lines(tmp_path / "run/metrics.jsonl")] == list(range(1, 9))
+    assert logged == (list(range(1, 9)) if moment == "finish" else [])
+    assert caplog.text.count("wandb has failed (the network is gone)") == 1
+
+
+def test_tensorboard_that_fails_is_left_out(flags, tmp_path, text_rewards, monkeypatch, caplog):
+    from torch.utils.tensorboard import SummaryWriter
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", lost)
+    assert cli.main(flags(tmp_path / "run")) == 0
+    assert len(lines(tmp_path / "run/metrics.jsonl")) == 8
+    assert caplog.text.count("TensorBoard has failed") == 1
