@@ -65,9 +65,9 @@ class MathGrader:
             self._failed.update(pair for pair, verdict in failed if verdict is Verdict.GRADER_ERROR)
         if len(self._failed) >= _TOTAL_FAILURE:
             raise RuntimeError(
-                f"the math grader failed on all {len(self._failed)} answers it last had to judge, so it is the grader and "
-                f"not the texts (last outcome: {outcomes[-1]}). Check that `import math_verify` works and that memory is free, "
-                'or use grader "exact".'
+                f"the math grader failed on all {len(self._failed)} answers it last had to judge, so it is the grader "
+                f"and not the texts (last outcome: {outcomes[-1]}). Check that `import math_verify` works and that "
+                'memory is free, or use grader "exact".'
             )
         return verdicts
 
