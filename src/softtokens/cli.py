@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import inspect
 import json
@@ -28,6 +27,7 @@ from softtokens.config import (
 from softtokens.configfile import load_defaults
 from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.launch import launch
+from softtokens.train.stop import Stopped
 from softtokens.types import Elsewhere, UserError
 
 EXIT_RUNTIME, EXIT_USAGE = 1, 2
@@ -37,10 +37,6 @@ _GO_ON = {
     "evaluate": " What was sampled is kept; the same command goes on.",
 }
 DEBUG = "SOFTTOKENS_DEBUG"  # set in the environment: failures at run time come with their traceback
-
-
-class _Requeue(Exception):
-    """Stopped by a signal, with everything saved."""
 
 
 def _quickstart(config: QuickstartConfig) -> None:
@@ -54,18 +50,12 @@ def _train(config: TrainConfig) -> None:
 
     from softtokens import live
     from softtokens.train.loop import train
-    from softtokens.train.stop import Stopped
 
     if not launch().is_main:
-        with contextlib.suppress(Stopped):
-            train(config)
-            return
-        raise _Requeue
-    try:
-        with live.training(config.steps, f"training in {config.thought.mode} mode") as listener:
-            run = escape(str(train(config, listener=listener)))
-    except Stopped as stopped:
-        raise _Requeue(f"{stopped}; all of them are saved. Go on with the same command and --resume.") from stopped
+        train(config)
+        return
+    with live.training(config.steps, f"training in {config.thought.mode} mode") as listener:
+        run = escape(str(train(config, listener=listener)))
     live.console.print(f"run directory: [bold]{run}[/]")
 
 
@@ -154,8 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(arguments)
     except UserError as error:
         return _complain(str(error), EXIT_USAGE)
-    except _Requeue as stopped:
-        return _complain(str(stopped), EXIT_REQUEUE) if stopped.args else EXIT_REQUEUE
+    except Stopped as stopped:
+        if not launch().is_main:
+            return EXIT_REQUEUE
+        go_on = " Go on with the same command and --resume." if arguments[0] == "train" else ""
+        return _complain(f"{stopped}; all of them are saved.{go_on}", EXIT_REQUEUE)
     except Elsewhere:
         return EXIT_RUNTIME
     except KeyboardInterrupt:

@@ -107,8 +107,8 @@ def _train(
 
 
 def _found(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, tuple[Path, Progress] | None]:
-    hold.take()
     run = rundir.check_output(config)
+    hold.take()
     found = newest_checkpoint(run) if config.resume else None
     if config.resume:
         log.info("going on from %s", found[0] if found else "the start: there is no checkpoint to resume")
