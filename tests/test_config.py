@@ -181,6 +181,8 @@ def test_defaults_from_a_file(tmp_path):
         ("[thought]\nmode = 'liquid'", "mode is 'liquid'; it must be one of hard, soft, fuzzy"),
         ("[task]\ngrader = 3", "task.grader is 3; it must be one of exact, math"),
         ("steps = ", "is not valid TOML"),
+        ("steps = " + "[" * 100_000, "is nested too deep"),
+        ("# " + "x" * (1 << 20), "is larger than 1,048,576 bytes"),
         ("group_size = 1", "group_size is 1; the leave-one-out baseline needs"),
     ],
 )

@@ -6,10 +6,11 @@ import dataclasses
 import tomllib
 import types
 import typing
-from pathlib import Path
 from typing import Any
 
 from softtokens.types import UserError
+
+_MOST_BYTES = 1 << 20
 
 
 def load_defaults(kind: type, path: str) -> Any:
@@ -18,11 +19,17 @@ def load_defaults(kind: type, path: str) -> Any:
     Raises UserError for a missing or broken file, an unknown key or a value of the wrong type, naming what is allowed.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise UserError(f"config file {path!r} is larger than {_MOST_BYTES:,} bytes; it is no file of settings")
+        values = tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise UserError(f"config is {path!r}, which cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"config file {path!r} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"config file {path!r} is nested too deep; settings are at most two tables deep") from error
     return from_dict(kind, values, where=f"{path}: ")
 
 
