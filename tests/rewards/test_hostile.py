@@ -41,6 +41,13 @@ def test_some_hostile_answers_are_not_right_by_mathematics():
         assert grader.grade([r"\boxed{\frac{2}{4}}"], ["0.5"]) == [Verdict.RIGHT]  # it still works
 
 
+def test_two_signs_are_no_single_number():
+    """Found by the corpus: Math-Verify takes `0 \\pm 4096` for 0."""
+    with MathGrader() as grader:
+        found = grader.grade([r"\boxed{0 \pm 4096}", r"\boxed{\pm 2}", r"\boxed{2}"], ["0", r"\pm 2", "2"])
+    assert found == [Verdict.WRONG, Verdict.RIGHT, Verdict.RIGHT]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_all_hostile_answers_are_not_right_by_mathematics():

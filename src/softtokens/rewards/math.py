@@ -12,6 +12,7 @@ from softtokens.rewards.pool import Failure, WorkerPool
 from softtokens.types import Verdict
 
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
+_TWO_SIGNS = re.compile(r"\\pm|\\mp|±|∓")
 _TOTAL_FAILURE = 8  # this many different answers, all failed and none judged in between, is no accident of the texts
 
 
@@ -52,6 +53,9 @@ class MathGrader:
             return Verdict.RIGHT
         # Only integers: Math-Verify lets 0.333333 pass for 0.3333333333.
         if _INTEGER.fullmatch(given_normal) and _INTEGER.fullmatch(expected_normal):
+            return Verdict.WRONG
+        # Math-Verify finds 0 in `0 \pm 4096`.
+        if _TWO_SIGNS.search(given) and _INTEGER.fullmatch(expected_normal):
             return Verdict.WRONG
         return Verdict.WRONG if len(given) > self._max_answer_characters else None
 
