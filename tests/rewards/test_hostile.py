@@ -41,11 +41,23 @@ def test_some_hostile_answers_are_not_right_by_mathematics():
         assert grader.grade([r"\boxed{\frac{2}{4}}"], ["0.5"]) == [Verdict.RIGHT]  # it still works
 
 
-def test_two_signs_are_no_single_number():
-    """Found by the corpus: Math-Verify takes `0 \\pm 4096` for 0."""
+@pytest.mark.parametrize(
+    ("expected", "text", "verdict"),
+    [
+        ("0", r"0 \pm 4096", Verdict.WRONG),
+        ("0", "not 0", Verdict.WRONG),
+        (r"\frac{1}{2}", r"\neq \frac{1}{2}", Verdict.WRONG),
+        (r"\frac{1}{2}", r"> \frac{1}{2}", Verdict.WRONG),
+        (r"\frac{1}{2}", r"\left( \frac{1}{2} \right)", Verdict.RIGHT),
+        ("2", "x=2", Verdict.RIGHT),
+        (r"\pm 2", r"\pm 2", Verdict.RIGHT),
+        (r"x \leq 3", r"x \le 3", Verdict.RIGHT),
+    ],
+)
+def test_a_sign_of_other_numbers_is_not_passed_over(expected, text, verdict):
+    """Found by the corpus: Math-Verify takes `0 \\pm 4096` for 0 and `> \\frac{1}{2}` for a half."""
     with MathGrader() as grader:
-        found = grader.grade([r"\boxed{0 \pm 4096}", r"\boxed{\pm 2}", r"\boxed{2}"], ["0", r"\pm 2", "2"])
-    assert found == [Verdict.WRONG, Verdict.RIGHT, Verdict.RIGHT]
+        assert grader.grade([rf"\boxed{{{text}}}"], [expected]) == [verdict]
 
 
 @pytest.mark.slow

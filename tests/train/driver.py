@@ -7,6 +7,7 @@ The lines of HOOK_FILE run first: they make the process stop at a known place, o
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ import torch
 
 from softtokens import cli
 from softtokens.train import loop
+
+# Scripts of this folder find each other, and ask no hub.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
 
 
 def reward_texts(setattr: Callable) -> None:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from softtokens import cli
-from train import faults
+from train import driver, faults
 from train.test_resume import assert_same_run
 
 KILLS = int(os.environ.get("FAULTS", 30))
@@ -26,7 +26,7 @@ def test_killed_at_random_moments_of_every_phase(flags, tmp_path, text_rewards):
         [sys.executable, faults.__file__, str(KILLS), "0", *flags(run, *longer)],
         capture_output=True,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env=driver.ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     kills = json.loads(done.stdout.splitlines()[-1])

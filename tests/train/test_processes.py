@@ -1,7 +1,6 @@
 """A run over two processes is the run of one: same rollouts, same parameters up to rounding."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 
 from softtokens import cli
 from softtokens.models.hf import load_policy
-from train import processes
+from train import driver, processes
 from train.test_resume import lines, without_times
 
 MODES = ("hard", "soft", "fuzzy")
@@ -30,11 +29,11 @@ def together(tmp_path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        here = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local), "HF_HUB_OFFLINE": "1"}
+        here = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local)}
         started = [
             subprocess.Popen(
                 [sys.executable, processes.__file__, str(port), str(file)],
-                env={**os.environ, **here, "RANK": str(rank), "LOCAL_RANK": str(rank % local)},
+                env={**driver.ENVIRONMENT, **here, "RANK": str(rank), "LOCAL_RANK": str(rank % local)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -12,7 +12,9 @@ from softtokens.rewards.pool import Failure, WorkerPool
 from softtokens.types import Verdict
 
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
-_TWO_SIGNS = re.compile(r"\\pm|\\mp|±|∓")
+# What says "another number than this one" or "more than one": Math-Verify passes over some of these signs.
+_OTHER_NUMBERS = re.compile(r"\\(?:pm|mp|not|neq?|leq?|geq?|lt|gt)(?![A-Za-z])|[±∓≠≤≥<>]|\bnot\b")
+_ONE_VALUE = re.compile(r"[^,()\[\]]*")  # neither a list nor an interval, which `x > 3` may stand for
 _TOTAL_FAILURE = 8  # this many different answers, all failed and none judged in between, is no accident of the texts
 
 
@@ -54,8 +56,7 @@ class MathGrader:
         # Only integers: Math-Verify lets 0.333333 pass for 0.3333333333.
         if _INTEGER.fullmatch(given_normal) and _INTEGER.fullmatch(expected_normal):
             return Verdict.WRONG
-        # Math-Verify finds 0 in `0 \pm 4096`.
-        if _TWO_SIGNS.search(given) and _INTEGER.fullmatch(expected_normal):
+        if _ONE_VALUE.fullmatch(expected) and _OTHER_NUMBERS.search(given) and not _OTHER_NUMBERS.search(expected):
             return Verdict.WRONG
         return Verdict.WRONG if len(given) > self._max_answer_characters else None
 
