@@ -27,6 +27,7 @@ from softtokens.config import (
 from softtokens.configfile import load_defaults
 from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.launch import launch
+from softtokens.planconfig import PlanConfig
 from softtokens.train.stop import Stopped
 from softtokens.types import Elsewhere, UserError
 
@@ -57,6 +58,21 @@ def _train(config: TrainConfig) -> None:
     with live.training(config.steps, f"training in {config.thought.mode} mode") as listener:
         run = escape(str(train(config, listener=listener)))
     live.console.print(f"run directory: [bold]{run}[/]")
+
+
+def _plan(config: PlanConfig) -> None:
+    from softtokens import live
+    from softtokens.plan.run import plan
+    from softtokens.plan.show import as_json, memory_table, time_table, verdict
+
+    found = plan(config)
+    if config.json:
+        print(json.dumps(as_json(found), indent=1))
+        return
+    live.console.print(memory_table(found))
+    live.console.print(time_table(found))
+    for line in verdict(found):
+        live.console.print(line, highlight=False, markup=False)
 
 
 def _evaluate(config: EvaluateConfig) -> None:
@@ -123,6 +139,7 @@ class Command:
 COMMANDS = {
     "quickstart": Command(QuickstartConfig, _quickstart, "train a tiny model in all three modes and compare (minutes)"),
     "train": Command(TrainConfig, _train, "train a model by RLOO while it thinks in hard, soft or fuzzy tokens"),
+    "plan": Command(PlanConfig, _plan, "say what a training run will take of memory and time"),
     "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k of models in the six settings of inference"),
     "compare": Command(CompareConfig, _compare, "tell which differences in an evaluation are more than luck"),
     "report": Command(ReportConfig, _report, "write one HTML page about training runs and evaluations"),

@@ -34,7 +34,10 @@ torch.optim.AdamW.step = asked
 }
 
 
-@pytest.mark.parametrize(("number", "during"), [(signal.SIGTERM, "rollout"), (signal.SIGINT, "update")])
+@pytest.mark.parametrize(
+    ("number", "during"),
+    [pytest.param(signal.SIGTERM, "rollout", marks=pytest.mark.slow), (signal.SIGINT, "update")],
+)
 def test_a_signal_saves_and_asks_to_be_started_again(flags, tmp_path, start, text_rewards, number, during):
     run = tmp_path / "run"
     hook = ASKED_DURING[during].replace("NUMBER", str(int(number)))
@@ -55,7 +58,15 @@ def test_a_signal_saves_and_asks_to_be_started_again(flags, tmp_path, start, tex
     assert_same_run(run, whole, links=("last",), kept=False)
 
 
-def test_a_second_signal_does_not_wait():
+@pytest.fixture
+def interruptible():
+    """Started in the background by a shell, a process ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_does_not_wait(interruptible):
     with StopRequest().listening() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked == "SIGINT"

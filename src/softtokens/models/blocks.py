@@ -15,14 +15,19 @@ from softtokens.types import UserError
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """In order. UserError for a model that does not say which of its modules they are."""
-    kinds = set(getattr(model, "_no_split_modules", None) or ())
-    found = [module for module in model.modules() if type(module).__name__ in kinds]
+    found = known_blocks(model)
     if not found:
         raise UserError(
             f"{type(model).__name__} does not say what its blocks are (_no_split_modules): it cannot be sharded or "
             "checkpointed; use parallel ddp and no activation_checkpointing"
         )
     return found
+
+
+def known_blocks(model: nn.Module) -> list[nn.Module]:
+    """In order; none for a model that does not say which of its modules they are."""
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
 def recompute_activations(model: nn.Module) -> None:

@@ -239,6 +239,25 @@ def load_policy(
     )
 
 
+def load_without_weights(name: str | Path) -> nn.Module:
+    """The model of a folder, a run or a hub name as a module without data (on the meta device): its shapes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = tiny_checkpoint() if str(name) == TINY else _checkpoint_in(Path(name))
+    source = str(path.resolve()) if path.is_dir() else str(name)
+    if lora.is_folder(path):
+        source = lora.base_of(path)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # as in `load_policy`
+        raise UserError(
+            f"the configuration of model {str(name)!r} could not be loaded: {str(error).strip().splitlines()[0]} "
+            "Give a folder with config.json, or a hub name reachable from here."
+        ) from error
+
+
 def tiny_checkpoint() -> Path:
     """The folder of the embedded checkpoint: a 1-3 M parameter Llama that knows the arithmetic task."""
     return Path(__file__).resolve().parent.parent / "assets" / "tiny-llama"

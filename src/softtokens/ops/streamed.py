@@ -62,7 +62,12 @@ def mixture(
 
 def default_chunk_rows(vocabulary: Vocabulary) -> int:
     """Rows of logits that are in memory at once."""
-    return max(_LEAST_ROWS, _CHUNK_ELEMENTS[vocabulary.head.device.type] // vocabulary.size)
+    return chunk_rows_of(vocabulary.size, vocabulary.head.device.type)
+
+
+def chunk_rows_of(size: int, kind: str) -> int:
+    """For a vocabulary of this size, on a device of this kind (cpu or cuda)."""
+    return max(_LEAST_ROWS, _CHUNK_ELEMENTS[kind] // size)
 
 
 def _streamed(vocabulary, hidden, readout, expected, chunk_rows) -> tuple[Tensor, Concentration]:
@@ -81,16 +86,19 @@ class _Streamed(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:4]
         ctx.expected = expected if any(wanted) else None
         ctx.gradients = None if ctx.expected is None else _Gradients(wanted, hidden, vocabulary)
-        out, seen = [], []
+        # Written in place: small results kept from every chunk would lie in the holes that the chunk before left, and
+        # the next chunk would need new memory.
+        found = None
         for rows in _slices(hidden, chunk_rows):
             chunk = _Chunk(vocabulary, hidden[rows], readout[rows], with_statistics=True)
-            out.append(readout[rows].value(chunk, vocabulary))
-            seen.append(chunk.statistics)
+            parts = (readout[rows].value(chunk, vocabulary), *chunk.statistics)
+            found = found or [part.new_empty(len(hidden), *part.shape[1:]) for part in parts]
+            for whole, part in zip(found, parts, strict=True):
+                whole[rows] = part
             if ctx.gradients is not None:
                 ctx.gradients.add(rows, chunk, readout[rows], expected[rows])
-        seen = [torch.cat(column) for column in zip(*seen, strict=True)]
-        ctx.mark_non_differentiable(*seen)
-        return (torch.cat(out), *seen)
+        ctx.mark_non_differentiable(*found[1:])
+        return tuple(found)
 
     @staticmethod
     @once_differentiable

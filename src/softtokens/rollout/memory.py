@@ -8,11 +8,12 @@ import os
 import torch
 
 from softtokens.models.hf import HFPolicy
+from softtokens.models.size import ModelSize
 from softtokens.rollout.limits import Limits
 
 log = logging.getLogger(__name__)
 ROW_MULTIPLE = 8  # matrix products of such sizes give each row the same bits whatever the batch
-_BYTES_PER_LOGIT = 16  # logits, their weights at up to two temperatures, and a copy of either, in float32
+BYTES_PER_LOGIT = 16  # logits, their weights at up to two temperatures, and a copy of either, in float32
 
 
 def free_bytes(device: torch.device) -> float:
@@ -26,18 +27,14 @@ def free_bytes(device: torch.device) -> float:
 def bytes_per_row(policy: HFPolicy, positions: int, limits: Limits) -> int:
     """Upper bound on what one row of a rollout holds: its cache, and once more for the copy of its prompt, logits, and
     thoughts, which are on the tape and then in the rollout."""
-    vocab, dim = policy.vocabulary.head.shape
-    return 2 * _cache_bytes(policy, positions) + _BYTES_PER_LOGIT * vocab + 2 * 4 * dim * limits.max_thought_steps
+    size, dtype = ModelSize.of(policy.model), policy.model.dtype
+    thoughts = 2 * 4 * size.dim * limits.max_thought_steps
+    return 2 * size.cache_bytes(positions, dtype) + BYTES_PER_LOGIT * size.vocab + thoughts
 
 
 def bytes_per_token(policy: HFPolicy) -> int:
-    """What one position holds between the forward and the backward pass: per layer about 11 vectors of the hidden and 4
-    of the inner size in the models' precision (counted for Llama and Qwen2: 9.6 to 10.3 and 4), and the keys and values
-    of the prompt, put in front of each row's own, once more."""
-    config = policy.model.config.get_text_config()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    layers = config.num_hidden_layers * (11 * config.hidden_size + 4 * inner) * policy.model.dtype.itemsize
-    return layers + _cache_bytes(policy, 1)
+    """What one position holds between the forward and the backward pass."""
+    return ModelSize.of(policy.model).activation_bytes(policy.model.dtype)
 
 
 def fitting_rows(policy: HFPolicy, wanted: int, positions: int, limits: Limits) -> int:
@@ -62,10 +59,3 @@ def fitting_tokens(policy: HFPolicy, wanted: int) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """torch raises its own kind on an accelerator and a plain RuntimeError on a CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _cache_bytes(policy: HFPolicy, positions: int) -> int:
-    config = policy.model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * head_dim * positions * policy.model.dtype.itemsize

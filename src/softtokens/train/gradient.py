@@ -14,6 +14,7 @@ from softtokens.rollout.replay import Replay, replay
 from softtokens.rollout.spikes import Spikes
 from softtokens.thoughts import Thought
 from softtokens.train.loss import TermWeights, expected_gradient, policy_terms
+from softtokens.train.memory import give_back
 from softtokens.train.weights import Weights, total_norm
 
 # On the CPU activations should be reused before they leave the caches: all rows at once are three times slower.
@@ -91,6 +92,7 @@ def _one_pass(
     losses = {"loss/thought": 0.0, "loss/answer": 0.0}
     seen: list[Replay] = []
     for rows, counts in _in_step(weights, parts):
+        give_back(weights.world.device)
         loss, found, part = weights.run(
             lambda rows=rows, watch=spikes if counts else None: _part(
                 weights, batch, rows, terms, shared, prompt_of_row, watch

@@ -21,7 +21,7 @@ from softtokens.train.advantage import leave_one_out
 from softtokens.train.data import problems_of_step
 from softtokens.train.gradient import Batch, Gradient, accumulate_gradient
 from softtokens.train.loss import TermWeights
-from softtokens.train.memory import peak_bytes
+from softtokens.train.memory import give_back, peak_bytes
 from softtokens.train.metrics import means, replay_tally, reward_metrics, rollout_tally
 from softtokens.train.scoring import Scorer
 from softtokens.train.stop import StopRequest
@@ -89,7 +89,8 @@ def train_step(t: Trainee, step: int) -> Step:
     scored = time.perf_counter()
 
     order = rollout.lengths.argsort()  # rows of similar length share a backward pass
-    mine = Batch(t.thought, rollout.take(order), advantages[order], len(rows), config.answer_temperature)
+    rollout = rollout.take(order)
+    mine = Batch(t.thought, rollout, advantages[order], len(rows), config.answer_temperature)
     spikes = Spikes(
         config.spike_norm,
         clips=config.clip_spikes,
@@ -119,6 +120,7 @@ def train_step(t: Trainee, step: int) -> Step:
     if broken is None:
         _update(t, metrics["grad_norm"], metrics["learning_rate"])
     t.weights.put_gradients(None)  # rollouts need no memory for them
+    give_back(world.device)
     updated = time.perf_counter()
 
     means_of_rollout = means(tallies)

@@ -1,0 +1,1 @@
+"""What a run will take of memory and time, before it starts."""

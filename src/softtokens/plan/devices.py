@@ -1,0 +1,97 @@
+"""What devices can do: from their data sheets, or measured here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+
+import torch
+
+from softtokens.planconfig import PlanConfig
+from softtokens.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """memory: bytes. bandwidth: bytes a second, of its memory. flops: of dense matrix products a second, by dtype.
+    link: bytes a second to the other devices of its machine, one way."""
+
+    name: str
+    kind: str  # cuda or cpu
+    memory: float
+    bandwidth: float
+    flops: dict[str, float]
+    link: float
+
+
+def _gpu(name: str, memory_gb: float, bandwidth_gb: float, bf16_tflops: float, f32_tflops: float, link_gb: float):
+    flops = {"bfloat16": bf16_tflops * 1e12, "float32": f32_tflops * 1e12}
+    return Device(name, "cuda", memory_gb * 1e9, bandwidth_gb * 1e9, flops, link_gb * 1e9)
+
+
+# Data sheets; float32 without TF32, which torch leaves off.
+DEVICES = {
+    "h200": _gpu("H200", 141, 4800, 989, 67, 450),
+    "h100": _gpu("H100 80 GB", 80, 3350, 989, 67, 450),
+    "a100": _gpu("A100 80 GB", 80, 2039, 312, 19.5, 300),
+    "a100-40": _gpu("A100 40 GB", 40, 1555, 312, 19.5, 300),
+    "l40s": _gpu("L40S", 48, 864, 362, 91.6, 32),
+    "rtx4090": _gpu("RTX 4090", 24, 1008, 165, 82.6, 32),
+}
+
+
+def device_of(config: PlanConfig) -> Device:
+    """The device that a plan is for, with the numbers that the configuration overrides."""
+    name = config.on.lower()
+    given = (config.memory_gb, config.bandwidth_gb_s, config.tflops)
+    if name == "here":
+        device = _here(config.scale.dtype)
+    elif name in DEVICES:
+        device = DEVICES[name]
+    elif None not in given:
+        device = _gpu(config.on, 1, 1, 1, 1, 32)
+    else:
+        raise UserError(
+            f"on is {config.on!r}; it must be here or one of {', '.join(DEVICES)}. For another device give memory_gb, "
+            "bandwidth_gb_s and tflops with it"
+        )
+    changes = dict(zip(("memory", "bandwidth"), (config.memory_gb, config.bandwidth_gb_s), strict=True))
+    changes = {key: 1e9 * value for key, value in changes.items() if value is not None}
+    if config.tflops is not None:
+        changes["flops"] = {config.scale.dtype: 1e12 * config.tflops}
+    return dataclasses.replace(device, **changes)
+
+
+def _here(dtype: str) -> Device:
+    if torch.cuda.is_available():
+        memory, name, kind = torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name(0), "cuda"
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        name, kind = f"this machine's CPU, {torch.get_num_threads()} threads", "cpu"
+    bandwidth = _bandwidth(kind)
+    return Device(name, kind, memory, bandwidth, {dtype: _flops(kind, getattr(torch, dtype))}, bandwidth / 4)
+
+
+def _bandwidth(kind: str) -> float:
+    numbers = torch.ones(1 << 26, device=kind)  # 268 MB: beyond every cache
+    return numbers.nbytes / _fastest(lambda: numbers.sum(), kind)
+
+
+def _flops(kind: str, dtype: torch.dtype) -> float:
+    side = 8192 if kind == "cuda" else 1024
+    square = torch.randn(side, side, device=kind).to(dtype)
+    return 2 * side**3 / _fastest(lambda: square @ square, kind)
+
+
+def _fastest(work, kind: str) -> float:
+    """Seconds of the fastest of a few calls."""
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        work()
+        if kind == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    return min(seconds() for _ in range(8))

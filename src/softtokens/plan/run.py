@@ -1,0 +1,140 @@
+"""`softtokens plan`: what a run will take, whether it fits, and what would make it fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+
+from softtokens.models import lora
+from softtokens.models.hf import HFPolicy, load_policy, load_without_weights
+from softtokens.models.size import ModelSize
+from softtokens.ops.random import Keys
+from softtokens.plan.devices import Device, device_of
+from softtokens.plan.memory import Part, memory_of, totals
+from softtokens.plan.speed import Seconds, seconds_of
+from softtokens.planconfig import PlanConfig
+from softtokens.rollout.decode import sample_rollout
+from softtokens.rollout.limits import Limits
+from softtokens.thoughts import build_thought
+from softtokens.train.gradient import Batch, accumulate_gradient
+from softtokens.train.loss import TermWeights
+from softtokens.train.memory import give_back, resident_bytes
+from softtokens.train.weights import Weights
+
+_CUDA_CONTEXT = 1e9  # the driver's, cuBLAS' and the allocator's loss; an assumption
+_USABLE = 0.95  # of a device's memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Flags that were added, and the peak with them, bytes."""
+
+    flags: str
+    peak: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """peak: bytes, in the phase `phase`. changes: each with those before it, until the run fits; none if it does."""
+
+    size: ModelSize
+    device: Device
+    parts: list[Part]
+    seconds: Seconds
+    changes: list[Change]
+
+    @property
+    def phase(self) -> str:
+        of_phases = totals(self.parts)
+        return max(of_phases, key=of_phases.__getitem__)
+
+    @property
+    def peak(self) -> float:
+        return totals(self.parts)[self.phase]
+
+    @property
+    def fits(self) -> bool:
+        return fits(self.peak, self.device)
+
+
+def fits(peak: float, device: Device) -> bool:
+    return peak <= _USABLE * device.memory
+
+
+def plan(config: PlanConfig) -> Plan:
+    """Loads the model's configuration, not its weights. UserError for a model or device that is not known."""
+    size = size_of(config)
+    device = device_of(config)
+    runtime = _CUDA_CONTEXT if device.kind == "cuda" else rehearsed_bytes()
+    parts = memory_of(config, size, device, runtime)
+    peak = max(totals(parts).values())
+    changes = [] if fits(peak, device) else list(_changes(config, device, runtime, peak))
+    return Plan(size, device, parts, seconds_of(config, size, device), changes)
+
+
+def size_of(config: PlanConfig) -> ModelSize:
+    model = load_without_weights(config.model)
+    scale = config.scale
+    if scale.lora_rank:
+        lora.add(model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
+    return ModelSize.of(model)
+
+
+def rehearsed_bytes() -> float:
+    """What this process holds after it has done everything that a step does, with a model of no size: libraries, and
+    what they set up when they are first used."""
+    policy = load_policy("tiny")
+    thought = build_thought(PlanConfig().thought, policy.embedding_rms)
+    rollout = _tiny_rollout(policy, thought)
+    weights = Weights(policy)
+    batch = Batch(thought, rollout, torch.linspace(-1, 1, rollout.rows), rollout.rows)
+    accumulate_gradient(weights, batch, TermWeights())
+    torch.optim.AdamW(weights.parameters.values(), lr=0.0).step()
+    weights.put_gradients(None)
+    del batch, rollout
+    give_back(policy.device)
+    return resident_bytes()
+
+
+def _tiny_rollout(policy: HFPolicy, thought):
+    prompt = policy.tokenizer.encode("1+1=")
+    keys = Keys(0, torch.zeros(8, dtype=torch.int64), torch.arange(8))
+    return sample_rollout(policy, thought, [prompt], [0] * 8, keys, Limits(4, 2))
+
+
+def _changes(config: PlanConfig, device: Device, runtime: float, peak: float) -> Iterator[Change]:
+    """What helps, in the order of what it costs."""
+    flags = ""
+    for words, changed in _cheaper(config):
+        lower = max(totals(memory_of(changed, size_of(changed), device, runtime)).values())
+        if lower >= 0.99 * peak:
+            continue
+        flags, peak, config = f"{flags} {words}".strip(), lower, changed
+        yield Change(flags, peak)
+        if fits(peak, device):
+            return
+
+
+def _cheaper(config: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
+    """Each with the changes before it."""
+
+    def with_scale(**changes) -> PlanConfig:
+        return dataclasses.replace(config, scale=dataclasses.replace(config.scale, **changes))
+
+    if config.tokens_per_backward != 1024:
+        config = dataclasses.replace(config, tokens_per_backward=1024)
+        yield "--tokens-per-backward 1024", config
+    if config.processes > 1 and config.scale.parallel in ("auto", "ddp"):
+        config = with_scale(parallel="fsdp")
+        yield "--parallel fsdp", config
+    if config.thought.mode != "fuzzy" and config.scale.dtype == "float32":
+        config = with_scale(dtype="bfloat16")
+        yield "--dtype bfloat16", config
+    if not config.scale.activation_checkpointing:
+        config = with_scale(activation_checkpointing=True)
+        yield "--activation-checkpointing", config
+    if not config.scale.lora_rank:
+        config = with_scale(lora_rank=16)
+        yield "--lora-rank 16", config

@@ -1,0 +1,67 @@
+"""The time of a step from the roofline: what has to be read, multiplied and sent, over what the device can do."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from softtokens.models.size import ModelSize
+from softtokens.plan.devices import Device
+from softtokens.plan.memory import Rows, shards_of
+from softtokens.planconfig import PlanConfig
+
+# Shares of a peak that a good program reaches. Goals for GPUs, not measurements of ours.
+SHARE_OF_BANDWIDTH, SHARE_OF_FLOPS = 0.5, 0.4
+_ADAM_BYTES = 28  # per parameter: weight, gradient and two moments read, all but the gradient written
+
+
+@dataclasses.dataclass(frozen=True)
+class Seconds:
+    """Of one step in one process. At the roofline: no program is faster."""
+
+    decode: float
+    update: float
+    optimizer: float
+    network: float
+
+    @property
+    def bound(self) -> float:
+        return self.decode + self.update + self.optimizer + self.network
+
+    @property
+    def expected(self) -> float:
+        memory = self.decode + self.optimizer + self.network
+        return memory / SHARE_OF_BANDWIDTH + self.update / SHARE_OF_FLOPS
+
+
+def seconds_of(config: PlanConfig, size: ModelSize, device: Device) -> Seconds:
+    rows = Rows.of(config, device.kind)
+    width = 2 if config.scale.dtype == "bfloat16" else 4
+    peak, shards = device.flops[config.scale.dtype], shards_of(config)
+    mixes, matrix = config.thought.mode != "hard", size.vocab * size.dim
+    body = size.parameters - matrix * (1 if size.tied else 2)
+    reads = body + matrix * (2 if mixes else 1)  # a thought reads head and table
+    context = config.prompt_tokens + rows.emitted / 2
+    attention = 4 * size.layers * size.kv_dim * context  # operations of one position, at least
+
+    cache = rows.count * 2 * size.layers * size.kv_dim * context * width
+    of_one_step = max((width * reads + cache) / device.bandwidth, rows.count * (2 * reads + attention) / peak)
+    prompts = rows.prompts * config.prompt_tokens
+    decode = rows.emitted * of_one_step + 2 * body * prompts / peak
+
+    passes = 8 if config.scale.activation_checkpointing else 6
+    of_thoughts = (12 if mixes else 6) * matrix * config.max_thought_steps
+    of_answers = 6 * matrix * config.max_answer_tokens
+    positions = rows.count * rows.emitted + prompts
+    update = (positions * (passes * body + 3 * attention) + rows.count * (of_thoughts + of_answers)) / peak
+    if config.term_norms_every > 0 or config.clip == "each":  # both terms get a pass of their own
+        update *= 1 + (1 / config.term_norms_every if config.clip == "sum" else 1)
+
+    network = 0.0
+    if config.processes > 1:
+        share = 1 - 1 / config.processes
+        sent = 8 * size.trained * share  # every gradient is summed, and the sum told
+        if shards > 1:  # gathered in both directions of every pass, gradients dealt out, and a refreshed copy
+            times = -(-rows.count * rows.emitted // rows.at_a_time)
+            sent = share * (times * (2 * width + 4) + 4) * size.parameters
+        network = sent / device.link
+    return Seconds(decode, update, _ADAM_BYTES * size.trained / shards / device.bandwidth, network)
