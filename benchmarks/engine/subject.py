@@ -82,7 +82,7 @@ SIZES = {
 }
 
 
-def model_of(sizes: Sizes, vocabulary: int) -> LlamaForCausalLM:
+def model_of(sizes: Sizes, vocabulary: int, *, tied: bool = True) -> LlamaForCausalLM:
     """The same weights at every call. The layers say more than the embedding that passes them by: else, with a tied
     head, every token would only ever predict itself."""
     config = LlamaConfig(
@@ -93,7 +93,7 @@ def model_of(sizes: Sizes, vocabulary: int) -> LlamaForCausalLM:
         num_attention_heads=sizes.heads,
         num_key_value_heads=sizes.kv_heads,
         max_position_embeddings=2048,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         eos_token_id=None,
         bos_token_id=None,
         pad_token_id=0,

@@ -100,3 +100,12 @@ def test_medians_ratios_and_targets():
     assert (longer.ratio, longer.reached) == (3.5, False)
     assert longer.share_of_target == pytest.approx(3 / 3.5)
     assert compared(seconds, "we", "they", **names).reached is None
+
+
+@pytest.mark.slow
+def test_plans_and_processes_run_dry(tmp_path):
+    from benchmarks.scaling.__main__ import main
+
+    rows = json.loads(main(["--dry-run", "--output", str(tmp_path)]).read_text())["rows"]
+    assert [row["idea"] for row in rows].count("speed") == 3
+    assert all(row["ratio"] > 0 for row in rows)

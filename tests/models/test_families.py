@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 
@@ -15,8 +16,9 @@ from softtokens.models.kv import SlotKV
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout
 from softtokens.rollout.limits import Limits
+from softtokens.rollout.record import Kind
 from softtokens.rollout.replay import replay
-from softtokens.thoughts import Gaussian
+from softtokens.thoughts import Gaussian, Hard
 from softtokens.types import UserError
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -249,3 +251,20 @@ def test_the_template_of_a_training_travels_with_the_model(make_policy, tmp_path
     policy.save(tmp_path)
     assert load_policy(tmp_path).template == "Q: {question} A:"
     assert load_policy("tiny").template == "User: {question}\nAssistant:"
+
+
+def test_a_model_that_never_ends_a_text_is_said(make_policy, caplog):
+    policy = make_policy()
+    tokenizer, model = copy.deepcopy(policy.tokenizer), policy.model
+    tokenizer.eos_token = tokenizer.pad_token = None
+    before = model.generation_config.eos_token_id
+    model.generation_config.eos_token_id = None
+    try:
+        silent = HFPolicy(model, tokenizer)
+    finally:
+        model.generation_config.eos_token_id = before
+    assert silent.eos_ids == frozenset()
+    assert "neither the tokenizer nor the model names an end-of-sequence token" in caplog.text
+    keys = Keys(0, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    rollout = sample_rollout(silent, Hard(), [tokenizer.encode("3")], [0, 0], keys, Limits(3, 4))
+    assert (rollout.kind == Kind.ANSWER).sum(-1).tolist() == [4, 4]

@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 
+from softtokens.models.size import ModelSize
 from softtokens.rollout import memory
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
@@ -31,18 +32,22 @@ def test_rows_that_wait_for_a_place_change_nothing(policy, thought):
 
 def test_short_memory_is_said(policy, monkeypatch, caplog):
     per_row = memory.bytes_per_row(policy, 100, LIMITS)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 20.5 * per_row)
+    monkeypatch.setattr(memory, "free_bytes", lambda device, spoken_for=0: 20.5 * per_row)
     with caplog.at_level(logging.WARNING):
         assert memory.fitting_rows(policy, 20, 100, LIMITS) == 20
         assert not caplog.records
         assert memory.fitting_rows(policy, 64, 100, LIMITS) == 16
     assert "memory for 16 of the 64 rollouts at a time" in caplog.text
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 0.5 * per_row)
+    monkeypatch.setattr(memory, "free_bytes", lambda device, spoken_for=0: 0.5 * per_row)
     assert memory.fitting_rows(policy, 64, 100, LIMITS) == 8
     assert memory.fitting_rows(policy, 3, 100, LIMITS) == 3
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 100.5 * memory.bytes_per_token(policy))
+    monkeypatch.setattr(
+        memory, "free_bytes", lambda device, spoken_for=0: 100.5 * memory.bytes_per_token(policy) - spoken_for
+    )
     assert memory.fitting_tokens(policy, 100) == 100
     assert memory.fitting_tokens(policy, 101) == 100
+    assert memory.fitting_tokens(policy, 100, spoken_for=50 * memory.bytes_per_token(policy)) == 50
+    assert memory.fitting_tokens(policy, 100, spoken_for=1e12) == 1
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -60,4 +65,5 @@ def test_memory_of_a_position_is_what_autograd_keeps(make_policy, family):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         policy.hidden_states(inputs)
-    assert 0.7 < sum(kept.values()) / (4 * 32) / memory.bytes_per_token(policy) < 1.0
+    expected = ModelSize.of(policy.model).activation_bytes(torch.float32)
+    assert 0.7 < sum(kept.values()) / (4 * 32) / expected < 1.0

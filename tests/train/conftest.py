@@ -116,7 +116,7 @@ def start(tmp_path):
     """Start the command line in a process of its own, after running the lines of `hook` there."""
     running: list[subprocess.Popen] = []
 
-    def start(arguments: list[str], hook: str = "") -> subprocess.Popen:
+    def start(arguments: list[str], hook: str = "", **environment: str) -> subprocess.Popen:
         file = tmp_path / f"hook{len(running)}.py"
         file.write_text(hook)
         process = subprocess.Popen(
@@ -124,7 +124,7 @@ def start(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=driver.ENVIRONMENT,
+            env=driver.ENVIRONMENT | environment,
         )
         running.append(process)
         return process

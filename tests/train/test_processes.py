@@ -1,6 +1,7 @@
 """A run over two processes is the run of one: same rollouts, same parameters up to rounding."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,18 @@ SHORT = ("--steps", "3", "--group-size", "8", "--validate-every", "2", "--term-n
 ROUNDING = ("grad_norm", "loss", "mismatch", "entropy", "thought/")
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def of_rank(rank: int, local: int = 2) -> dict[str, str]:
+    """What a launcher of two processes, `local` on a machine, tells each."""
+    here = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local)}
+    return {**here, "RANK": str(rank), "LOCAL_RANK": str(rank % local)}
+
+
 @pytest.fixture
 def together(tmp_path):
     """Do training runs in two processes, each run by both."""
@@ -26,14 +39,11 @@ def together(tmp_path):
     def together(*runs: list[str], local: int = 2) -> None:
         file = tmp_path / "runs.json"
         file.write_text(json.dumps([list(map(str, flags)) for flags in runs]))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        here = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local)}
+        port = free_port()
         started = [
             subprocess.Popen(
                 [sys.executable, processes.__file__, str(port), str(file)],
-                env={**driver.ENVIRONMENT, **here, "RANK": str(rank), "LOCAL_RANK": str(rank % local)},
+                env=driver.ENVIRONMENT | of_rank(rank, local),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -129,6 +139,45 @@ def test_a_run_goes_on_with_another_number_of_processes(flags, tmp_path, text_re
     together(flags(one, *SHORT, "--save-every", "2", "--parallel", "fsdp", "--resume"))
     assert_same_up_to_rounding(one, whole)
     assert load_policy(one).embedding_rms == load_policy(whole).embedding_rms
+
+
+KILLED = """
+import os, signal
+from softtokens.train import MODULE
+act, calls = MODULE.FUNCTION, []
+def killed(*arguments, **options):
+    calls.append(1)
+    if os.environ["RANK"] == "RANK_TO_KILL" and len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return act(*arguments, **options)
+MODULE.FUNCTION = killed
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "rank", "module", "function"),
+    [
+        ("ddp", 0, "checkpoint", "_point"),
+        ("ddp", 1, "step", "_sampled"),
+        ("fsdp", 1, "checkpoint", "_save_optimizer"),
+        ("fsdp", 1, "step", "_update"),
+    ],
+)
+def test_one_of_two_is_killed(flags, tmp_path, start, text_rewards, together, way, rank, module, function):
+    """The other ends too, with the reason, and both go on from the last checkpoint."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    settings = (*SHORT, "--save-every", "1", "--parallel", way)
+    hook = KILLED.replace("MODULE", module).replace("FUNCTION", function).replace("RANK_TO_KILL", str(rank))
+    port = str(free_port())
+    both = [start(flags(run, *settings), hook, MASTER_PORT=port, **of_rank(i)) for i in range(2)]
+    assert both[rank].wait(timeout=120) == -signal.SIGKILL
+    _, said = both[1 - rank].communicate(timeout=120)
+    assert both[1 - rank].returncode == 1
+    assert "another process of the run is gone" in said, said
+    together(flags(run, *settings, "--resume"))
+    assert cli.main(flags(whole, *SHORT, "--save-every", "1")) == 0
+    assert_same_up_to_rounding(run, whole)
 
 
 def back_to(run: Path, *, step: int) -> None:

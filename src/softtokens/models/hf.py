@@ -55,6 +55,11 @@ class HFPolicy:
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", 2**20))
         self.eos_ids = _eos_ids(model, tokenizer)
+        if not self.eos_ids:
+            log.warning(
+                "neither the tokenizer nor the model names an end-of-sequence token; every answer runs to its limit "
+                "(max_answer_tokens). Set eos_token in tokenizer_config.json if there is one."
+            )
         self._window, self._mask_by_layer_type = _sliding_window(config)
         self._step = self._plain_step
         self.recordings: KeptBuffers | None = None

@@ -12,7 +12,7 @@ from softtokens.models.hf import HFPolicy, load_policy, load_without_weights
 from softtokens.models.size import ModelSize
 from softtokens.ops.random import Keys
 from softtokens.plan.devices import Device, device_of
-from softtokens.plan.memory import Part, memory_of, totals
+from softtokens.plan.memory import Footprint, footprint
 from softtokens.plan.speed import Seconds, seconds_of
 from softtokens.planconfig import PlanConfig
 from softtokens.rollout.decode import sample_rollout
@@ -41,18 +41,17 @@ class Plan:
 
     size: ModelSize
     device: Device
-    parts: list[Part]
+    memory: Footprint
     seconds: Seconds
     changes: list[Change]
 
     @property
     def phase(self) -> str:
-        of_phases = totals(self.parts)
-        return max(of_phases, key=of_phases.__getitem__)
+        return max(self.memory.phases, key=self.memory.phases.__getitem__)
 
     @property
     def peak(self) -> float:
-        return totals(self.parts)[self.phase]
+        return self.memory.peak
 
     @property
     def fits(self) -> bool:
@@ -68,10 +67,9 @@ def plan(config: PlanConfig) -> Plan:
     size = size_of(config)
     device = device_of(config)
     runtime = _CUDA_CONTEXT if device.kind == "cuda" else rehearsed_bytes()
-    parts = memory_of(config, size, device, runtime)
-    peak = max(totals(parts).values())
-    changes = [] if fits(peak, device) else list(_changes(config, device, runtime, peak))
-    return Plan(size, device, parts, seconds_of(config, size, device), changes)
+    memory = footprint(config, size, device, runtime)
+    changes = [] if fits(memory.peak, device) else list(_changes(config, device, runtime, memory.peak))
+    return Plan(size, device, memory, seconds_of(config, size, device, memory.positions), changes)
 
 
 def size_of(config: PlanConfig) -> ModelSize:
@@ -107,8 +105,9 @@ def _tiny_rollout(policy: HFPolicy, thought):
 def _changes(config: PlanConfig, device: Device, runtime: float, peak: float) -> Iterator[Change]:
     """What helps, in the order of what it costs."""
     flags = ""
-    for words, changed in _cheaper(config):
-        lower = max(totals(memory_of(changed, size_of(changed), device, runtime)).values())
+    for words, change in _CHEAPER:
+        changed = change(config)
+        lower = footprint(changed, size_of(changed), device, runtime).peak
         if lower >= 0.99 * peak:
             continue
         flags, peak, config = f"{flags} {words}".strip(), lower, changed
@@ -117,24 +116,40 @@ def _changes(config: PlanConfig, device: Device, runtime: float, peak: float) ->
             return
 
 
-def _cheaper(config: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
-    """Each with the changes before it."""
+def _fewer_positions(config: PlanConfig) -> PlanConfig:
+    return dataclasses.replace(config, tokens_per_backward=min(config.tokens_per_backward or 1024, 1024))
 
-    def with_scale(**changes) -> PlanConfig:
-        return dataclasses.replace(config, scale=dataclasses.replace(config.scale, **changes))
 
-    if config.tokens_per_backward != 1024:
-        config = dataclasses.replace(config, tokens_per_backward=1024)
-        yield "--tokens-per-backward 1024", config
-    if config.processes > 1 and config.scale.parallel in ("auto", "ddp"):
-        config = with_scale(parallel="fsdp")
-        yield "--parallel fsdp", config
-    if config.thought.mode != "fuzzy" and config.scale.dtype == "float32":
-        config = with_scale(dtype="bfloat16")
-        yield "--dtype bfloat16", config
-    if not config.scale.activation_checkpointing:
-        config = with_scale(activation_checkpointing=True)
-        yield "--activation-checkpointing", config
-    if not config.scale.lora_rank:
-        config = with_scale(lora_rank=16)
-        yield "--lora-rank 16", config
+def _without_norms(config: PlanConfig) -> PlanConfig:
+    return dataclasses.replace(config, term_norms_every=0)
+
+
+def _sharded(config: PlanConfig) -> PlanConfig:
+    several = config.processes > 1 and config.scale.parallel in ("auto", "ddp")
+    return _scaled(config, parallel="fsdp") if several else config
+
+
+def _in_bfloat16(config: PlanConfig) -> PlanConfig:
+    return config if config.thought.mode == "fuzzy" else _scaled(config, dtype="bfloat16")
+
+
+def _recomputing(config: PlanConfig) -> PlanConfig:
+    return _scaled(config, activation_checkpointing=True)
+
+
+def _with_adapters(config: PlanConfig) -> PlanConfig:
+    return config if config.scale.lora_rank else _scaled(config, lora_rank=16)
+
+
+def _scaled(config: PlanConfig, **changes) -> PlanConfig:
+    return dataclasses.replace(config, scale=dataclasses.replace(config.scale, **changes))
+
+
+_CHEAPER = [
+    ("--tokens-per-backward 1024", _fewer_positions),
+    ("--term-norms-every 0", _without_norms),
+    ("--parallel fsdp", _sharded),
+    ("--dtype bfloat16", _in_bfloat16),
+    ("--activation-checkpointing", _recomputing),
+    ("--lora-rank 16", _with_adapters),
+]

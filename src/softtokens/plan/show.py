@@ -6,7 +6,7 @@ import dataclasses
 
 from rich.table import Table
 
-from softtokens.plan.memory import PHASES, totals
+from softtokens.plan.memory import PHASES
 from softtokens.plan.run import Plan
 from softtokens.plan.speed import SHARE_OF_BANDWIDTH, SHARE_OF_FLOPS
 
@@ -16,10 +16,10 @@ def memory_table(plan: Plan) -> Table:
     table.add_column("part")
     for phase in PHASES:
         table.add_column(phase, justify="right")
-    for part in sorted(plan.parts, key=lambda part: -part.size):
+    for part in sorted(plan.memory.parts, key=lambda part: -part.size):
         table.add_row(part.name, *(_gb(part.size) if phase in part.phases else "" for phase in PHASES))
     table.add_section()
-    of_phases = totals(plan.parts)
+    of_phases = plan.memory.phases
     table.add_row("together", *(_gb(of_phases[phase]) for phase in PHASES), style="bold")
     return table
 
@@ -41,6 +41,7 @@ def verdict(plan: Plan) -> list[str]:
     lines += [f"  with {change.flags}: {change.peak / 1e9:.2f} GB" for change in plan.changes]
     if plan.changes and plan.changes[-1].peak > device.memory:
         lines.append("  More devices (--processes with fsdp), shorter thoughts or a smaller model are what is left.")
+    lines.append(f"{plan.memory.positions:,} positions go through a backward pass at a time.")
     lines.append(
         f"A step takes at least {plan.seconds.bound:.3g} s; {plan.seconds.expected:.3g} s at "
         f"{SHARE_OF_BANDWIDTH:.0%} of the bandwidth and {SHARE_OF_FLOPS:.0%} of the operations, which is a goal and "
@@ -57,9 +58,10 @@ def as_json(plan: Plan) -> dict:
         "device": dataclasses.asdict(plan.device),
         "parts": [
             {"name": part.name, "bytes": part.size, "phases": [phase for phase in PHASES if phase in part.phases]}
-            for part in plan.parts
+            for part in plan.memory.parts
         ],
-        "phases": totals(plan.parts),
+        "positions_per_backward": plan.memory.positions,
+        "phases": plan.memory.phases,
         "peak": plan.peak,
         "peak_phase": plan.phase,
         "fits": plan.fits,

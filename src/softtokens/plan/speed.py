@@ -33,8 +33,9 @@ class Seconds:
         return memory / SHARE_OF_BANDWIDTH + self.update / SHARE_OF_FLOPS
 
 
-def seconds_of(config: PlanConfig, size: ModelSize, device: Device) -> Seconds:
-    rows = Rows.of(config, device.kind)
+def seconds_of(config: PlanConfig, size: ModelSize, device: Device, positions_at_a_time: int) -> Seconds:
+    """positions_at_a_time: of a backward pass."""
+    rows = Rows.of(config)
     width = 2 if config.scale.dtype == "bfloat16" else 4
     peak, shards = device.flops[config.scale.dtype], shards_of(config)
     mixes, matrix = config.thought.mode != "hard", size.vocab * size.dim
@@ -61,7 +62,7 @@ def seconds_of(config: PlanConfig, size: ModelSize, device: Device) -> Seconds:
         share = 1 - 1 / config.processes
         sent = 8 * size.trained * share  # every gradient is summed, and the sum told
         if shards > 1:  # gathered in both directions of every pass, gradients dealt out, and a refreshed copy
-            times = -(-rows.count * rows.emitted // rows.at_a_time)
+            times = -(-rows.count * rows.emitted // positions_at_a_time)
             sent = share * (times * (2 * width + 4) + 4) * size.parameters
         network = sent / device.link
     return Seconds(decode, update, _ADAM_BYTES * size.trained / shards / device.bandwidth, network)

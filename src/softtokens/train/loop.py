@@ -17,15 +17,17 @@ from softtokens.launch import launch
 from softtokens.models import lora
 from softtokens.models.blocks import recompute_activations
 from softtokens.models.hf import load_policy
+from softtokens.models.size import ModelSize
 from softtokens.rewards import Grader, RewardScale
 from softtokens.rollout.batches import require_room
 from softtokens.rollout.limits import Limits
-from softtokens.rollout.memory import fitting_rows, fitting_tokens
+from softtokens.rollout.memory import bytes_per_row, fitting_rows, fitting_tokens, vocabulary_bytes
 from softtokens.thoughts import build_thought
 from softtokens.train import rundir
 from softtokens.train.case import save_case
 from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, save_checkpoint, tidy
 from softtokens.train.gradient import TOKENS_PER_BACKWARD
+from softtokens.train.memory import measures_apart, ways_into_the_vocabulary
 from softtokens.train.scoring import RewardFunction, by_function, graded
 from softtokens.train.step import Step, Trainee, train_step
 from softtokens.train.stop import Stopped, StopRequest
@@ -73,6 +75,9 @@ def _train(
     validation = validation_problems(config) if config.validate_every else []
     folder, progress = found or (None, Progress())
     weights = _weights(config, folder, world)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
+    positions = require_room(weights.sampler, [*problems, *validation], limits)
+    slots, tokens = _fitting(config, weights, positions, limits)  # before the optimizer's state is there, or not yet
     optimizer = torch.optim.AdamW(
         weights.parameters.values(),
         lr=config.learning_rate,
@@ -90,10 +95,6 @@ def _train(
     thought.at(
         sampler.vocabulary.table[:1], sampler.vocabulary
     )  # refuses a top_k larger than the vocabulary now, not later
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
-    positions = require_room(sampler, [*problems, *validation], limits)
-    slots = fitting_rows(sampler, len(world.share(rows)), positions, limits)
-    tokens = fitting_tokens(sampler, config.tokens_per_backward or TOKENS_PER_BACKWARD[world.device.type])
     trainee = Trainee(config, weights, optimizer, thought, problems, score, limits, slots, tokens, stop)
     sampler.prepare_decoding(config.decoding, config.steps * (config.max_thought_steps + config.max_answer_tokens))
 
@@ -130,6 +131,21 @@ def _weights(config: TrainConfig, folder: Path | None, world: World) -> Weights:
     if sharded:
         return Sharded(policy, world, hybrid=scale.parallel == "hsdp", dtype=dtype)
     return Weights(policy, world) if dtype == torch.float32 else WithMasters(policy, world)
+
+
+def _fitting(config: TrainConfig, weights: Weights, positions: int, limits: Limits) -> tuple[int, int]:
+    """How many rollouts run at a time, and how many positions go through a backward pass, beside all that is there
+    while they do. positions: of the longest rollout, with its prompt."""
+    sampler, world = weights.sampler, weights.world
+    size, kind = ModelSize.of(sampler.model), world.device.type
+    state = weights.bytes_to_come(apart=measures_apart(config))
+    rows = len(world.share(config.problems_per_step * config.group_size))
+    slots = fitting_rows(sampler, rows, positions, limits, spoken_for=state)
+    wanted = config.tokens_per_backward or TOKENS_PER_BACKWARD[kind]
+    state += slots * bytes_per_row(sampler, positions, limits)
+    state += vocabulary_bytes(size, kind, wanted, ways=ways_into_the_vocabulary(config))
+    checkpointed = config.scale.activation_checkpointing
+    return slots, fitting_tokens(sampler, wanted, spoken_for=state, checkpointed=checkpointed)
 
 
 class _Logs:

@@ -56,6 +56,12 @@ class Weights:
         self.put_gradients(None)
         return found
 
+    def bytes_to_come(self, *, apart: bool) -> int:
+        """What this process will hold for them once it trains: gradients and Adam's two moments. apart: and the
+        gradients of one of the two terms."""
+        local = [p.to_local() if isinstance(p, DTensor) else p for p in self.parameters.values()]
+        return 4 * (4 if apart else 3) * sum(p.numel() for p in local)
+
     @torch.no_grad()
     def refresh(self) -> None:
         """After an update: what computes follows what was updated."""

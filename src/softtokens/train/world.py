@@ -98,7 +98,7 @@ def alone(device: torch.device) -> World:
 @contextlib.contextmanager
 def join(launch: Launch, device: str) -> Iterator[World]:
     """The world of this process, which meets the others first. device: as in the configuration; of several processes
-    on a machine with GPUs each takes its own."""
+    on a machine with GPUs each takes its own. RuntimeError when one of them is lost on the way."""
     if launch.size == 1:
         yield World(launch, resolve_device(device))
         return
@@ -119,5 +119,13 @@ def join(launch: Launch, device: str) -> Iterator[World]:
         world_size=launch.size,
         timeout=_PATIENCE,
     )
-    yield World(launch, here)
+    try:
+        yield World(launch, here)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # gloo raises a plain RuntimeError
+            raise RuntimeError(
+                "another process of the run is gone, or cannot be reached; what it said last says why. Start all of "
+                f"them again with the same command and --resume. ({str(error).splitlines()[0]})"
+            ) from error
+        raise
     dist.destroy_process_group()  # after a failure the others may be anywhere; then the end of the process ends it
