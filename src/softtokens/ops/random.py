@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 
 import torch
@@ -94,16 +95,23 @@ def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
     leaves its 64 bits as they should be; only what is multiplied next has to be cut to 32 bits.
     """
     even, odd = torch.stack((counter[0], counter[2])), torch.stack((counter[1], counter[3]))
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        product = torch.empty_like(even)  # of the other pair each: the words cross over
-        torch.mul(even[1], _MULTIPLIERS[1], out=product[0])
-        torch.mul(even[0], _MULTIPLIERS[0], out=product[1])
-        even = (product >> 32).bitwise_xor_(odd)
-        even[0].bitwise_xor_(k0)
-        even[1].bitwise_xor_(k1)
-        even.bitwise_and_(_LOW)
+    multipliers, keys = _constants(key, even.device, even.dim())
+    for key_of_round in keys:
+        product = even.flip(0).mul_(multipliers)  # of the other pair each: the words cross over
+        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(key_of_round).bitwise_and_(_LOW)
         odd = product
-        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
     odd = odd & _LOW
     return [even[0], odd[0], even[1], odd[1]]
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(key: tuple[int, int], device: torch.device, dims: int) -> tuple[Tensor, list[Tensor]]:
+    """Multipliers, and a key for each round, one number for each pair. Kept: on a GPU making them waits for the device,
+    which a recorded step must not."""
+
+    def pair(first: int, second: int) -> Tensor:
+        return torch.tensor((first, second), device=device).view(2, *[1] * (dims - 1))
+
+    rounds = range(_ROUNDS)
+    keys = [pair(*((k + i * weyl) & _LOW for k, weyl in zip(key, _WEYL, strict=True))) for i in rounds]
+    return pair(_MULTIPLIERS[1], _MULTIPLIERS[0]), keys
