@@ -6,12 +6,14 @@ PYTHON ?= python3
 VENV ?= .venv
 OLDEST_VENV ?= .venv-oldest
 BIN = $(VENV)/bin
+# Test processes; each runs its models with one thread.
+WORKERS ?= 2
 ARGS ?=
 
 # Spinning threads that lose their core make small models ten times slower when the machine is busy.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slow test-oldest benchmark lint base clean
+.PHONY: help quickstart test test-slow test-oldest benchmark lint audit base clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -19,25 +21,30 @@ help:
 	@echo "make test-oldest  models and rollouts against the oldest supported transformers"
 	@echo "make benchmark    speed and memory beside other ways to do it (a quarter of an hour; ARGS=--quick for less)"
 	@echo "make lint         ruff"
+	@echo "make audit        known vulnerabilities of the pinned versions (needs the network)"
 	@echo "make base         rebuild the embedded checkpoint"
 
 quickstart: $(VENV)/.installed
 	$(BIN)/softtokens quickstart $(ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
 
 test-oldest: $(OLDEST_VENV)/.installed
-	$(OLDEST_VENV)/bin/python -m pytest tests/models tests/rollout $(ARGS)
+	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) tests/models tests/rollout $(ARGS)
 
 benchmark: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.engine $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+audit: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 base: $(VENV)/.installed
 	$(BIN)/python recipes/tiny_base/build.py $(ARGS)

@@ -13,7 +13,8 @@ from benchmarks.scaling.runs import FLAGS, planned, random_model, trained
 
 OFF_BY_AT_MOST = 0.15
 PROMPT_TOKENS = 24  # about what problems of the arithmetic task take
-STEPS = ["--steps", "3", "--save-every", "1"]  # the third has seen rollouts, updates and a checkpoint of the others
+# The third step has seen rollouts, updates and checkpoints of the others, and each has everything that a step can have.
+STEPS = ["--steps", "3", "--save-every", "1", "--term-norms-every", "1"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +28,19 @@ class Case:
 BODY = {"dim": 768, "layers": 6, "vocabulary": 8_000}
 HEAD = {"dim": 256, "layers": 4, "vocabulary": 128_000, "tied": False}
 LONG = {"dim": 512, "layers": 4, "vocabulary": 32_000}
+LONG_FLAGS = "--max-thought-steps 256 --tokens-per-backward 4096"
+SHORT = "--max-thought-steps 48 --tokens-per-backward 512"
 CASES = [
-    Case("46 M, hard, 128 thoughts", BODY, "--mode hard --max-thought-steps 128"),
-    Case("46 M, soft, bfloat16", BODY, "--dtype bfloat16 --max-thought-steps 32 --tokens-per-backward 4096"),
-    Case("46 M, soft, adapters", BODY, "--lora-rank 8 --max-thought-steps 128"),
+    Case("46 M, hard", BODY, f"--mode hard {SHORT}"),
+    Case("46 M, soft", BODY, SHORT),
+    Case("46 M, soft, bfloat16", BODY, "--dtype bfloat16 --max-thought-steps 8 --tokens-per-backward 512"),
+    Case("46 M, soft, adapters", BODY, f"--lora-rank 8 {SHORT}"),
     Case("68 M, V = 128,000, soft", HEAD, "--max-thought-steps 32"),
     Case("68 M, V = 128,000, fuzzy", HEAD, "--mode fuzzy --max-thought-steps 32"),
-    Case("28 M, soft, 512 thoughts", LONG, "--max-thought-steps 512 --group-size 16 --tokens-per-backward 8192"),
-    Case(
-        "the same, activations recomputed",
-        LONG,
-        "--max-thought-steps 512 --group-size 16 --tokens-per-backward 8192 --activation-checkpointing",
-    ),
-    Case("46 M, soft, ddp, 2 processes", BODY, "--max-thought-steps 128", 2),
-    Case("46 M, soft, fsdp, 2 processes", BODY, "--max-thought-steps 128 --parallel fsdp", 2),
+    Case("28 M, soft, 256 thoughts", LONG, LONG_FLAGS),
+    Case("the same, activations recomputed", LONG, f"{LONG_FLAGS} --activation-checkpointing"),
+    Case("46 M, soft, ddp, 2 processes", BODY, SHORT, 2),
+    Case("46 M, soft, fsdp, 2 processes", BODY, f"{SHORT} --parallel fsdp", 2),
 ]
 DRY = [Case("tiny", {"dim": 64, "layers": 1, "vocabulary": 512}, "--max-thought-steps 8 --group-size 2", 1)]
 

@@ -30,7 +30,7 @@ def compiled_or_plain(function: Callable, what: str) -> Callable:
     def own(*args):
         return function(*args)
 
-    # what was compiled is found by the code object, and not checked for being of the same model: each has one of its own
+    # what was compiled is found by its code and not checked for being of the same model: each has code of its own
     own = types.FunctionType(own.__code__.replace(), globals(), closure=own.__closure__)
     compiled = torch.compile(own, dynamic=True, fullgraph=True, options={"guard_filter_fn": _of_arguments})
     runs, works = False, True  # a compiled call went through; compiling is worth another try

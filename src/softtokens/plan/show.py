@@ -12,15 +12,20 @@ from softtokens.plan.speed import SHARE_OF_BANDWIDTH, SHARE_OF_FLOPS
 
 
 def memory_table(plan: Plan) -> Table:
-    table = Table(title=f"memory of one process, GB ({plan.size.parameters / 1e6:,.0f} M parameters)")
+    unit, name = (1e9, "GB") if plan.peak >= 10e9 else (1e6, "MB")
+
+    def shown(size: float) -> str:
+        return f"{size / unit:.2f}" if unit == 1e9 else f"{size / unit:,.0f}"
+
+    table = Table(title=f"memory of one process, {name} ({plan.size.parameters / 1e6:,.0f} M parameters)")
     table.add_column("part")
     for phase in PHASES:
         table.add_column(phase, justify="right")
     for part in sorted(plan.memory.parts, key=lambda part: -part.size):
-        table.add_row(part.name, *(_gb(part.size) if phase in part.phases else "" for phase in PHASES))
+        table.add_row(part.name, *(shown(part.size) if phase in part.phases else "" for phase in PHASES))
     table.add_section()
     of_phases = plan.memory.phases
-    table.add_row("together", *(_gb(of_phases[phase]) for phase in PHASES), style="bold")
+    table.add_row("together", *(shown(of_phases[phase]) for phase in PHASES), style="bold")
     return table
 
 
@@ -69,7 +74,3 @@ def as_json(plan: Plan) -> dict:
         "seconds": dataclasses.asdict(plan.seconds)
         | {"together": plan.seconds.bound, "expected": plan.seconds.expected},
     }
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.2f}"
