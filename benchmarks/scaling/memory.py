@@ -28,15 +28,15 @@ class Case:
 BODY = {"dim": 768, "layers": 6, "vocabulary": 8_000}
 HEAD = {"dim": 256, "layers": 4, "vocabulary": 128_000, "tied": False}
 LONG = {"dim": 512, "layers": 4, "vocabulary": 32_000}
-LONG_FLAGS = "--max-thought-steps 256 --tokens-per-backward 4096"
-SHORT = "--max-thought-steps 48 --tokens-per-backward 512"
+LONG_FLAGS = "--group-size 8 --max-thought-steps 256 --tokens-per-backward 4096"
+SHORT = "--group-size 8 --max-thought-steps 48 --tokens-per-backward 512"
 CASES = [
     Case("46 M, hard", BODY, f"--mode hard {SHORT}"),
     Case("46 M, soft", BODY, SHORT),
-    Case("46 M, soft, bfloat16", BODY, "--dtype bfloat16 --max-thought-steps 8 --tokens-per-backward 512"),
+    Case("46 M, soft, bfloat16", BODY, "--dtype bfloat16 --group-size 2 --max-thought-steps 8"),
     Case("46 M, soft, adapters", BODY, f"--lora-rank 8 {SHORT}"),
-    Case("68 M, V = 128,000, soft", HEAD, "--max-thought-steps 32"),
-    Case("68 M, V = 128,000, fuzzy", HEAD, "--mode fuzzy --max-thought-steps 32"),
+    Case("68 M, V = 128,000, soft", HEAD, "--group-size 8 --max-thought-steps 32"),
+    Case("68 M, V = 128,000, fuzzy", HEAD, "--mode fuzzy --group-size 8 --max-thought-steps 32"),
     Case("28 M, soft, 256 thoughts", LONG, LONG_FLAGS),
     Case("the same, activations recomputed", LONG, f"{LONG_FLAGS} --activation-checkpointing"),
     Case("46 M, soft, ddp, 2 processes", BODY, SHORT, 2),
@@ -47,15 +47,7 @@ DRY = [Case("tiny", {"dim": 64, "layers": 1, "vocabulary": 512}, "--max-thought-
 
 def rows(folder: Path, *, dry: bool) -> Iterator[Row]:
     for number, case in enumerate(DRY if dry else CASES):
-        flags = [
-            "--model",
-            random_model(folder, **case.model),
-            *FLAGS,
-            "--group-size",
-            "8",
-            "--max-answer-tokens",
-            "16",
-        ]
+        flags = ["--model", random_model(folder, **case.model), *FLAGS, "--max-answer-tokens", "16"]
         flags += [*STEPS, *case.flags.split()]
         prompt = ["--prompt-tokens", str(PROMPT_TOKENS)]
         plan = planned([*flags, *prompt], processes=case.processes)

@@ -22,14 +22,15 @@ MODELS = {
     "V = 512": {"dim": 256, "layers": 4, "vocabulary": 512},
     "V = 32,000": {"dim": 256, "layers": 4, "vocabulary": 32_000},
 }
+DRY = {"tiny": {"dim": 64, "layers": 1, "vocabulary": 512}}
 SKIPPED = 1  # the first step warms up
 
 
 def rows(folder: Path, *, dry: bool) -> Iterator[Row]:
-    rounds, steps, group = (1, 2, 2) if dry else (3, 5, 32)
-    for name, model in list(MODELS.items())[: 1 if dry else None]:
+    rounds, steps, group, thoughts = (1, 2, 2, 4) if dry else (3, 5, 32, 48)
+    for name, model in (DRY if dry else MODELS).items():
         flags = ["--model", random_model(folder, **model), *FLAGS, "--steps", str(steps), "--group-size", str(group)]
-        flags += ["--max-thought-steps", "48", "--max-answer-tokens", "4", "--term-norms-every", "0"]
+        flags += ["--max-thought-steps", str(thoughts), "--max-answer-tokens", "4", "--term-norms-every", "0"]
         flags += ["--save-every", str(steps)]
         seen: dict[str, list[dict]] = {way: [] for way in WAYS}
         with busyness() as busy:

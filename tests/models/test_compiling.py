@@ -105,7 +105,7 @@ def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, cha
 @pytest.mark.slow
 def test_two_compiled_models_do_not_mix(make_policy, prompts):
     """Of the same widths but with other depths and constants: what is compiled for one is not run for the other."""
-    changes = [{}, {"num_hidden_layers": 3}, {"rms_norm_eps": 0.5}, {"seed": 1}]
+    changes = [{}, {"num_hidden_layers": 1, "rms_norm_eps": 0.5}]
     policies = [make_policy(**change) for change in changes]
     keys = Keys(0, torch.zeros(8, dtype=torch.int64), torch.arange(8))
 

@@ -158,10 +158,9 @@ MODULE.FUNCTION = killed
 @pytest.mark.parametrize(
     ("way", "rank", "module", "function"),
     [
-        ("ddp", 0, "checkpoint", "_point"),
         ("ddp", 1, "step", "_sampled"),
         ("fsdp", 1, "checkpoint", "_save_optimizer"),
-        ("fsdp", 1, "step", "_update"),
+        # the other moments were tried once: see docs/reliability.md
     ],
 )
 def test_one_of_two_is_killed(flags, tmp_path, start, text_rewards, together, way, rank, module, function):
