@@ -113,7 +113,7 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
         ("thoughts on the tape", decoded * thoughts, rollout),
         ("stored thoughts", rows.count * thoughts, frozenset({"rollout"}) | held),
         ("activations", (at_a_time + rows.prompts * config.prompt_tokens) * kept, update),
-        ("holes in the heap", 0 if on_gpu else _holes(size, config, at_a_time), update),
+        ("holes in the heap", 0 if on_gpu or shards > 1 else _holes(size, config, at_a_time), update),
         ("thoughts in work", at_a_time * (of_one - kept), update),
         ("vocabulary in work", vocabulary, update),
         ("gathered blocks", _gathered(size, width) if shards > 1 else 0, update),
@@ -125,14 +125,15 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
 
 
 def _holes(size: ModelSize, config: PlanConfig, positions: int) -> float:
-    """Activations that were freed in the backward pass and cannot be used by what comes next."""
+    """Activations that were freed in the backward pass and cannot be used by what comes next. (Of sharded weights large
+    blocks are mapped apart.)"""
     width, layers = getattr(torch, config.scale.dtype).itemsize, size.layers
     if config.scale.activation_checkpointing:
         layers = 1
     kinds = ((11, size.dim), (4, size.inner))  # as in ModelSize.activation_bytes
     blocks = [(count, positions * numbers * width) for count, numbers in kinds]
     freed = sum(layers * count * block for count, block in blocks if block < _HEAP_BLOCK)
-    filled = 4 * size.trained / shards_of(config) * (2 if measures_apart(config) else 1)
+    filled = 4 * size.trained * (2 if measures_apart(config) else 1)
     return max(0.0, _LOST_IN_HOLES * freed - filled)
 
 

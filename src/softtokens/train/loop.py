@@ -27,7 +27,7 @@ from softtokens.train import rundir
 from softtokens.train.case import save_case
 from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, save_checkpoint, tidy
 from softtokens.train.gradient import TOKENS_PER_BACKWARD
-from softtokens.train.memory import measures_apart, ways_into_the_vocabulary
+from softtokens.train.memory import map_blocks_apart, measures_apart, ways_into_the_vocabulary
 from softtokens.train.scoring import RewardFunction, by_function, graded
 from softtokens.train.step import Step, Trainee, train_step
 from softtokens.train.stop import Stopped, StopRequest
@@ -121,6 +121,8 @@ def _weights(config: TrainConfig, folder: Path | None, world: World) -> Weights:
     scale, sharded = config.scale, config.scale.parallel in ("fsdp", "hsdp") and world.size > 1
     # sharded weights go to their device shard by shard
     device = "cpu" if sharded else world.device
+    if sharded:
+        map_blocks_apart(world.device)
     policy = load_policy(folder or config.model, device=device, mask_unused=config.mask_unused, merge_adapters=False)
     policy.template = template_of(config.task)
     if scale.lora_rank and not lora.has_adapters(policy.model):
