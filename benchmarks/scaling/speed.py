@@ -27,7 +27,7 @@ SKIPPED = 1  # the first step warms up
 
 
 def rows(folder: Path, *, dry: bool) -> Iterator[Row]:
-    rounds, steps, group, thoughts = (1, 2, 2, 4) if dry else (3, 5, 32, 48)
+    rounds, steps, group, thoughts = (1, 2, 2, 4) if dry else (2, 3, 32, 48)
     for name, model in (DRY if dry else MODELS).items():
         flags = ["--model", random_model(folder, **model), *FLAGS, "--steps", str(steps), "--group-size", str(group)]
         flags += ["--max-thought-steps", str(thoughts), "--max-answer-tokens", "4", "--term-norms-every", "0"]
