@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from softtokens.config import TrainConfig, require
+from softtokens.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,5 +37,11 @@ class PlanConfig(TrainConfig):
         for name in ("memory_gb", "bandwidth_gb_s", "tflops"):
             value = getattr(self, name)
             require(name, value, value is None or 0 < value < float("inf"), "a positive number, or left out")
+        even = self.processes <= self.per_machine or self.processes % self.per_machine == 0
+        if self.scale.parallel == "hsdp" and not even:
+            raise UserError(
+                f"parallel is hsdp with {self.processes} processes, {self.per_machine} on a machine; it needs the same "
+                "number on every machine. Use fsdp."
+            )
         rows = self.problems_per_step * self.group_size
         require("processes", self.processes, self.processes <= rows, f"at most the {rows} rollouts of a step")

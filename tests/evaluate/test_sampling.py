@@ -97,7 +97,7 @@ def test_greedy_accuracy_is_that_of_the_greedy_setting(random_policy, files):
     """Validation in training and the greedy setting of evaluation are the same thing."""
     for mode in ("hard", "soft", "fuzzy"):
         thought = build_thought(ThoughtConfig(mode=mode), random_policy.embedding_rms, greedy=True)
-        right = count_right(random_policy, thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0)
+        right = count_right(random_policy, thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0, slots=8)
         found = fill(sampler_of(random_policy), f"{mode}-greedy", next(files), samples=1)
         assert right == sum(sample["verdict"] == "right" for sample in found)
 

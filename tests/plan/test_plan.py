@@ -7,11 +7,12 @@ import json
 
 import pytest
 import torch
-from transformers import LlamaConfig, StaticCache
+from transformers import LlamaConfig, MambaConfig, StaticCache
 
 from softtokens import cli
 from softtokens.config import ScaleConfig, ThoughtConfig
-from softtokens.models.hf import load_policy, load_without_weights
+from softtokens.models import lora
+from softtokens.models.hf import load_policy, load_without_weights, tiny_checkpoint
 from softtokens.models.size import ModelSize
 from softtokens.plan.devices import DEVICES, device_of
 from softtokens.plan.memory import FORCED_TOKENS, footprint
@@ -185,8 +186,10 @@ def test_another_device_by_its_numbers():
         (["--tflops", "nan"], "tflops is nan; it must be a positive number"),
         (["--prompt-tokens", "0"], "prompt_tokens is 0; it must be at least 1"),
         (["--on", "abacus"], "on is 'abacus'; it must be here or one of"),
-        (["--model", "/nowhere"], "model '/nowhere'"),
+        (["--model", "/nowhere"], "model is '/nowhere', a folder that does not exist"),
         (["--lora-rank", "4", "--lora-targets", "nothing"], "lora_targets"),
+        (["--processes", "3", "--parallel", "hsdp", "--per-machine", "2"], "the same number on every machine"),
+        (["--max-thought-steps", "100000"], "positions, but the model's context is"),
     ],
 )
 def test_bad_input_is_named(capsys, flags, message):
@@ -226,3 +229,54 @@ def test_a_recipe_can_be_planned(capsys, folder_3b):
     flags = ["--config", "recipes/paper/llama-3.2-3b-math.toml", "--model", folder_3b, "--on", "h200"]
     assert cli.main(["plan", *flags]) == 0
     assert "Fits" in capsys.readouterr().out
+
+
+def test_processes_on_one_cpu_share_it():
+    given = {"memory_gb": 96, "bandwidth_gb_s": 20, "tflops": 0.1}
+    one, eight = (device_of(PlanConfig(processes=n, **given)) for n in (1, 8))
+    assert (eight.memory, eight.bandwidth) == (one.memory / 8, one.bandwidth / 8)
+    assert eight.flops["float32"] == one.flops["float32"] / 8
+    assert device_of(PlanConfig(on="h100", processes=8)) == H100
+
+
+def test_changes_that_did_not_help_are_tried_again(folder_3b):
+    """In bfloat16 masters make up for what the weights save, until there are adapters."""
+    found = plan(PlanConfig(model=folder_3b, on="h100", memory_gb=25))
+    assert found.changes[-1].flags == "--term-norms-every 0 --lora-rank 16 --dtype bfloat16"
+    assert found.changes[-1].peak < 25e9
+
+
+def test_nothing_that_helps_is_said(capsys, folder_3b):
+    assert cli.main(["plan", "--model", folder_3b, "--on", "h100", "--memory-gb", "1"]) == 0
+    assert "what is left" in " ".join(capsys.readouterr().out.split())
+
+
+def test_fewer_rollouts_at_a_time_and_no_more_validation_than_training_runs(size_3b):
+    long = PlanConfig(max_thought_steps=4000, problems_per_step=8, **with_scale(dtype="bfloat16", lora_rank=16))
+    found = footprint(long, size_3b, H100, 0.0)
+    assert found.rollouts % 8 == 0 and 8 <= found.rollouts < 256
+    assert found.phases["rollout"] < H100.memory
+    cache = {n: parts_of(size_3b, validation_problems=n)["KV cache"] for n in (256, 1319)}
+    assert cache[256] == cache[1319]
+
+
+def test_a_folder_with_adapters_is_planned_with_them(tmp_path):
+    policy = load_policy("tiny")
+    lora.add(policy.model, 4, None, (), seed=0)
+    policy.model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(tiny_checkpoint())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    found, asked = plan(PlanConfig(model=str(tmp_path))), plan(PlanConfig(scale=ScaleConfig(lora_rank=4)))
+    assert found.size == asked.size and found.size.trained < found.size.parameters / 10
+
+
+def test_a_model_without_attention_has_a_size(tmp_path):
+    MambaConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, state_size=4).save_pretrained(tmp_path)
+    assert plan(PlanConfig(model=str(tmp_path))).size.dim == 16
+
+
+def test_adapters_do_less_in_an_update(size_3b):
+    less = dataclasses.replace(size_3b, trained=size_3b.parameters // 100)
+    whole, adapted = (seconds_of(PlanConfig(), size, H100, 1024).update for size in (size_3b, less))
+    assert 0.6 < adapted / whole < 0.75

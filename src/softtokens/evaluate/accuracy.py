@@ -13,14 +13,21 @@ from softtokens.types import Problem, Verdict
 
 
 def count_right(
-    policy: Policy, thought: Thought, problems: Sequence[Problem], limits: Limits, grader: Grader, *, seed: int
+    policy: Policy,
+    thought: Thought,
+    problems: Sequence[Problem],
+    limits: Limits,
+    grader: Grader,
+    *,
+    seed: int,
+    slots: int,
 ) -> int:
-    """How many of the problems are solved."""
+    """How many of the problems are solved. slots: how many run at a time."""
     right = 0
     if not problems:
         return 0
     rows = in_order_of_length(policy, problems, [0])
-    for some, rollout in stream_problems(policy, thought, problems, rows, limits, seed=seed):
+    for some, rollout in stream_problems(policy, thought, problems, rows, limits, seed=seed, slots=slots):
         verdicts = grader.grade(rollout.answer_texts, [problems[i].answer for i, _ in some])
         right += verdicts.count(Verdict.RIGHT)
     return right

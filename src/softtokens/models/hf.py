@@ -249,18 +249,23 @@ def load_without_weights(name: str | Path) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     path = tiny_checkpoint() if str(name) == TINY else _checkpoint_in(Path(name))
+    _require_found(str(name), path)
     source = str(path.resolve()) if path.is_dir() else str(name)
     if lora.is_folder(path):
         source = lora.base_of(path)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # as in `load_policy`
+        first_line = str(error).strip().split("\n")[0]
         raise UserError(
-            f"the configuration of model {str(name)!r} could not be loaded: {str(error).strip().splitlines()[0]} "
+            f"the configuration of model {str(name)!r} could not be loaded: {first_line} "
             "Give a folder with config.json, or a hub name reachable from here."
         ) from error
+    if lora.is_folder(path):
+        lora.add_as_in(model, path)
+    return model
 
 
 def tiny_checkpoint() -> Path:
@@ -274,7 +279,7 @@ def _checkpoint_in(path: Path) -> Path:
     return next((link for link in links if link.is_dir()), path)
 
 
-def _require_loadable(name: str, path: Path) -> None:
+def _require_found(name: str, path: Path) -> None:
     beside_others = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
     looks_local = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2 or beside_others
     if not path.exists():
@@ -283,6 +288,12 @@ def _require_loadable(name: str, path: Path) -> None:
         return
     if not path.is_dir():
         raise UserError(f"model is {name!r}, which is a file; give the folder that holds config.json and the weights")
+
+
+def _require_loadable(name: str, path: Path) -> None:
+    _require_found(name, path)
+    if not path.exists():
+        return
     if not (path / "config.json").is_file() and not lora.is_folder(path):
         raise UserError(f"model folder {name!r} has no config.json; it is not a Hugging Face model folder")
     if (path / "metrics.jsonl").is_file():

@@ -44,6 +44,14 @@ def load(model: nn.Module, folder: Path, *, merge: bool) -> nn.Module:
         return PeftModel.from_pretrained(model, str(folder)).merge_and_unload().requires_grad_(True)
 
 
+def add_as_in(model: nn.Module, folder: Path) -> None:
+    """Adapters of the sizes of a peft folder's, without their weights."""
+    base_of(folder)  # refuses what cannot be read
+    settings = json.loads((folder / CONFIG_FILE).read_text())
+    targets = settings.get("target_modules") or ()
+    add(model, int(settings.get("r") or 1), None, () if isinstance(targets, str) else tuple(targets), seed=0)
+
+
 def is_folder(path: Path) -> bool:
     """Whether a folder holds adapters and not a whole model."""
     return (path / CONFIG_FILE).is_file() and not (path / "config.json").is_file()

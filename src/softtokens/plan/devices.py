@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from softtokens.models.hf import resolve_device
 from softtokens.planconfig import PlanConfig
 from softtokens.types import UserError
 
@@ -25,19 +26,19 @@ class Device:
     link: float
 
 
-def _gpu(name: str, memory_gb: float, bandwidth_gb: float, bf16_tflops: float, f32_tflops: float, link_gb: float):
+def _gpu(name: str, memory_mib: float, bandwidth_gb: float, bf16_tflops: float, f32_tflops: float, link_gb: float):
     flops = {"bfloat16": bf16_tflops * 1e12, "float32": f32_tflops * 1e12}
-    return Device(name, "cuda", memory_gb * 1e9, bandwidth_gb * 1e9, flops, link_gb * 1e9)
+    return Device(name, "cuda", memory_mib * 2**20, bandwidth_gb * 1e9, flops, link_gb * 1e9)
 
 
-# Data sheets; float32 without TF32, which torch leaves off.
+# Data sheets, memory as nvidia-smi shows it; float32 without TF32, which torch leaves off.
 DEVICES = {
-    "h200": _gpu("H200", 141, 4800, 989, 67, 450),
-    "h100": _gpu("H100 80 GB", 80, 3350, 989, 67, 450),
-    "a100": _gpu("A100 80 GB", 80, 2039, 312, 19.5, 300),
-    "a100-40": _gpu("A100 40 GB", 40, 1555, 312, 19.5, 300),
-    "l40s": _gpu("L40S", 48, 864, 362, 91.6, 32),
-    "rtx4090": _gpu("RTX 4090", 24, 1008, 165, 82.6, 32),
+    "h200": _gpu("H200", 143_771, 4800, 989, 67, 450),
+    "h100": _gpu("H100 80 GB", 81_559, 3350, 989, 67, 450),
+    "a100": _gpu("A100 80 GB", 81_920, 2039, 312, 19.5, 300),
+    "a100-40": _gpu("A100 40 GB", 40_960, 1555, 312, 19.5, 300),
+    "l40s": _gpu("L40S", 46_068, 864, 362, 91.6, 32),
+    "rtx4090": _gpu("RTX 4090", 24_564, 1008, 165, 82.6, 32),
 }
 
 
@@ -46,7 +47,7 @@ def device_of(config: PlanConfig) -> Device:
     name = config.on.lower()
     given = (config.memory_gb, config.bandwidth_gb_s, config.tflops)
     if name == "here":
-        device = _here(config.scale.dtype)
+        device = _here(config)
     elif name in DEVICES:
         device = DEVICES[name]
     elif None not in given:
@@ -60,38 +61,53 @@ def device_of(config: PlanConfig) -> Device:
     changes = {key: 1e9 * value for key, value in changes.items() if value is not None}
     if config.tflops is not None:
         changes["flops"] = {config.scale.dtype: 1e12 * config.tflops}
-    return dataclasses.replace(device, **changes)
+    return _shared(dataclasses.replace(device, **changes), min(config.processes, config.per_machine))
 
 
-def _here(dtype: str) -> Device:
-    if torch.cuda.is_available():
-        memory, name, kind = torch.cuda.get_device_properties(0).total_memory, torch.cuda.get_device_name(0), "cuda"
+def _here(config: PlanConfig) -> Device:
+    place, dtype = resolve_device(config.device), config.scale.dtype
+    if place.type == "cuda":
+        memory, name = torch.cuda.get_device_properties(place).total_memory, torch.cuda.get_device_name(place)
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        name, kind = f"this machine's CPU, {torch.get_num_threads()} threads", "cpu"
-    bandwidth = _bandwidth(kind)
-    return Device(name, kind, memory, bandwidth, {dtype: _flops(kind, getattr(torch, dtype))}, bandwidth / 4)
+        name = f"this machine's CPU, {torch.get_num_threads()} threads"
+    bandwidth = _bandwidth(place)
+    flops = {dtype: _flops(place, getattr(torch, dtype))}
+    return Device(name, place.type, memory, bandwidth, flops, bandwidth / 4)
 
 
-def _bandwidth(kind: str) -> float:
-    numbers = torch.ones(1 << 26, device=kind)  # 268 MB: beyond every cache
-    return numbers.nbytes / _fastest(lambda: numbers.sum(), kind)
+def _shared(device: Device, processes: int) -> Device:
+    """What each of several processes has of a machine's CPU."""
+    if device.kind != "cpu" or processes == 1:
+        return device
+    return dataclasses.replace(
+        device,
+        name=f"{device.name}, shared by {processes} processes",
+        memory=device.memory / processes,
+        bandwidth=device.bandwidth / processes,
+        flops={dtype: flops / processes for dtype, flops in device.flops.items()},
+    )
 
 
-def _flops(kind: str, dtype: torch.dtype) -> float:
-    side = 8192 if kind == "cuda" else 1024
-    square = torch.randn(side, side, device=kind).to(dtype)
-    return 2 * side**3 / _fastest(lambda: square @ square, kind)
+def _bandwidth(place: torch.device) -> float:
+    numbers = torch.ones(1 << 26, device=place)  # 268 MB: beyond every cache
+    return numbers.nbytes / _fastest(lambda: numbers.sum(), place)
 
 
-def _fastest(work, kind: str) -> float:
+def _flops(place: torch.device, dtype: torch.dtype) -> float:
+    side = 8192 if place.type == "cuda" else 1024
+    square = torch.randn(side, side, device=place).to(dtype)
+    return 2 * side**3 / _fastest(lambda: square @ square, place)
+
+
+def _fastest(work, place: torch.device) -> float:
     """Seconds of the fastest of a few calls."""
 
     def seconds() -> float:
         started = time.perf_counter()
         work()
-        if kind == "cuda":
-            torch.cuda.synchronize()
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
         return time.perf_counter() - started
 
     return min(seconds() for _ in range(8))

@@ -1,7 +1,7 @@
 """Memory of one process of a training run, part by part, in the phases of a step.
 
-Rollouts are taken to be as long as they may get, and all of a step to run at a time (training runs fewer when memory is
-short). As many positions go through a backward pass as training would choose.
+Rollouts are taken to be as long as they may get. As many of them run at a time, and as many positions go through a
+backward pass, as training would choose.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ import torch
 from softtokens.models.size import ModelSize
 from softtokens.plan.devices import Device
 from softtokens.planconfig import PlanConfig
-from softtokens.rollout.memory import BYTES_PER_LOGIT, USABLE, position_bytes, tokens_in, vocabulary_bytes
+from softtokens.rollout.memory import (
+    BYTES_PER_LOGIT,
+    USABLE,
+    position_bytes,
+    row_bytes,
+    rows_in,
+    tokens_in,
+    vocabulary_bytes,
+)
 from softtokens.train.gradient import TOKENS_PER_BACKWARD
-from softtokens.train.memory import measures_apart, ways_into_the_vocabulary
+from softtokens.train.memory import MOST_VALIDATION_ROWS, measures_apart, ways_into_the_vocabulary
 
 # glibc keeps freed blocks below this for itself (its mmap threshold goes no higher), and what comes next leaves holes
 # in them: about this share, measured, where no gradients come to fill them.
@@ -49,9 +57,11 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """parts: every one that is not empty. positions: as many go through a backward pass together."""
+    """parts: every one that is not empty. rollouts: as many run at a time; positions: as many go through a backward
+    pass together."""
 
     parts: list[Part]
+    rollouts: int
     positions: int
 
     @property
@@ -77,23 +87,29 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
     held = frozenset({"update", "optimizer"})
     update = frozenset({"update"})
     full_precision = 0 if on_gpu or not half else matrix * (1 if size.tied else 2)
-    # with validation one row per problem of it, all at a time
-    decoded = max(rows.count, -(-config.validation_problems // config.processes) if config.validate_every else 0)
     thoughts = 4.0 * size.dim * config.max_thought_steps if mixes else 0.0
-    cache = decoded * size.cache_bytes(config.prompt_tokens + rows.emitted, dtype)
     model = size.parameters * (width if shards == 1 else 4 / shards)
     masters, copy = (4 * trained if half and shards == 1 else 0), (size.parameters * width if shards > 1 else 0)
     wanted = config.tokens_per_backward or TOKENS_PER_BACKWARD[device.kind]
-    vocabulary = vocabulary_bytes(size, device.kind, wanted, ways=ways_into_the_vocabulary(config))
+    ways = ways_into_the_vocabulary(config, adapters=size.trained < size.parameters)
+    vocabulary = vocabulary_bytes(size, device.kind, wanted, ways=ways)
     checkpointed = config.scale.activation_checkpointing
     kept = size.activation_bytes(dtype, checkpointed=checkpointed)
     of_one = position_bytes(size, dtype, checkpointed=checkpointed)
-    positions = wanted
-    if on_gpu:  # what training chooses
-        free = USABLE * (device.memory - runtime - model - masters - copy)
-        spoken_for = 4 * trained * (4 if apart else 3) + vocabulary
-        spoken_for += rows.count * (2 * cache / decoded + BYTES_PER_LOGIT * size.vocab + 2 * thoughts)
-        positions = tokens_in(free - spoken_for, of_one, wanted)
+
+    # what training chooses, see `train.loop._fitting`
+    length = config.prompt_tokens + rows.emitted
+    of_a_row = row_bytes(size, dtype, length, config.max_thought_steps)
+    free = 0.25 * device.memory  # of a CPU
+    if on_gpu:
+        state = 4 * trained * (4 if apart else 3)
+        free = USABLE * (device.memory - runtime - model - masters - copy) - state
+    slots = rows_in(free, of_a_row, rows.count)
+    positions = tokens_in(free - slots * of_a_row - vocabulary if on_gpu else free, of_one, wanted)
+    validated = -(-config.validation_problems // config.processes) if config.validate_every else 0
+    fit = rows_in(free, of_a_row, MOST_VALIDATION_ROWS)
+    decoded = max(slots, min(validated, fit))
+    cache = decoded * size.cache_bytes(length, dtype)
     of_a_part = min(rows.count, max(1, positions // rows.emitted))
     at_a_time = of_a_part * rows.emitted
     # a first part that the others are small beside: gradients come while its activations go
@@ -121,7 +137,7 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
         ("optimizer, being written", 0 if on_gpu else 16 * trained, frozenset({"checkpoint"})),
         ("weights, gathered", 4 * size.parameters if not on_gpu and (shards > 1) else 0, frozenset({"checkpoint"})),
     ]
-    return Footprint([Part(*part) for part in parts if part[1]], at_a_time)
+    return Footprint([Part(*part) for part in parts if part[1]], slots, at_a_time)
 
 
 def _holes(size: ModelSize, config: PlanConfig, positions: int) -> float:

@@ -12,7 +12,7 @@ from softtokens.models.hf import HFPolicy, load_policy, load_without_weights
 from softtokens.models.size import ModelSize
 from softtokens.ops.random import Keys
 from softtokens.plan.devices import Device, device_of
-from softtokens.plan.memory import Footprint, footprint
+from softtokens.plan.memory import Footprint, Rows, footprint
 from softtokens.plan.speed import Seconds, seconds_of
 from softtokens.planconfig import PlanConfig
 from softtokens.rollout.decode import sample_rollout
@@ -22,6 +22,7 @@ from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.loss import TermWeights
 from softtokens.train.memory import give_back, resident_bytes
 from softtokens.train.weights import Weights
+from softtokens.types import UserError
 
 _CUDA_CONTEXT = 1e9  # the driver's, cuBLAS' and the allocator's loss; an assumption
 _USABLE = 0.95  # of a device's memory
@@ -74,8 +75,14 @@ def plan(config: PlanConfig) -> Plan:
 
 def size_of(config: PlanConfig) -> ModelSize:
     model = load_without_weights(config.model)
-    scale = config.scale
-    if scale.lora_rank:
+    scale, context = config.scale, getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    needed = config.prompt_tokens + Rows.of(config).emitted
+    if context is not None and needed > context:
+        raise UserError(
+            f"prompt_tokens {config.prompt_tokens}, max_thought_steps {config.max_thought_steps} and max_answer_tokens "
+            f"{config.max_answer_tokens} need {needed} positions, but the model's context is {context}; lower them"
+        )
+    if scale.lora_rank and not lora.has_adapters(model):
         lora.add(model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
     return ModelSize.of(model)
 
@@ -105,15 +112,18 @@ def _tiny_rollout(policy: HFPolicy, thought):
 def _changes(config: PlanConfig, device: Device, runtime: float, peak: float) -> Iterator[Change]:
     """What helps, in the order of what it costs."""
     flags = ""
-    for words, change in _CHEAPER:
-        changed = change(config)
-        lower = footprint(changed, size_of(changed), device, runtime).peak
-        if lower >= 0.99 * peak:
-            continue
-        flags, peak, config = f"{flags} {words}".strip(), lower, changed
-        yield Change(flags, peak)
-        if fits(peak, device):
+    left = list(_CHEAPER)
+    while left and not fits(peak, device):
+        tried = ((words, change, change(config)) for words, change in left)
+        lower = ((w, c, new, footprint(new, size_of(new), device, runtime).peak) for w, c, new in tried)
+        # what did not help before may do so after another change
+        found = next((one for one in lower if one[3] < 0.99 * peak), None)
+        if found is None:
             return
+        words, change, config, peak = found
+        left.remove((words, change))
+        flags = f"{flags} {words}".strip()
+        yield Change(flags, peak)
 
 
 def _fewer_positions(config: PlanConfig) -> PlanConfig:
@@ -130,7 +140,9 @@ def _sharded(config: PlanConfig) -> PlanConfig:
 
 
 def _in_bfloat16(config: PlanConfig) -> PlanConfig:
-    return config if config.thought.mode == "fuzzy" else _scaled(config, dtype="bfloat16")
+    """Not where rounding decides near ties."""
+    cold = config.thought.mode != "hard" and config.thought.temperature <= 1e-3
+    return config if cold else _scaled(config, dtype="bfloat16")
 
 
 def _recomputing(config: PlanConfig) -> PlanConfig:

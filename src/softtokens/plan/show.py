@@ -7,7 +7,7 @@ import dataclasses
 from rich.table import Table
 
 from softtokens.plan.memory import PHASES
-from softtokens.plan.run import Plan
+from softtokens.plan.run import Plan, fits
 from softtokens.plan.speed import SHARE_OF_BANDWIDTH, SHARE_OF_FLOPS
 
 
@@ -41,12 +41,13 @@ def time_table(plan: Plan) -> Table:
 def verdict(plan: Plan) -> list[str]:
     """What the tables mean, in sentences."""
     device, peak = plan.device, plan.peak
-    share = f"{peak / 1e9:.2f} GB of the {device.memory / 1e9:.0f} GB of {device.name}, in the {plan.phase} phase"
+    share = f"{peak / 1e9:.2f} GB of the {device.memory / 1e9:.3g} GB of {device.name}, in the {plan.phase} phase"
     lines = [f"Fits: at most {share}." if plan.fits else f"Does not fit: {share}."]
     lines += [f"  with {change.flags}: {change.peak / 1e9:.2f} GB" for change in plan.changes]
-    if plan.changes and plan.changes[-1].peak > device.memory:
+    if not plan.fits and not (plan.changes and fits(plan.changes[-1].peak, device)):
         lines.append("  More devices (--processes with fsdp), shorter thoughts or a smaller model are what is left.")
-    lines.append(f"{plan.memory.positions:,} positions go through a backward pass at a time.")
+    rollouts, positions = plan.memory.rollouts, plan.memory.positions
+    lines.append(f"{rollouts} rollouts run at a time; {positions:,} positions go through a backward pass.")
     lines.append(
         f"A step takes at least {plan.seconds.bound:.3g} s; {plan.seconds.expected:.3g} s at "
         f"{SHARE_OF_BANDWIDTH:.0%} of the bandwidth and {SHARE_OF_FLOPS:.0%} of the operations, which is a goal and "
@@ -65,6 +66,7 @@ def as_json(plan: Plan) -> dict:
             {"name": part.name, "bytes": part.size, "phases": [phase for phase in PHASES if phase in part.phases]}
             for part in plan.memory.parts
         ],
+        "rollouts_at_a_time": plan.memory.rollouts,
         "positions_per_backward": plan.memory.positions,
         "phases": plan.memory.phases,
         "peak": plan.peak,

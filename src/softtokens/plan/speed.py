@@ -49,9 +49,12 @@ def seconds_of(config: PlanConfig, size: ModelSize, device: Device, positions_at
     prompts = rows.prompts * config.prompt_tokens
     decode = rows.emitted * of_one_step + 2 * body * prompts / peak
 
-    passes = 8 if config.scale.activation_checkpointing else 6
-    of_thoughts = (12 if mixes else 6) * matrix * config.max_thought_steps
-    of_answers = 6 * matrix * config.max_answer_tokens
+    # forward, gradients of the inputs, and of the weights that are trained; all over again for activations
+    whole = size.trained / size.parameters
+    passes = 4 + 2 * whole + (2 if config.scale.activation_checkpointing else 0)
+    adapters = size.trained < size.parameters  # head and table take no gradient then
+    of_thoughts = ((8 if mixes else 4) if adapters else (12 if mixes else 6)) * matrix * config.max_thought_steps
+    of_answers = (4 if adapters else 6) * matrix * config.max_answer_tokens
     positions = rows.count * rows.emitted + prompts
     update = (positions * (passes * body + 3 * attention) + rows.count * (of_thoughts + of_answers)) / peak
     if config.term_norms_every > 0 or config.clip == "each":  # both terms get a pass of their own
@@ -63,6 +66,6 @@ def seconds_of(config: PlanConfig, size: ModelSize, device: Device, positions_at
         sent = 8 * size.trained * share  # every gradient is summed, and the sum told
         if shards > 1:  # gathered in both directions of every pass, gradients dealt out, and a refreshed copy
             times = -(-rows.count * rows.emitted // positions_at_a_time)
-            sent = share * (times * (2 * width + 4) + 4) * size.parameters
+            sent = (1 - 1 / shards) * (times * (2 * width * size.parameters + 4 * size.trained) + 4 * size.parameters)
         network = sent / device.link
     return Seconds(decode, update, _ADAM_BYTES * size.trained / shards / device.bandwidth, network)

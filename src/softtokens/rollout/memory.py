@@ -30,11 +30,14 @@ def free_bytes(device: torch.device, spoken_for: float = 0.0) -> float:
 
 
 def bytes_per_row(policy: HFPolicy, positions: int, limits: Limits) -> int:
-    """Upper bound on what one row of a rollout holds: its cache, and once more for the copy of its prompt, logits, and
-    thoughts, which are on the tape and then in the rollout."""
-    size, dtype = ModelSize.of(policy.model), policy.model.dtype
-    thoughts = 2 * 4 * size.dim * limits.max_thought_steps
-    return 2 * size.cache_bytes(positions, dtype) + BYTES_PER_LOGIT * size.vocab + thoughts
+    """Upper bound on what one row of a rollout holds."""
+    return row_bytes(ModelSize.of(policy.model), policy.model.dtype, positions, limits.max_thought_steps)
+
+
+def row_bytes(size: ModelSize, dtype: torch.dtype, positions: int, thoughts: int) -> int:
+    """Of one row its cache, and once more for the copy of its prompt, logits, and thoughts, which are on the tape and
+    then in the rollout."""
+    return 2 * size.cache_bytes(positions, dtype) + BYTES_PER_LOGIT * size.vocab + 2 * 4 * size.dim * thoughts
 
 
 def bytes_per_token(policy: HFPolicy, *, checkpointed: bool = False) -> int:
@@ -57,12 +60,16 @@ def vocabulary_bytes(size: ModelSize, kind: str, rows: int, *, ways: int) -> flo
 
 def fitting_rows(policy: HFPolicy, wanted: int, positions: int, limits: Limits, *, spoken_for: float = 0.0) -> int:
     """How many of the wanted rows can run at a time; fewer than wanted are said. spoken_for: as in `free_bytes`."""
-    rows = int(free_bytes(policy.device, spoken_for) // bytes_per_row(policy, positions, limits))
-    if rows >= wanted:
-        return wanted
-    rows = max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE)
-    log.warning("there is memory for %d of the %d rollouts at a time; the others wait for free places", rows, wanted)
-    return min(rows, wanted)
+    rows = rows_in(free_bytes(policy.device, spoken_for), bytes_per_row(policy, positions, limits), wanted)
+    if rows < wanted:
+        log.warning("there is memory for %d of the %d rollouts at a time; the others wait for places", rows, wanted)
+    return rows
+
+
+def rows_in(free: float, per_row: float, wanted: int) -> int:
+    """All that are wanted, or as many as fit in a multiple that gives each row the same bits; there is no less."""
+    rows = int(free // per_row)
+    return wanted if rows >= wanted else min(wanted, max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE))
 
 
 def fitting_tokens(policy: HFPolicy, wanted: int, *, spoken_for: float = 0.0, checkpointed: bool = False) -> int:

@@ -27,7 +27,7 @@ from softtokens.train import rundir
 from softtokens.train.case import save_case
 from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, save_checkpoint, tidy
 from softtokens.train.gradient import TOKENS_PER_BACKWARD
-from softtokens.train.memory import map_blocks_apart, measures_apart, ways_into_the_vocabulary
+from softtokens.train.memory import MOST_VALIDATION_ROWS, map_blocks_apart, measures_apart, ways_into_the_vocabulary
 from softtokens.train.scoring import RewardFunction, by_function, graded
 from softtokens.train.step import Step, Trainee, train_step
 from softtokens.train.stop import Stopped, StopRequest
@@ -145,7 +145,8 @@ def _fitting(config: TrainConfig, weights: Weights, positions: int, limits: Limi
     slots = fitting_rows(sampler, rows, positions, limits, spoken_for=state)
     wanted = config.tokens_per_backward or TOKENS_PER_BACKWARD[kind]
     state += slots * bytes_per_row(sampler, positions, limits)
-    state += vocabulary_bytes(size, kind, wanted, ways=ways_into_the_vocabulary(config))
+    ways = ways_into_the_vocabulary(config, adapters=lora.has_adapters(weights.policy.model))
+    state += vocabulary_bytes(size, kind, wanted, ways=ways)
     checkpointed = config.scale.activation_checkpointing
     return slots, fitting_tokens(sampler, wanted, spoken_for=state, checkpointed=checkpointed)
 
@@ -241,11 +242,21 @@ class _Run:
         )
 
 
+def _validation_rows(t: Trainee, problems: list[Problem]) -> int:
+    """How many run at a time; the optimizer's state is there by now."""
+    sampler, wanted = t.weights.sampler, min(len(problems), MOST_VALIDATION_ROWS)
+    if not problems:
+        return 0
+    return fitting_rows(sampler, wanted, require_room(sampler, problems, t.limits), t.limits)
+
+
 def _validate(t: Trainee, problems: list[Problem], judge: Grader) -> float:
     """Share of problems solved greedily in the mode that is trained: noise-free thoughts, greedy answers."""
     sampler = t.weights.sampler
     thought = build_thought(t.config.thought, sampler.embedding_rms, greedy=True)
     limits = dataclasses.replace(t.limits, answer_temperature=0.0)
     mine = [problems[i] for i in t.world.share(len(problems))]
-    right = t.world.together(lambda: count_right(sampler, thought, mine, limits, judge, seed=t.config.seed))
+    right = t.world.together(
+        lambda: count_right(sampler, thought, mine, limits, judge, seed=t.config.seed, slots=_validation_rows(t, mine))
+    )
     return sum(t.world.gather(right)) / len(problems)

@@ -41,15 +41,18 @@ def _of_this_program(field: str) -> float | None:
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
 
 
+MOST_VALIDATION_ROWS = 256  # at a time; more gain nothing
+
+
 def measures_apart(config: TrainConfig) -> bool:
     """Whether some steps hold the gradients of one term beside those of the other."""
     return config.term_norms_every > 0 or config.clip == "each"
 
 
-def ways_into_the_vocabulary(config: TrainConfig) -> int:
+def ways_into_the_vocabulary(config: TrainConfig, *, adapters: bool) -> int:
     """How many gradients of head or table are made beside each other: head and table of the mixture, head of the
     answers; none where adapters are trained."""
-    if config.scale.lora_rank:
+    if adapters:
         return 0
     return 2 if config.thought.mode == "hard" or config.thought.table_in_mean == "frozen" else 3
 
