@@ -110,18 +110,14 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
     fit = rows_in(free, of_a_row, MOST_VALIDATION_ROWS)
     decoded = max(slots, min(validated, fit))
     cache = decoded * size.cache_bytes(length, dtype)
-    of_a_part = min(rows.count, max(1, positions // rows.emitted))
-    at_a_time = of_a_part * rows.emitted
-    # a first part that the others are small beside: gradients come while its activations go
-    small = max(0, rows.count - of_a_part)
-    first_alone = small < of_a_part and (of_a_part - small) * rows.emitted * of_one > 4 * trained
+    at_a_time = min(rows.count, max(1, positions // rows.emitted)) * rows.emitted
     parts = [
         ("libraries", runtime, ALWAYS),
         ("weights", model, ALWAYS),
         ("float32 masters", masters, ALWAYS),
         ("copy for rollouts", copy, ALWAYS),
         ("optimizer", 8 * trained, ALWAYS),
-        ("gradients", 4 * trained, frozenset({"optimizer"}) if first_alone else held),
+        ("gradients", 4 * trained, held),
         ("gradients of one term apart", 4 * trained if apart else 0, update),
         ("KV cache", cache, rollout),
         ("logits of a decode step", decoded * BYTES_PER_LOGIT * size.vocab, rollout),
