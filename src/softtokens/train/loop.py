@@ -77,7 +77,8 @@ def _train(
     weights = _weights(config, folder, world)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
     positions = require_room(weights.sampler, [*problems, *validation], limits)
-    slots, tokens = _fitting(config, weights, positions, limits)  # before the optimizer's state is there, or not yet
+    # before the optimizer's state is there, or not yet
+    slots, validation_slots, tokens = _fitting(config, weights, positions, limits, len(validation))
     optimizer = torch.optim.AdamW(
         weights.parameters.values(),
         lr=config.learning_rate,
@@ -103,7 +104,7 @@ def _train(
         world.from_main(lambda: (rundir.open_run(config), hold.take()))
         logs = _Logs(config, run, progress, closing) if world.is_main else None
         world.from_main(lambda: tidy(run, progress) if folder is not None else None)
-        _Run(trainee, run, validation, judge, logs, listener).go(progress)
+        _Run(trainee, run, validation, validation_slots, judge, logs, listener).go(progress)
     return run
 
 
@@ -135,20 +136,24 @@ def _weights(config: TrainConfig, folder: Path | None, world: World) -> Weights:
     return Weights(policy, world) if dtype == torch.float32 else WithMasters(policy, world)
 
 
-def _fitting(config: TrainConfig, weights: Weights, positions: int, limits: Limits) -> tuple[int, int]:
-    """How many rollouts run at a time, and how many positions go through a backward pass, beside all that is there
-    while they do. positions: of the longest rollout, with its prompt."""
+def _fitting(
+    config: TrainConfig, weights: Weights, positions: int, limits: Limits, validation: int
+) -> tuple[int, int, int]:
+    """How many rollouts run at a time in training and in validation, and how many positions go through a backward pass,
+    beside all that is there while they do. positions: of the longest rollout, with its prompt. validation: problems."""
     sampler, world = weights.sampler, weights.world
     size, kind = ModelSize.of(sampler.model), world.device.type
     state = weights.bytes_to_come(apart=measures_apart(config))
     rows = len(world.share(config.problems_per_step * config.group_size))
     slots = fitting_rows(sampler, rows, positions, limits, spoken_for=state)
+    validated = min(len(world.share(validation)), MOST_VALIDATION_ROWS)
+    validation_slots = fitting_rows(sampler, validated, positions, limits, spoken_for=state)
     wanted = config.tokens_per_backward or TOKENS_PER_BACKWARD[kind]
     state += slots * bytes_per_row(sampler, positions, limits)
     ways = ways_into_the_vocabulary(config, adapters=lora.has_adapters(weights.policy.model))
     state += vocabulary_bytes(size, kind, wanted, ways=ways)
     checkpointed = config.scale.activation_checkpointing
-    return slots, fitting_tokens(sampler, wanted, spoken_for=state, checkpointed=checkpointed)
+    return slots, validation_slots, fitting_tokens(sampler, wanted, spoken_for=state, checkpointed=checkpointed)
 
 
 class _Logs:
@@ -180,11 +185,13 @@ class _Run:
         trainee: Trainee,
         run: Path,
         validation: list[Problem],
+        validation_slots: int,
         judge: Grader,
         logs: _Logs | None,
         listener: Listener | None,
     ):
         self.trainee, self.run, self.validation, self.judge = trainee, run, validation, judge
+        self.validation_slots = validation_slots
         self.logs, self.listener = logs, listener
 
     def go(self, progress: Progress) -> None:
@@ -219,7 +226,7 @@ class _Run:
             save_case(self.run, t, done, step, config=settings, model_of_step=first, keep=config.keep_repro)
         progress = dataclasses.replace(progress, step=done, skipped_in_row=skipped)
         if self.validation and (done % config.validate_every == 0 or done == config.steps):
-            accuracy = _validate(t, self.validation, self.judge)
+            accuracy = _validate(t, self.validation, self.judge, self.validation_slots)
             step.metrics["validation/accuracy"] = accuracy
             if accuracy > progress.best_accuracy:
                 progress = dataclasses.replace(progress, best_step=done, best_accuracy=accuracy)
@@ -242,21 +249,13 @@ class _Run:
         )
 
 
-def _validation_rows(t: Trainee, problems: list[Problem]) -> int:
-    """How many run at a time; the optimizer's state is there by now."""
-    sampler, wanted = t.weights.sampler, min(len(problems), MOST_VALIDATION_ROWS)
-    if not problems:
-        return 0
-    return fitting_rows(sampler, wanted, require_room(sampler, problems, t.limits), t.limits)
-
-
-def _validate(t: Trainee, problems: list[Problem], judge: Grader) -> float:
+def _validate(t: Trainee, problems: list[Problem], judge: Grader, slots: int) -> float:
     """Share of problems solved greedily in the mode that is trained: noise-free thoughts, greedy answers."""
     sampler = t.weights.sampler
     thought = build_thought(t.config.thought, sampler.embedding_rms, greedy=True)
     limits = dataclasses.replace(t.limits, answer_temperature=0.0)
     mine = [problems[i] for i in t.world.share(len(problems))]
     right = t.world.together(
-        lambda: count_right(sampler, thought, mine, limits, judge, seed=t.config.seed, slots=_validation_rows(t, mine))
+        lambda: count_right(sampler, thought, mine, limits, judge, seed=t.config.seed, slots=slots)
     )
     return sum(t.world.gather(right)) / len(problems)
