@@ -153,8 +153,8 @@ class TrainConfig:
     keep_repro: int = 3
     """How many such steps to save for softtokens replay-step, each with its rollouts and the model as it was."""
     decoding: Literal["auto", "plain", "compiled"] = "auto"
-    """Whether decode steps run compiled (torch.compile, half a minute at the start); auto: on the CPU when the run has
-    at least 20,000 of them. On a GPU they are recorded as CUDA graphs, unless plain is chosen."""
+    """Whether decode steps run compiled (torch.compile, a minute or two at the start); auto: on the CPU when the run
+    has at least 60,000 of them. On a GPU they are recorded as CUDA graphs, unless plain is chosen."""
     tokens_per_backward: int | None = None
     """Positions per forward and backward pass; lower it when memory is short. Does not change the gradient. Default:
     what is fastest, 1024 on the CPU and 16384 on a GPU."""

@@ -75,8 +75,8 @@ class EvaluateConfig:
     """Samples that run at a time, a new one starting when one ends; by default as many as memory allows. Does not
     change what is sampled."""
     decoding: Literal["auto", "plain", "compiled"] = "auto"
-    """Whether decode steps run compiled (torch.compile, half a minute at the start of each model); auto: on the CPU
-    when about 20,000 of them are to come. On a GPU they are recorded as CUDA graphs, unless plain is chosen."""
+    """Whether decode steps run compiled (torch.compile, a minute or two for each way of thinking); auto: on the CPU
+    when about 20,000 of them are to come for each, and 20,000 more. On a GPU they are recorded as CUDA graphs, unless plain is chosen."""
     memory: float | None = None
     """Memory for a batch in GB; by default 80 % of what the accelerator has free, or a quarter of what the machine has.
     Running out halves the batch and goes on."""

@@ -225,16 +225,17 @@ def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, 
 @pytest.mark.parametrize("slots", [8, 11, 16, 64])
 @pytest.mark.parametrize("thought", [Hard(8.0), Gaussian(0.5, 1.0), LogitGaussian(0.5, 3.0, 5)])
 def test_filling_free_slots_changes_nothing(make_policy, prompts, thought, slots):
-    """Rows that wait for a place give what they give when all run at once, each once."""
-    policy = make_policy(dtype=torch.float64)
+    """Rows that wait for a place give what they give when all run at once, to the last bit, each once."""
+    policy = make_policy()
     policy.eos_ids = frozenset(range(0, 300, 12))  # with such noise, often enough for rows of all lengths
     of_row = [i % 3 for i in range(40)]
     keys = Keys(3, torch.tensor(of_row), torch.arange(40))
-    limits = Limits(max_thought_steps=20, max_answer_tokens=4)
+    # an odd number of positions, over which attention would round differently
+    limits = Limits(max_thought_steps=20, max_answer_tokens=5)
     whole = sample_rollout(policy, thought, prompts, of_row, keys, limits)
     seen = []
     for rows, part in stream_rollouts(policy, thought, prompts, of_row, keys, limits, slots=slots):
-        same_rows(whole, rows.tolist(), part, bitwise=False)
+        same_rows(whole, rows.tolist(), part, bitwise=True)
         assert torch.equal(part.keys.rollout, rows)
         seen += rows.tolist()
     assert sorted(seen) == list(range(40))

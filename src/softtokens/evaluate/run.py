@@ -193,7 +193,7 @@ def _evaluate_task(
     rollouts = len(cells) * len(task.problems) * config.samples
     at_a_time = rows.allowed(encode_prompts(policy, task.problems), limits)
     steps = rollouts // at_a_time * (limits.max_thought_steps + limits.max_answer_tokens)
-    policy.prepare_decoding(config.decoding, steps)
+    policy.prepare_decoding(config.decoding, steps, ways=len(cells))
     sampler = Sampler(policy, task.problems, limits, grader, config.seed, rows)
     try:
         for cell in cells:

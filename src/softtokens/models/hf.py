@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from softtokens.models import attention, lora
-from softtokens.models.compiling import compiled_or_plain, worth_compiling
 from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
 from softtokens.models.probe import probe, require_same_decoding, require_same_logits
 from softtokens.models.recompute import Recompute
 from softtokens.models.recording import KeptBuffers, cuda_graphs
+from softtokens.ops.compiling import compiled_or_plain, worth_compiling
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError
 
@@ -63,7 +63,6 @@ class HFPolicy:
         self._window, self._mask_by_layer_type = _sliding_window(config)
         self._step = self._plain_step
         self.recordings: KeptBuffers | None = None
-        self.view_step = _VIEW_STEP[self.device.type]
         model.set_attn_implementation(attention.NAME)
         self._transform = probe(model, len(tokenizer))
         self._recompute: Recompute | None = None
@@ -105,25 +104,31 @@ class HFPolicy:
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
         if self._recompute is not None:
             return self._recompute.step(inputs, positions, kv, view)
-        if self._step != self._plain_step:
-            # views of more slots would be compiled apart from whole tensors, and again for each number of slots
-            inputs, positions = inputs.clone(), positions.clone()
         return self._step(inputs, positions, kv, view)
 
-    def view(self, positions: int, capacity: int) -> int:
-        return min(-(-positions // self.view_step) * self.view_step, capacity)
+    @property
+    def compiles(self) -> bool:
+        return self._step != self._plain_step
 
-    def prepare_decoding(self, choice: str, steps: int) -> None:
-        """Choose how decode steps run. choice: auto, plain or compiled; steps: about how many are to come.
+    def view(self, positions: int) -> int:
+        step = _VIEW_STEP[self.device.type]
+        return -(-positions // step) * step
 
-        Compiled, one graph serves all sizes; it is made at the next step, which takes about half a minute. A model that
-        cannot be compiled, or a machine without a C++ compiler, goes on as before, with a warning.
+    def prepare_decoding(self, choice: str, steps: int, ways: int = 1) -> None:
+        """Choose how decode steps run. choice: auto, plain or compiled; steps: about how many are to come; ways: of
+        thinking that occur in them.
+
+        Compiled, one graph of the model serves all sizes, and so does one for each kind of emission; they are made when
+        they are first needed, which takes half a minute each. A model that cannot be compiled, or a machine without a
+        C++ compiler, goes on as before, with a warning.
         """
         records = self.device.type == "cuda" and choice != "plain" and self._recompute is None
         self.recordings = KeptBuffers(cuda_graphs()) if records else None
-        compiles = worth_compiling(choice, steps, self.device) and self._recompute is None
-        if compiles != (self._step != self._plain_step):
+        compiles = worth_compiling(choice, steps, ways, self.device) and self._recompute is None
+        if compiles != self.compiles:
             self._step = compiled_or_plain(self._plain_step, "decode steps") if compiles else self._plain_step
+            if compiles:
+                log.info("decode steps are compiled at their first use, which takes a minute or two")
 
     def _plain_step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
         kv.write_at, kv.view = positions, view
@@ -167,7 +172,7 @@ class HFPolicy:
 
     def _padded(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Token ids with zeros on the right, [prompts, longest or more], and lengths [prompts]."""
-        longest = self.view(max(map(len, prompts)), self.context_length)
+        longest = min(self.view(max(map(len, prompts))), self.context_length)
         ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)

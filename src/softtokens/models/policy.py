@@ -19,7 +19,7 @@ class Policy(Protocol):
     tokenizer: Any
     context_length: int
     eos_ids: frozenset[int]
-    view_step: int  # what `view` rounds up to a multiple of
+    compiles: bool  # decode steps run compiled
     recordings: KeptBuffers | None  # where decode steps are recorded and replayed
     embedding_rms: float  # root mean square of the table's entries when training started; the unit of gamma
 
@@ -42,7 +42,7 @@ class Policy(Protocol):
         """
         ...
 
-    def view(self, positions: int, capacity: int) -> int:
+    def view(self, positions: int) -> int:
         """At least so many positions, rounded up so that few different numbers occur."""
         ...
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softtokens.ops.random import StepKeys
-from softtokens.ops.vocabulary import Vocabulary
+from softtokens.ops.vocabulary import Vocabulary, full_precision, product
 
 
 def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -40,11 +40,27 @@ def mixture_of(logits: Tensor, temperature: float, vocabulary: Vocabulary) -> Te
     On the CPU, when every row has a single weight, it is that token's embedding and costs no product: at tau 1e-4 the
     usual case. (Not row by row: products of fewer rows would have other bits.)
     """
-    if logits.device.type == "cpu" and not torch.compiler.is_compiling():
+    single = None
+    if logits.device.type == "cpu":
         single = single_weights(logits, logits.amax(-1, keepdim=True), temperature)
-        if single is not None and bool(single.all()):
-            return vocabulary.embed(arg_max(logits))
+    if single is None:
+        return vocabulary.mix(tempered_softmax(logits, temperature))
+    if torch.compiler.is_compiling():
+        # the branches of a compiled choice take tensors only, not the numbers that belong to them
+        branches = (_most_likely, _weighted_mean)
+        mixed = torch.cond(single.all(), *branches, (_shifted(logits, temperature), vocabulary.table))
+        return mixed * vocabulary.table_scale
+    if bool(single.all()):
+        return vocabulary.embed(arg_max(logits))
     return vocabulary.mix(tempered_softmax(logits, temperature))
+
+
+def _most_likely(shifted: Tensor, table: Tensor) -> Tensor:
+    return full_precision(torch.nn.functional.embedding(arg_max(shifted), table)).to(shifted.dtype)
+
+
+def _weighted_mean(shifted: Tensor, table: Tensor) -> Tensor:
+    return product(torch.softmax(shifted, dim=-1), table)
 
 
 def draw_tokens(logits: Tensor, temperature: float | Tensor, keys: StepKeys) -> tuple[Tensor, Tensor, Tensor]:

@@ -51,17 +51,29 @@ class Keys:
     def at(self, step: int | Tensor, stream: Stream | Tensor) -> StepKeys:
         """The keys of one step (an int, or int64 [rows]) of every row; the stream too may differ by row."""
         step = torch.as_tensor(step, device=self.problem.device, dtype=torch.int64).expand_as(self.problem)
-        return StepKeys(self.seed, self.problem, self.rollout, stream * 2**_STEP_BITS + step)
+        return StepKeys.of(seed_words(self.seed, self.problem.device), self.problem, self.rollout, step, stream)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedWords:
+    """What a seed puts into Philox, one number for each pair of words. Made by `seed_words`."""
+
+    multipliers: Tensor  # int64 [2, 1]
+    of_round: Tensor  # int64 [10, 2, 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class StepKeys:
     """Keys of one draw for each row. Made by `Keys.at`."""
 
-    seed: int
+    seed: SeedWords
     problem: Tensor
     rollout: Tensor
     step: Tensor
+
+    @staticmethod
+    def of(seed: SeedWords, problem: Tensor, rollout: Tensor, step: Tensor, stream: Stream | Tensor) -> StepKeys:
+        return StepKeys(seed, problem, rollout, stream * 2**_STEP_BITS + step)
 
     def __getitem__(self, rows) -> StepKeys:
         return StepKeys(self.seed, self.problem[rows], self.rollout[rows], self.step[rows])
@@ -71,11 +83,11 @@ class StepKeys:
         rows = self.problem.shape[0]
         block = torch.arange(blocks, device=self.problem.device, dtype=torch.int64).expand(rows, blocks)
         counter = [block] + [word[:, None].expand(rows, blocks) for word in (self.step, self.rollout, self.problem)]
-        return torch.stack(philox(counter, (self.seed & _LOW, self.seed >> 32)), dim=-1)
+        return torch.stack(philox(counter, self.seed), dim=-1)
 
     def normal(self, n: int) -> Tensor:
         """Standard normal numbers, float32 [rows, n] (Box-Muller; largest magnitude 5.9)."""
-        words = self._words(math.ceil(n / 4))
+        words = self._words(-(-n // 4))
         uniform = ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24  # 24 bits fit float32 exactly; never 0 or 1
         radius = (-2.0 * uniform[..., 0::2].log()).sqrt()
         angle = 2.0 * math.pi * uniform[..., 1::2]
@@ -88,30 +100,38 @@ class StepKeys:
         return ((words[:, 0] << 20) + (words[:, 1] >> 12)).to(torch.float64) * 2.0**-52
 
 
-def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
-    """Philox4x32-10: four words of counter (int64 tensors holding 32 bits) and two of key to four random words.
+def philox(counter: list[Tensor], seed: SeedWords) -> list[Tensor]:
+    """Philox4x32-10: four words of counter (int64 tensors holding 32 bits) to four random words.
 
     Words 0, 2 and words 1, 3 go through each round together: half as many operations. int64 wraps in a product, which
     leaves its 64 bits as they should be; only what is multiplied next has to be cut to 32 bits.
     """
-    even, odd = torch.stack((counter[0], counter[2])), torch.stack((counter[1], counter[3]))
-    multipliers, keys = _constants(key, even.device, even.dim())
-    for key_of_round in keys:
-        product = even.flip(0).mul_(multipliers)  # of the other pair each: the words cross over
-        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(key_of_round).bitwise_and_(_LOW)
+    if torch.compiler.is_compiling():
+        return philox_by_word(counter, seed)
+    even, odd = (torch.stack((counter[i], counter[i + 2])).flatten(1) for i in (0, 1))
+    for key in seed.of_round.unbind():
+        product = even.flip(0).mul_(seed.multipliers)  # of the other pair each: the words cross over
+        even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(key).bitwise_and_(_LOW)
         odd = product
     odd = odd & _LOW
-    return [even[0], odd[0], even[1], odd[1]]
+    return [word.view_as(counter[0]) for word in (even[0], odd[0], even[1], odd[1])]
+
+
+def philox_by_word(counter: list[Tensor], seed: SeedWords) -> list[Tensor]:
+    """`philox` as its paper writes it, which a compiler makes one loop of: three times as fast as the pairs compiled,
+    and slower than they are where operations run one by one."""
+    a, b, c, d = counter
+    for key in seed.of_round:
+        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        a, c = ((second >> 32) ^ b ^ key[0]) & _LOW, ((first >> 32) ^ d ^ key[1]) & _LOW
+        b, d = second & _LOW, first & _LOW
+    return [a, b, c, d]
 
 
 @functools.lru_cache(maxsize=16)
-def _constants(key: tuple[int, int], device: torch.device, dims: int) -> tuple[Tensor, list[Tensor]]:
-    """Multipliers, and a key for each round, one number for each pair. Kept: on a GPU making them waits for the device,
-    which a recorded step must not."""
-
-    def pair(first: int, second: int) -> Tensor:
-        return torch.tensor((first, second), device=device).view(2, *[1] * (dims - 1))
-
-    rounds = range(_ROUNDS)
-    keys = [pair(*((k + i * weyl) & _LOW for k, weyl in zip(key, _WEYL, strict=True))) for i in rounds]
-    return pair(_MULTIPLIERS[1], _MULTIPLIERS[0]), keys
+def seed_words(seed: int, device: torch.device) -> SeedWords:
+    """Kept: on a GPU making them waits for the device, which a recorded step must not."""
+    key = (seed & _LOW, seed >> 32)
+    rounds = [[(k + i * weyl) & _LOW for k, weyl in zip(key, _WEYL, strict=True)] for i in range(_ROUNDS)]
+    pairs = torch.tensor([_MULTIPLIERS[::-1], *rounds], device=device)[..., None]
+    return SeedWords(pairs[0], pairs[1:])

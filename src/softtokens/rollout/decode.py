@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from torch import Tensor
 from softtokens.models.kv import SlotKV
 from softtokens.models.policy import Policy
 from softtokens.models.recording import Recorder
-from softtokens.ops.random import Keys
+from softtokens.ops.compiling import compiled_or_plain
+from softtokens.ops.random import Keys, seed_words
 from softtokens.rollout.limits import Limits, forced_texts, needed_positions, stop_table
 from softtokens.rollout.machine import BROKEN, DONE, REASONS, THINKING, Machine, Slots, Tape
 from softtokens.rollout.record import Kind, Rollout
@@ -108,14 +110,15 @@ class _Batch:
             forced=forced_texts(policy.tokenizer, device),
             stop=stop_table(policy.tokenizer, vocabulary.head.shape[0], device),
             eos=torch.tensor(sorted(policy.eos_ids), dtype=torch.int64, device=device),
-            seed=keys.seed,
+            seed=seed_words(keys.seed, device),
         )
-        positions = needed_positions(policy, prompts, limits)
+        # Views are never cut short by the end of the cache, as attention over an odd number of positions gives a row
+        # other bits, and never all of it, which a compiled step would be compiled for once more.
+        positions = policy.view(needed_positions(policy, prompts, limits)) + 1
         self.recorder: Recorder | None = None
         if policy.recordings is None:
             buffers = self._buffers(slots, positions, keep_inputs)
         else:
-            positions = -(-positions // policy.view_step) * policy.view_step
             kind = (slots, positions, keep_inputs, thought, limits, keys.seed)
             (self.machine, buffers), self.recorder = policy.recordings.get(
                 kind, lambda: (self.machine, self._buffers(slots, positions, keep_inputs))
@@ -164,7 +167,7 @@ class _Batch:
         fresh.rollout.copy_(self.keys.rollout[row])
         fresh.position.copy_(states.lengths[of_row])
         mixes, draws = self.machine.wants({THINKING})
-        self.machine.emit(states.hidden[of_row], fresh, self.tape, mixes=mixes, draws=draws)
+        self._emit(states.hidden[of_row], fresh, mixes, draws)
 
         admitted = fresh.first(len(rows))
         self.slots.put(admitted.seat, admitted)
@@ -177,22 +180,28 @@ class _Batch:
     def step(self) -> None:
         """Feed what was emitted last, and emit the next position."""
         mixes, draws = self.machine.wants(set(self.phase[: self.used]))
-        view = self.policy.view(max(self.end[: self.used]) + 1, self.kv.capacity)
+        view = self.policy.view(max(self.end[: self.used]) + 1)
         if self.recorder is None:
-            self._compute(self.used, view, mixes, draws)
+            self._compute(view, mixes, draws)
         else:
-            kind = (self.used, view, mixes, draws)
+            kind = (view, mixes, draws)
             self.recorder.run(kind, lambda: self._compute(*kind))
         for slot in range(self.used):
             self.end[slot] += self.phase[slot] < DONE
-        self._look(range(self.used), self.slots.phase[: self.used].tolist())
+        self._look(range(self.used), self.slots.phase.tolist())
 
-    def _compute(self, used: int, view: int, mixes: bool, draws: bool) -> None:
+    def _compute(self, view: int, mixes: bool, draws: bool) -> None:
         """The device's part of a step; never waits for it."""
-        s = self.slots.first(used)
+        s = self.slots
         hidden = self.policy.step(s.inputs, s.position, self.kv, view)
         s.position.add_((s.phase < DONE).long())
-        self.machine.emit(hidden, s, self.tape, mixes=mixes, draws=draws)
+        self._emit(hidden, s, mixes, draws)
+
+    def _emit(self, hidden: Tensor, s: Slots, mixes: bool, draws: bool) -> None:
+        emit = Machine.emit
+        if self.policy.compiles:
+            emit = _compiled_emit(self.machine.thought, self.machine.limits.answer_temperature, mixes, draws)
+        emit(self.machine, hidden, s, self.tape, mixes, draws)
 
     def _look(self, slots: Sequence[int], phases: list[int]) -> None:
         """Take note of the phases that the device reports."""
@@ -230,6 +239,7 @@ class _Batch:
             for known in (self.phase, self.row, self.seat, self.end):
                 for hole, mover in zip(holes, movers, strict=True):
                     known[hole] = known[mover]
+        self.slots = self.slots.first(wanted)
         self.used = wanted
 
     def take_finished(self) -> tuple[Tensor, Rollout]:
@@ -239,6 +249,13 @@ class _Batch:
         tape = self.tape.at(torch.tensor(seats, device=self.policy.device))
         prompts = [self.prompts[self.prompt_of_row[row]] for row in rows]
         return torch.tensor(rows), _rollout(tape, self.machine, self.policy.tokenizer, prompts, self.keys[rows])
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_emit(*kind: Hashable) -> Callable[..., None]:
+    """Of each kind its own: the compiler gives up on what it had to compile too often."""
+    del kind
+    return compiled_or_plain(Machine.emit, "decode steps")
 
 
 def _rollout(tape: Tape, machine: Machine, tokenizer, prompts: list[list[int]], keys: Keys) -> Rollout:

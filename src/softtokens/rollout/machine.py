@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from softtokens.ops.mixture import draw_tokens
-from softtokens.ops.random import Keys, Stream
+from softtokens.ops.random import SeedWords, StepKeys, Stream
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.limits import ForcedTexts, Limits
 from softtokens.rollout.stopping import StopTable
@@ -50,8 +50,8 @@ class Slots:
         return Slots(**numbers, inputs=torch.zeros(slots, vocabulary.table.shape[1], device=device))
 
     def first(self, slots: int) -> Slots:
-        """Views of the leading slots."""
-        return Slots(**{name: tensor[:slots] for name, tensor in vars(self).items()})
+        """A copy of the leading slots."""
+        return Slots(**{name: tensor[:slots].clone() for name, tensor in vars(self).items()})
 
     def put(self, to: Tensor, others: Slots) -> None:
         for name, tensor in vars(self).items():
@@ -110,58 +110,64 @@ class Machine:
     forced: ForcedTexts
     stop: StopTable
     eos: Tensor
-    seed: int
+    seed: SeedWords
 
     def wants(self, phases: set[int]) -> tuple[bool, bool]:
         """Whether a step with slots in these phases mixes embeddings, and whether it draws tokens."""
         mixes = THINKING in phases and not self.thought.feeds_tokens
         return mixes, ANSWERING in phases or (THINKING in phases and self.thought.feeds_tokens)
 
-    def emit(self, hidden: Tensor, s: Slots, tape: Tape, *, mixes: bool, draws: bool) -> None:
+    def emit(self, hidden: Tensor, s: Slots, tape: Tape, mixes: bool, draws: bool) -> None:
         """Emit one position per slot from the hidden states [slots, dim], and move on the phases."""
-        thinking, answering = s.phase == THINKING, s.phase == ANSWERING
-        keys = Keys(self.seed, s.problem, s.rollout)
         logits = self.vocabulary.logits(hidden) if mixes or draws else None
-        token = self.forced.table[s.forced_text, s.count.clamp(max=self.forced.longest - 1)]
-        log_prob = torch.zeros_like(tape.log_prob[:1, 0]).expand_as(token)
-        broken = torch.zeros_like(thinking)
-        if draws:
-            drawn, its_log_prob, broken = self._draw_tokens(logits, keys.at(s.count, _stream(answering)), thinking)
-            chosen = answering | thinking if self.thought.feeds_tokens else answering
-            broken = broken & chosen
-            token = torch.where(chosen, drawn, token)
-            log_prob = torch.where(chosen, its_log_prob.float(), log_prob)
-        inputs = self.vocabulary.embed(token).float()
-        if mixes:
-            drawn = self.thought.at(hidden, self.vocabulary, logits).draw(keys.at(s.count, Stream.THOUGHT))
-            token = torch.where(thinking, drawn.token, token)
-            log_prob = torch.where(thinking, drawn.log_prob.float(), log_prob)
-            inputs = torch.where(thinking[:, None], drawn.inputs.float(), inputs)
-            broken = broken | (thinking & ~inputs.sum(-1).isfinite())
-            forgotten = self.limits.max_thought_steps
-            column = torch.where(thinking, s.count, forgotten)
-            if tape.inputs is not None:
-                tape.inputs[s.seat, column] = inputs
-            if tape.support is not None:
-                tape.support[s.seat, column] = drawn.support
-        column = torch.where(s.phase < DONE, s.emitted, tape.ids.shape[1] - 1)
-        tape.ids[s.seat, column] = token
-        tape.log_prob[s.seat, column] = log_prob
-        s.inputs.copy_(inputs)
-        self._advance(token, thinking, answering, broken, s, tape)
+        drawn = self._draw_tokens(logits, s) if draws else None
+        if not mixes:
+            self._settle(s, tape, drawn, None)
+            return
+        thought = self.thought.at(hidden, self.vocabulary, logits).draw(self._keys(s, Stream.THOUGHT))
+        column = torch.where(s.phase == THINKING, s.count, self.limits.max_thought_steps)
+        if tape.inputs is not None:
+            tape.inputs[s.seat, column] = thought.inputs.float()
+        if tape.support is not None:
+            tape.support[s.seat, column] = thought.support
+        self._settle(s, tape, drawn, (thought.token, thought.log_prob, thought.inputs))
 
-    def _draw_tokens(self, logits: Tensor, keys, thinking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        answer = self.limits.answer_temperature
+    def _keys(self, s: Slots, stream: Stream | Tensor) -> StepKeys:
+        return StepKeys.of(self.seed, s.problem, s.rollout, s.count, stream)
+
+    def _draw_tokens(self, logits: Tensor, s: Slots) -> tuple[Tensor, Tensor, Tensor]:
+        answer, answering = self.limits.answer_temperature, s.phase == ANSWERING
+        keys = self._keys(s, torch.where(answering, int(Stream.ANSWER), int(Stream.THOUGHT)))
         if not self.thought.feeds_tokens or self.thought.temperature == answer:
             return draw_tokens(logits, answer, keys)
         thought = torch.full_like(logits[:, 0], self.thought.temperature)
-        return draw_tokens(logits, torch.where(thinking, thought, answer), keys)
+        return draw_tokens(logits, torch.where(answering, answer, thought), keys)
 
-    def _advance(
-        self, token: Tensor, thinking: Tensor, answering: Tensor, broken: Tensor, s: Slots, tape: Tape
-    ) -> None:
-        """Move slots whose phase ended with this emission to the next phase."""
-        live = s.phase < DONE
+    def _settle(self, s: Slots, tape: Tape, drawn: tuple[Tensor, ...] | None, thought: tuple[Tensor, ...] | None):
+        """Choose what each slot emits, write it down, and move slots whose phase ends with it to the next phase.
+
+        drawn: tokens, their log-probabilities, and which are broken. thought: shadows, log-probabilities, vectors.
+        """
+        live, thinking, answering = s.phase < DONE, s.phase == THINKING, s.phase == ANSWERING
+        token = self.forced.table[s.forced_text, s.count.clamp(max=self.forced.longest - 1)]
+        log_prob = torch.zeros_like(s.inputs[:, 0])
+        broken = torch.zeros_like(thinking)
+        if drawn is not None:
+            chosen = answering | thinking if self.thought.feeds_tokens else answering
+            token = torch.where(chosen, drawn[0], token)
+            log_prob = torch.where(chosen, drawn[1].float(), log_prob)
+            broken = drawn[2] & chosen
+        inputs = self.vocabulary.embed(token).float()
+        if thought is not None:
+            token = torch.where(thinking, thought[0], token)
+            log_prob = torch.where(thinking, thought[1].float(), log_prob)
+            inputs = torch.where(thinking[:, None], thought[2].float(), inputs)
+            broken = broken | (thinking & ~inputs.sum(-1).isfinite())
+        column = torch.where(live, s.emitted, tape.ids.shape[1] - 1)
+        tape.ids[s.seat, column] = token
+        tape.log_prob[s.seat, column] = log_prob
+        s.inputs.copy_(inputs)
+
         count = s.count + live.long()
         is_eos = torch.isin(token, self.eos)
         stop_state = torch.where(thinking, self.stop.next_state[s.stop_state, token].long(), s.stop_state)
@@ -185,7 +191,3 @@ class Machine:
         s.count.copy_(torch.where(ended, 0, count))
         s.emitted.add_(live.long())
         s.phase.copy_(torch.where(broken, BROKEN, s.phase + ended.long()))
-
-
-def _stream(answering: Tensor) -> Tensor:
-    return torch.where(answering, int(Stream.ANSWER), int(Stream.THOUGHT))

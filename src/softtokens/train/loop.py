@@ -97,7 +97,8 @@ def _train(
         sampler.vocabulary.table[:1], sampler.vocabulary
     )  # refuses a top_k larger than the vocabulary now, not later
     trainee = Trainee(config, weights, optimizer, thought, problems, score, limits, slots, tokens, stop)
-    sampler.prepare_decoding(config.decoding, config.steps * (config.max_thought_steps + config.max_answer_tokens))
+    steps = config.steps * (config.max_thought_steps + config.max_answer_tokens)
+    sampler.prepare_decoding(config.decoding, steps, ways=2)  # with noise, and greedily for validation
 
     with contextlib.ExitStack() as closing:
         closing.callback(judge.close)
