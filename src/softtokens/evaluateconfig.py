@@ -76,7 +76,8 @@ class EvaluateConfig:
     change what is sampled."""
     decoding: Literal["auto", "plain", "compiled"] = "auto"
     """Whether decode steps run compiled (torch.compile, a minute or two for each way of thinking); auto: on the CPU
-    when about 20,000 of them are to come for each, and 20,000 more. On a GPU they are recorded as CUDA graphs, unless plain is chosen."""
+    when about 20,000 of them are to come for each, and 20,000 more. On a GPU they are recorded as CUDA graphs, unless
+    plain is chosen."""
     memory: float | None = None
     """Memory for a batch in GB; by default 80 % of what the accelerator has free, or a quarter of what the machine has.
     Running out halves the batch and goes on."""

@@ -15,7 +15,7 @@ from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.models.kv import SlotKV
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout
-from softtokens.rollout.limits import Limits
+from softtokens.rollout.limits import Limits, forced_texts
 from softtokens.rollout.record import Kind
 from softtokens.rollout.replay import replay
 from softtokens.thoughts import Gaussian, Hard
@@ -191,10 +191,12 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_an_architecture_that_decodes_otherwise_runs_whole_sequences(tokenizer, prompts, name, caplog):
-    """They attend by code of their own, or keep no keys and values."""
+    """They attend by code of their own, or keep no keys and values. Up to the last position of their context."""
     import transformers
 
+    forced, thoughts, answer = forced_texts(tokenizer, torch.device("cpu")).longest, 5, 3
     config = getattr(transformers, f"{name}Config")(vocab_size=310, hidden_size=32, **OTHERS[name])
+    config.max_position_embeddings = max(map(len, prompts)) + thoughts + forced + answer
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -204,7 +206,7 @@ def test_an_architecture_that_decodes_otherwise_runs_whole_sequences(tokenizer, 
     (warning,) = (record for record in caplog.records if record.name.startswith("softtokens"))
     assert warning.message.startswith(name) and "runs the whole sequence again" in warning.message
 
-    thought, limits, of_row = Gaussian(0.5, 0.1), Limits(5, 3), [0, 0, 1, 2]
+    thought, limits, of_row = Gaussian(0.5, 0.1), Limits(thoughts, answer), [0, 0, 1, 2]
     keys = Keys(1, torch.tensor(of_row), torch.arange(4))
     rollout = sample_rollout(policy, thought, prompts, of_row, keys, limits)
     for row, i in enumerate(of_row):

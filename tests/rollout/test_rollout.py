@@ -242,6 +242,19 @@ def test_filling_free_slots_changes_nothing(make_policy, prompts, thought, slots
     assert len(set(whole.thought_lengths.tolist())) > 2
 
 
+def test_each_prompt_runs_once(make_policy, prompts, monkeypatch):
+    """However its rows come in: here those of one prompt in several goes, together with first ones of others."""
+    policy = make_policy()
+    policy.eos_ids = frozenset(range(0, 300, 12))
+    ran, run = [], policy.prompt_states
+    monkeypatch.setattr(policy, "prompt_states", lambda prompts: ran.extend(prompts) or run(prompts))
+    of_row = [0] * 20 + [i % 3 for i in range(20)]
+    keys = Keys(3, torch.tensor(of_row), torch.arange(40))
+    for _, part in stream_rollouts(policy, Hard(8.0), prompts, of_row, keys, Limits(20, 5), slots=8):
+        assert part.rows < 40
+    assert sorted(ran) == sorted(prompts)
+
+
 @pytest.mark.parametrize("thought", [Hard(), Hard(0.0), Gaussian(0.5, 0.1), LogitGaussian(0.5, 0.1)], ids=str)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_no_numbers_are_named(make_policy, prompts, thought, value):

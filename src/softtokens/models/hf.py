@@ -77,7 +77,7 @@ class HFPolicy:
         try:
             require_same_decoding(self, name)
         except UserError as error:
-            self._recompute = Recompute(self.hidden_states)
+            self._recompute = Recompute(self.hidden_states, self.context_length)
             try:
                 require_same_decoding(self, name)
                 require_same_logits(self, name)

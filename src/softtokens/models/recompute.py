@@ -18,8 +18,9 @@ from softtokens.models.prefix import PromptStates
 class Recompute:
     """hidden_states: [rows, seq, dim] to [rows, seq, dim], causal, so that padding on the right does no harm."""
 
-    def __init__(self, hidden_states: Callable[[Tensor], Tensor]):
+    def __init__(self, hidden_states: Callable[[Tensor], Tensor], context_length: int):
         self._hidden_states = hidden_states
+        self._context_length = context_length
 
     def prompt_states(self, inputs: Tensor, lengths: Tensor) -> PromptStates:
         rows = torch.arange(len(inputs), device=inputs.device)
@@ -30,7 +31,7 @@ class Recompute:
         rows = torch.arange(len(inputs), device=inputs.device)
         fed = kv.layers[0][0][: len(inputs), 0]
         fed[rows, positions] = inputs.to(fed.dtype)
-        return self._hidden_states(fed[:, :view])[rows, positions]
+        return self._hidden_states(fed[:, : min(view, self._context_length)])[rows, positions]
 
     def continuation(self, inputs: Tensor, prompts: PromptStates, prompt_of_row: Tensor) -> Tensor:
         fed = prompts.layers[0][0][prompt_of_row, 0]
@@ -38,4 +39,4 @@ class Recompute:
         positions = prompts.lengths[prompt_of_row][:, None] + torch.arange(inputs.shape[1], device=inputs.device)
         room = fed.new_zeros(len(inputs), inputs.shape[1], fed.shape[2])
         whole = torch.cat((fed, room), dim=1).index_put((rows, positions), inputs.to(fed.dtype))
-        return self._hidden_states(whole)[rows, positions]
+        return self._hidden_states(whole[:, : self._context_length])[rows, positions]

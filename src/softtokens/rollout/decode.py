@@ -14,6 +14,7 @@ from torch import Tensor
 
 from softtokens.models.kv import SlotKV
 from softtokens.models.policy import Policy
+from softtokens.models.prefix import PromptStates
 from softtokens.models.recording import Recorder
 from softtokens.ops.compiling import compiled_or_plain
 from softtokens.ops.random import Keys, seed_words
@@ -132,6 +133,8 @@ class _Batch:
         self.seat = list(range(slots))
         self.end = [0] * slots  # positions written
         self.finished: list[tuple[int, int]] = []  # (row, seat) of those still on the tape
+        self.to_admit = collections.Counter(prompt_of_row)  # rows of each prompt
+        self.known: dict[int, PromptStates] = {}  # of prompts that ran and have rows to be admitted
 
     def _buffers(self, slots: int, positions: int, keep_inputs: bool) -> tuple[Slots, Tape, SlotKV]:
         return (
@@ -150,11 +153,11 @@ class _Batch:
         return len(self.phase) - self.alive >= max(1, len(self.phase) // 8)
 
     def admit(self, waiting: collections.deque[int]) -> None:
-        """Prefill the prompts of waiting rows and put them into the vacant slots; each emits its first position."""
+        """Put waiting rows into the vacant slots, after running the prompts that did not run yet; each emits its first
+        position."""
         vacant = [slot for slot, phase in enumerate(self.phase) if phase >= DONE]
         rows = [waiting.popleft() for _ in vacant[: len(waiting)]]
-        distinct = list(dict.fromkeys(self.prompt_of_row[row] for row in rows))
-        states = self.policy.prompt_states([self.prompts[p] for p in distinct])
+        distinct, states = self._run_once([self.prompt_of_row[row] for row in rows])
         # a multiple of 8 here too (see `shrink`): some rows twice, the second time into the forgotten seat
         padded = rows + rows[:1] * (-len(rows) % _SLOT_MULTIPLE if len(self.phase) >= _SLOT_MULTIPLE else 0)
         device = states.hidden.device
@@ -176,6 +179,23 @@ class _Batch:
             self.row[slot], self.seat[slot] = row, slot
             self.end[slot] = len(self.prompts[self.prompt_of_row[row]])
         self._look(vacant[: len(rows)], admitted.phase.tolist())
+
+    def _run_once(self, prompts: list[int]) -> tuple[list[int], PromptStates]:
+        """The distinct ones among the prompts of rows that are admitted now, and their states, which are kept while
+        more rows of them wait."""
+        admitted = collections.Counter(prompts)
+        ran, new = ([p for p in admitted if (p in self.known) is known] for known in (True, False))
+        parts = [self.known[p] for p in ran]
+        if new:
+            parts.append(self.policy.prompt_states([self.prompts[p] for p in new]))
+        states = PromptStates.join(parts)
+        self.to_admit -= admitted
+        for i, prompt in enumerate(ran + new):
+            if not self.to_admit[prompt]:
+                self.known.pop(prompt, None)
+            elif prompt not in self.known:
+                self.known[prompt] = states.only(i)
+        return ran + new, states
 
     def step(self) -> None:
         """Feed what was emitted last, and emit the next position."""
