@@ -212,6 +212,12 @@ def test_an_architecture_that_decodes_otherwise_runs_whole_sequences(tokenizer, 
     for row, i in enumerate(of_row):
         plain = plain_rollout(policy, thought, prompts[i], keys[torch.tensor([row])], limits)
         assert rollout.ids[row, : len(plain.ids)].tolist() == plain.ids
+    of_row = [0, 1, 2] * 8  # more rows than slots
+    keys = Keys(1, torch.tensor(of_row), torch.arange(24))
+    whole = sample_rollout(policy, thought, prompts, of_row, keys, limits)
+    parts = sample_rollout(policy, thought, prompts, of_row, keys, limits, slots=8)
+    torch.testing.assert_close(whole.log_prob, parts.log_prob)
+
     distinct, prompt_of_row = rollout.prompts()
     alone = replay(policy, thought, rollout)
     shared = replay(policy, thought, rollout, prompts=policy.prompt_states(distinct), prompt_of_row=prompt_of_row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import torch
@@ -62,6 +63,7 @@ class HFPolicy:
             )
         self._window, self._mask_by_layer_type = _sliding_window(config)
         self._step = self._plain_step
+        self.compiled: dict[Hashable, Callable[..., None]] | None = None
         self.recordings: KeptBuffers | None = None
         model.set_attn_implementation(attention.NAME)
         self._transform = probe(model, len(tokenizer))
@@ -106,10 +108,6 @@ class HFPolicy:
             return self._recompute.step(inputs, positions, kv, view)
         return self._step(inputs, positions, kv, view)
 
-    @property
-    def compiles(self) -> bool:
-        return self._step != self._plain_step
-
     def view(self, positions: int) -> int:
         step = _VIEW_STEP[self.device.type]
         return -(-positions // step) * step
@@ -124,9 +122,10 @@ class HFPolicy:
         """
         records = self.device.type == "cuda" and choice != "plain" and self._recompute is None
         self.recordings = KeptBuffers(cuda_graphs()) if records else None
-        compiles = worth_compiling(choice, steps, ways, self.device) and self._recompute is None
-        if compiles != self.compiles:
+        compiles = worth_compiling(choice, steps, ways, self.device) and self._recompute is None and not records
+        if compiles != (self.compiled is not None):
             self._step = compiled_or_plain(self._plain_step, "decode steps") if compiles else self._plain_step
+            self.compiled = {} if compiles else None
             if compiles:
                 log.info("decode steps are compiled at their first use, which takes a minute or two")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ class Policy(Protocol):
     tokenizer: Any
     context_length: int
     eos_ids: frozenset[int]
-    compiles: bool  # decode steps run compiled
+    compiled: dict[Hashable, Callable[..., None]] | None  # emissions by kind, where decode steps run compiled
     recordings: KeptBuffers | None  # where decode steps are recorded and replayed
     embedding_rms: float  # root mean square of the table's entries when training started; the unit of gamma
 

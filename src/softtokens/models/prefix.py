@@ -27,27 +27,10 @@ class PromptStates:
     def tensors(self) -> list[Tensor]:
         return [self.hidden, *(tensor for pair in self.layers.values() for tensor in pair)]
 
-    @staticmethod
-    def join(parts: list[PromptStates]) -> PromptStates:
-        """The prompts of all parts, padded to the longest."""
-        if len(parts) == 1:
-            return parts[0]
-        longest = max(next(iter(part.layers.values()))[0].shape[2] for part in parts)
-
-        def joined(tensors: list[Tensor]) -> Tensor:
-            return torch.cat([torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[2])) for x in tensors])
-
-        layers = {
-            layer: tuple(joined([part.layers[layer][i] for part in parts]) for i in (0, 1)) for layer in parts[0].layers
-        }
-        return PromptStates(
-            torch.cat([part.hidden for part in parts]), layers, torch.cat([part.lengths for part in parts])
-        )
-
-    def only(self, prompt: int) -> PromptStates:
-        """A copy of what is known of one prompt."""
+    def only(self, prompt: int, length: int) -> PromptStates:
+        """A copy of what is known of one prompt of that length."""
         one = slice(prompt, prompt + 1)
-        layers = {layer: tuple(x[one].clone() for x in pair) for layer, pair in self.layers.items()}
+        layers = {layer: tuple(x[one, :, :length].clone() for x in pair) for layer, pair in self.layers.items()}
         return PromptStates(self.hidden[one].clone(), layers, self.lengths[one].clone())
 
     def as_leaves(self) -> PromptStates:

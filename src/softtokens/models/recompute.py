@@ -39,4 +39,5 @@ class Recompute:
         positions = prompts.lengths[prompt_of_row][:, None] + torch.arange(inputs.shape[1], device=inputs.device)
         room = fed.new_zeros(len(inputs), inputs.shape[1], fed.shape[2])
         whole = torch.cat((fed, room), dim=1).index_put((rows, positions), inputs.to(fed.dtype))
-        return self._hidden_states(whole[:, : self._context_length])[rows, positions]
+        hidden = self._hidden_states(whole[:, : self._context_length])
+        return hidden[rows, positions.clamp(max=hidden.shape[1] - 1)]  # beyond the context there is only padding

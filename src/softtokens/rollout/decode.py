@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import collections
-import functools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -155,47 +154,51 @@ class _Batch:
     def admit(self, waiting: collections.deque[int]) -> None:
         """Put waiting rows into the vacant slots, after running the prompts that did not run yet; each emits its first
         position."""
-        vacant = [slot for slot, phase in enumerate(self.phase) if phase >= DONE]
-        rows = [waiting.popleft() for _ in vacant[: len(waiting)]]
-        distinct, states = self._run_once([self.prompt_of_row[row] for row in rows])
+        vacant = [slot for slot, phase in enumerate(self.phase) if phase >= DONE][: len(waiting)]
+        rows = [waiting.popleft() for _ in vacant]
+        prompt_of_slot = [self.prompt_of_row[row] for row in rows]
+        parts = self._run_once(prompt_of_slot)
+        distinct = [prompt for prompts, _ in parts for prompt in prompts]
+        hidden = torch.cat([states.hidden for _, states in parts])
         # a multiple of 8 here too (see `shrink`): some rows twice, the second time into the forgotten seat
         padded = rows + rows[:1] * (-len(rows) % _SLOT_MULTIPLE if len(self.phase) >= _SLOT_MULTIPLE else 0)
-        device = states.hidden.device
+        device = hidden.device
         of_row = torch.tensor([distinct.index(self.prompt_of_row[row]) for row in padded], device=device)
         row = torch.tensor(padded, device=device)
         fresh = Slots.empty(len(padded), self.machine.vocabulary, seat=len(self.phase))
         fresh.phase.fill_(THINKING)
-        fresh.seat[: len(rows)] = torch.tensor(vacant[: len(rows)], device=device)
+        fresh.seat[: len(rows)] = torch.tensor(vacant, device=device)
         fresh.problem.copy_(self.keys.problem[row])
         fresh.rollout.copy_(self.keys.rollout[row])
-        fresh.position.copy_(states.lengths[of_row])
+        fresh.position.copy_(torch.cat([states.lengths for _, states in parts])[of_row])
         mixes, draws = self.machine.wants({THINKING})
-        self._emit(states.hidden[of_row], fresh, mixes, draws)
+        self._emit(hidden[of_row], fresh, mixes, draws)
 
         admitted = fresh.first(len(rows))
         self.slots.put(admitted.seat, admitted)
-        self.kv.fill(admitted.seat, states, of_row[: len(rows)])
-        for slot, row in zip(vacant, rows, strict=False):
+        for prompts, states in parts:
+            mine = [i for i, prompt in enumerate(prompt_of_slot) if prompt in prompts]
+            index = torch.tensor([prompts.index(prompt_of_slot[i]) for i in mine], device=device)
+            self.kv.fill(admitted.seat[mine], states, index)
+        for slot, row in zip(vacant, rows, strict=True):
             self.row[slot], self.seat[slot] = row, slot
             self.end[slot] = len(self.prompts[self.prompt_of_row[row]])
-        self._look(vacant[: len(rows)], admitted.phase.tolist())
+        self._look(vacant, admitted.phase.tolist())
 
-    def _run_once(self, prompts: list[int]) -> tuple[list[int], PromptStates]:
-        """The distinct ones among the prompts of rows that are admitted now, and their states, which are kept while
-        more rows of them wait."""
+    def _run_once(self, prompts: list[int]) -> list[tuple[list[int], PromptStates]]:
+        """States of the prompts of rows that are admitted now, in parts. A prompt's are kept while more of its rows
+        wait."""
         admitted = collections.Counter(prompts)
-        ran, new = ([p for p in admitted if (p in self.known) is known] for known in (True, False))
-        parts = [self.known[p] for p in ran]
-        if new:
-            parts.append(self.policy.prompt_states([self.prompts[p] for p in new]))
-        states = PromptStates.join(parts)
+        parts = [([prompt], self.known[prompt]) for prompt in admitted if prompt in self.known]
+        if new := [prompt for prompt in admitted if prompt not in self.known]:
+            parts.append((new, self.policy.prompt_states([self.prompts[prompt] for prompt in new])))
         self.to_admit -= admitted
-        for i, prompt in enumerate(ran + new):
+        for prompt in admitted:
             if not self.to_admit[prompt]:
                 self.known.pop(prompt, None)
             elif prompt not in self.known:
-                self.known[prompt] = states.only(i)
-        return ran + new, states
+                self.known[prompt] = parts[-1][1].only(new.index(prompt), len(self.prompts[prompt]))
+        return parts
 
     def step(self) -> None:
         """Feed what was emitted last, and emit the next position."""
@@ -219,8 +222,14 @@ class _Batch:
 
     def _emit(self, hidden: Tensor, s: Slots, mixes: bool, draws: bool) -> None:
         emit = Machine.emit
-        if self.policy.compiles:
-            emit = _compiled_emit(self.machine.thought, self.machine.limits.answer_temperature, mixes, draws)
+        if self.policy.compiled is not None:
+            # of each kind its own: the compiler is slow with, and at last gives up on, what it compiled before
+            thought = self.machine.thought
+            seen = thought if mixes or (draws and thought.feeds_tokens) else type(thought)
+            kind = (seen, self.machine.limits.answer_temperature, mixes, draws, self.tape.inputs is None)
+            if kind not in self.policy.compiled:
+                self.policy.compiled[kind] = compiled_or_plain(Machine.emit, "decode steps")
+            emit = self.policy.compiled[kind]
         emit(self.machine, hidden, s, self.tape, mixes, draws)
 
     def _look(self, slots: Sequence[int], phases: list[int]) -> None:
@@ -269,13 +278,6 @@ class _Batch:
         tape = self.tape.at(torch.tensor(seats, device=self.policy.device))
         prompts = [self.prompts[self.prompt_of_row[row]] for row in rows]
         return torch.tensor(rows), _rollout(tape, self.machine, self.policy.tokenizer, prompts, self.keys[rows])
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_emit(*kind: Hashable) -> Callable[..., None]:
-    """Of each kind its own: the compiler gives up on what it had to compile too often."""
-    del kind
-    return compiled_or_plain(Machine.emit, "decode steps")
 
 
 def _rollout(tape: Tape, machine: Machine, tokenizer, prompts: list[list[int]], keys: Keys) -> Rollout:
