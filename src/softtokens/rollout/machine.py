@@ -143,7 +143,9 @@ class Machine:
         thought = torch.full_like(logits[:, 0], self.thought.temperature)
         return draw_tokens(logits, torch.where(answering, answer, thought), keys)
 
-    def _settle(self, s: Slots, tape: Tape, drawn: tuple[Tensor, ...] | None, thought: tuple[Tensor, ...] | None):
+    def _settle(
+        self, s: Slots, tape: Tape, drawn: tuple[Tensor, ...] | None, thought: tuple[Tensor, ...] | None
+    ) -> None:
         """Choose what each slot emits, write it down, and move slots whose phase ends with it to the next phase.
 
         drawn: tokens, their log-probabilities, and which are broken. thought: shadows, log-probabilities, vectors.
