@@ -101,6 +101,7 @@ def test_the_compilers_limits_are_met_with_plain_steps(monkeypatch, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # compilers are slow on a busy machine
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize(
     ("family", "changes", "thought"),
@@ -131,6 +132,7 @@ def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, cha
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # compilers are slow on a busy machine
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_rows_do_not_depend_on_their_batch(make_policy, prompts):
     """To the last bit where vectors are of 8 numbers, of which the rows are a multiple."""
@@ -147,6 +149,7 @@ def test_compiled_rows_do_not_depend_on_their_batch(make_policy, prompts):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # compilers are slow on a busy machine
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_mixtures_choose_what_plain_ones_choose():
     """Of single weights the token's own embedding, without a product; and the mean otherwise."""
@@ -164,6 +167,7 @@ def test_compiled_mixtures_choose_what_plain_ones_choose():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # compilers are slow on a busy machine
 def test_two_compiled_models_do_not_mix(make_policy, prompts):
     """Of the same widths but with other depths and constants: what is compiled for one is not run for the other."""
     changes = [{}, {"num_hidden_layers": 1, "rms_norm_eps": 0.5}]
