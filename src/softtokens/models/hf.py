@@ -19,7 +19,7 @@ from softtokens.models.recompute import Recompute
 from softtokens.models.recording import KeptBuffers, cuda_graphs
 from softtokens.ops.compiling import compiled_or_plain, worth_compiling
 from softtokens.ops.vocabulary import Vocabulary, full_precision
-from softtokens.types import UserError
+from softtokens.types import UserError, first_line
 
 log = logging.getLogger(__name__)
 TINY = "tiny"
@@ -231,9 +231,8 @@ def load_policy(
     except UserError:
         raise
     except Exception as error:  # the library raises a dozen kinds, all of them about what the user named
-        first_line = str(error).strip().split("\n")[0]
         raise UserError(
-            f"model {str(name)!r} could not be loaded: {first_line} "
+            f"model {str(name)!r} could not be loaded: {first_line(error)} "
             "Give a folder with config.json, a tokenizer and *.safetensors, or a hub name reachable from here."
         ) from error
     _require_finite(model, str(name))
@@ -262,9 +261,8 @@ def load_without_weights(name: str | Path) -> nn.Module:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # as in `load_policy`
-        first_line = str(error).strip().split("\n")[0]
         raise UserError(
-            f"the configuration of model {str(name)!r} could not be loaded: {first_line} "
+            f"the configuration of model {str(name)!r} could not be loaded: {first_line(error)} "
             "Give a folder with config.json, or a hub name reachable from here."
         ) from error
     if lora.is_folder(path):

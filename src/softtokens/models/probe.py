@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from softtokens.models.kv import SlotKV
 from softtokens.models.policy import Policy
 from softtokens.ops.vocabulary import Vocabulary, full_precision
-from softtokens.types import UserError
+from softtokens.types import UserError, first_line
 
 
 @torch.no_grad()
@@ -40,7 +40,7 @@ def probe(model: nn.Module, tokens: int) -> dict:
         expected = model(input_ids=ids).logits[0]
         hidden = model.base_model(inputs_embeds=module(ids), use_cache=False).last_hidden_state[0]
     except Exception as error:
-        raise UserError(f"{name} cannot be driven by embeddings: {_first_line(error)}") from error
+        raise UserError(f"{name} cannot be driven by embeddings: {first_line(error)}") from error
     tolerance = 2e-2 if model.dtype in (torch.bfloat16, torch.float16) else 1e-4
     for transform in _logit_transforms(config):
         vocabulary = Vocabulary(head.weight, table, table.shape[0], head.bias, **transform)
@@ -89,7 +89,7 @@ def require_same_decoding(policy: Policy, name: str) -> None:
             for prompt, row in zip(prompts, fed, strict=True)
         ]
     except Exception as error:
-        raise UserError(f"{name} cannot be decoded step by step with our cache: {_first_line(error)}") from error
+        raise UserError(f"{name} cannot be decoded step by step with our cache: {first_line(error)}") from error
     tolerance = 5e-2 if table.dtype in (torch.bfloat16, torch.float16) else 1e-3
     for row, (prompt, expected) in enumerate(zip(prompts, whole, strict=True)):
         expected = full_precision(expected[len(prompt) - 1 :])
@@ -122,7 +122,3 @@ def _stepwise(policy: Policy, prompts: list[list[int]], fed: Tensor) -> Tensor:
     for step in range(_STEPS):
         seen.append(policy.step(fed[:, step], states.lengths + step, kv, max(_PROMPT_LENGTHS) + step + 1))
     return torch.stack(seen, dim=1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from softtokens.types import first_line
+
 log = logging.getLogger(__name__)
 _KEPT = 2  # sets of buffers: the training's and the validation's
 
@@ -41,7 +43,7 @@ class Recorder:
                 self._replays[kind] = self._record(step)
             except RuntimeError as error:
                 self._works = False
-                reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+                reason = first_line(error)
                 log.warning("decode steps could not be recorded and run one by one, which is slower: %s", reason)
                 step()
                 return

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.fx.experimental._config
 
+from softtokens.types import first_line
+
 log = logging.getLogger(__name__)
 
 # About what a compilation costs, counted in decode steps that it makes faster: half a minute against 1 to 4 ms each.
@@ -51,8 +53,7 @@ def compiled_or_plain(function: Callable, what: str) -> Callable:
             except Exception as error:
                 if not _is_the_compilers(error):
                     raise
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                _say(f"{what} could not be compiled and run as they are, which is slower: {reason}")
+                _say(f"{what} could not be compiled and run as they are, which is slower: {first_line(error)}")
                 works = False
         return function(*args)
 

@@ -61,7 +61,7 @@ def stream_problems(
     limits: Limits,
     *,
     seed: int,
-    slots: int = 256,
+    slots: int,
 ) -> Iterator[tuple[list[RowName], Rollout]]:
     """Rollouts of these rows, (position in problems, number of the rollout) each. Yields (rows, their rollout), some at
     a time, as they finish; what was fed at thought steps is not kept.

@@ -87,7 +87,7 @@ def stream_rollouts(
 class _Batch:
     """The slots, their caches and the tape, and what the host knows of them.
 
-    Slots in use are the leading `used`. A slot's seat on the tape is its number when its row was admitted.
+    A slot's seat on the tape is its number when its row was admitted.
     """
 
     def __init__(
@@ -126,7 +126,6 @@ class _Batch:
         self.slots, self.tape, self.kv = buffers
         self.slots.phase.fill_(DONE)
         self.slots.seat.fill_(slots)
-        self.used = slots
         self.phase = [DONE] * slots  # of each slot, as of the last step; so are the lists below
         self.row = [-1] * slots
         self.seat = list(range(slots))
@@ -144,7 +143,7 @@ class _Batch:
 
     @property
     def alive(self) -> int:
-        return sum(phase < DONE for phase in self.phase[: self.used])
+        return sum(phase < DONE for phase in self.phase)
 
     @property
     def wants_more(self) -> bool:
@@ -202,16 +201,16 @@ class _Batch:
 
     def step(self) -> None:
         """Feed what was emitted last, and emit the next position."""
-        mixes, draws = self.machine.wants(set(self.phase[: self.used]))
-        view = self.policy.view(max(self.end[: self.used]) + 1)
+        mixes, draws = self.machine.wants(set(self.phase))
+        view = self.policy.view(max(self.end) + 1)
         if self.recorder is None:
             self._compute(view, mixes, draws)
         else:
             kind = (view, mixes, draws)
             self.recorder.run(kind, lambda: self._compute(*kind))
-        for slot in range(self.used):
-            self.end[slot] += self.phase[slot] < DONE
-        self._look(range(self.used), self.slots.phase.tolist())
+        for slot, phase in enumerate(self.phase):
+            self.end[slot] += phase < DONE
+        self._look(range(len(self.phase)), self.slots.phase.tolist())
 
     def _compute(self, view: int, mixes: bool, draws: bool) -> None:
         """The device's part of a step; never waits for it."""
@@ -257,9 +256,9 @@ class _Batch:
         each row the same bits whatever the batch, which odd sizes and single rows do not.
         """
         wanted = -(-self.alive // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
-        if wanted >= self.used or self.recorder is not None:
+        if wanted >= len(self.phase) or self.recorder is not None:
             return  # recorded steps have their size, and a GPU reads the same weights for any number of slots
-        movers = [slot for slot in range(wanted, self.used) if self.phase[slot] < DONE]
+        movers = [slot for slot in range(wanted, len(self.phase)) if self.phase[slot] < DONE]
         holes = [slot for slot in range(wanted) if self.phase[slot] >= DONE][: len(movers)]
         if movers:
             to, source = (torch.tensor(slots, device=self.slots.phase.device) for slots in (holes, movers))
@@ -269,7 +268,8 @@ class _Batch:
                 for hole, mover in zip(holes, movers, strict=True):
                     known[hole] = known[mover]
         self.slots = self.slots.first(wanted)
-        self.used = wanted
+        for known in (self.phase, self.row, self.seat, self.end):
+            del known[wanted:]
 
     def take_finished(self) -> tuple[Tensor, Rollout]:
         """The finished rows in their order; their seats may be taken by others afterwards."""

@@ -18,6 +18,7 @@ from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.limits import ForcedTexts, Limits
 from softtokens.rollout.stopping import StopTable
 from softtokens.thoughts import Thought
+from softtokens.thoughts.base import Draw
 from softtokens.types import StopReason
 
 THINKING, FORCED, ANSWERING, DONE, BROKEN = range(5)  # BROKEN: the logits were not numbers
@@ -121,16 +122,10 @@ class Machine:
         """Emit one position per slot from the hidden states [slots, dim], and move on the phases."""
         logits = self.vocabulary.logits(hidden) if mixes or draws else None
         drawn = self._draw_tokens(logits, s) if draws else None
-        if not mixes:
-            self._settle(s, tape, drawn, None)
-            return
-        thought = self.thought.at(hidden, self.vocabulary, logits).draw(self._keys(s, Stream.THOUGHT))
-        column = torch.where(s.phase == THINKING, s.count, self.limits.max_thought_steps)
-        if tape.inputs is not None:
-            tape.inputs[s.seat, column] = thought.inputs.float()
-        if tape.support is not None:
-            tape.support[s.seat, column] = thought.support
-        self._settle(s, tape, drawn, (thought.token, thought.log_prob, thought.inputs))
+        thought = None
+        if mixes:
+            thought = self.thought.at(hidden, self.vocabulary, logits).draw(self._keys(s, Stream.THOUGHT))
+        self._settle(s, tape, drawn, thought)
 
     def _keys(self, s: Slots, stream: Stream | Tensor) -> StepKeys:
         return StepKeys.of(self.seed, s.problem, s.rollout, s.count, stream)
@@ -143,12 +138,10 @@ class Machine:
         thought = torch.full_like(logits[:, 0], self.thought.temperature)
         return draw_tokens(logits, torch.where(answering, answer, thought), keys)
 
-    def _settle(
-        self, s: Slots, tape: Tape, drawn: tuple[Tensor, ...] | None, thought: tuple[Tensor, ...] | None
-    ) -> None:
+    def _settle(self, s: Slots, tape: Tape, drawn: tuple[Tensor, ...] | None, thought: Draw | None) -> None:
         """Choose what each slot emits, write it down, and move slots whose phase ends with it to the next phase.
 
-        drawn: tokens, their log-probabilities, and which are broken. thought: shadows, log-probabilities, vectors.
+        drawn: tokens, their log-probabilities, and which are broken.
         """
         live, thinking, answering = s.phase < DONE, s.phase == THINKING, s.phase == ANSWERING
         token = self.forced.table[s.forced_text, s.count.clamp(max=self.forced.longest - 1)]
@@ -161,10 +154,15 @@ class Machine:
             broken = drawn[2] & chosen
         inputs = self.vocabulary.embed(token).float()
         if thought is not None:
-            token = torch.where(thinking, thought[0], token)
-            log_prob = torch.where(thinking, thought[1].float(), log_prob)
-            inputs = torch.where(thinking[:, None], thought[2].float(), inputs)
+            token = torch.where(thinking, thought.token, token)
+            log_prob = torch.where(thinking, thought.log_prob.float(), log_prob)
+            inputs = torch.where(thinking[:, None], thought.inputs.float(), inputs)
             broken = broken | (thinking & ~inputs.sum(-1).isfinite())
+            column = torch.where(thinking, s.count, self.limits.max_thought_steps)
+            if tape.inputs is not None:
+                tape.inputs[s.seat, column] = inputs
+            if tape.support is not None:
+                tape.support[s.seat, column] = thought.support
         column = torch.where(live, s.emitted, tape.ids.shape[1] - 1)
         tape.ids[s.seat, column] = token
         tape.log_prob[s.seat, column] = log_prob
