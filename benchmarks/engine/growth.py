@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from benchmarks.engine.measure import CPU, Row, take_turns
+from benchmarks.engine.measure import CLOCKS, CPU, Row, busyness, of_threads, take_turns
 from benchmarks.engine.steps import stepper
 from benchmarks.engine.subject import THOUGHTS, Sizes, model_of, policy_of
+from torch.profiler import ProfilerActivity, profile
 
-# attention grows with the square of the thoughts, and at these lengths should be lost beside everything else
+# attention grows with the square of the thoughts; whatever else there is should not
 MOST_POWER = 1.1
 BASE = {"thoughts": 64, "group": 16, "vocabulary": 512, "problems": 2}
 
@@ -21,23 +22,40 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         competitors = {str(point): _step(sizes, {what: point}) for point in points}
         seconds, busy = take_turns(competitors, CPU, sizes.slow_rounds, warm=True)
         # the first round warms up, others only ever add to CPU time, by taking caches
-        best = [min(seconds[str(point)]) for point in points]
-        slope, offset = np.polyfit(points, best, 1)
-        power = math.log(best[-1] / best[-2]) / math.log(points[-1] / points[-2])
-        line = [offset + slope * point for point in points]
-        yield Row(
-            idea="growth",
-            what=what,
-            clock=CPU,
-            ours=", ".join(f"{n:,}: {s:.2f}" for n, s in zip(points, best, strict=True)),
-            beside="straight line through them",
-            theirs=", ".join(f"{s:.2f}" for s in line),
-            ratio=power,
-            samples={"size": list(points), "seconds": best},
-            busy=busy,
-            at_most=MOST_POWER,
-            line=(float(slope), float(offset)),
-        )
+        best = [min(taken) for taken in seconds.values()]
+        yield _row(what, points, best, busy)
+        if what == "thoughts":
+            with busyness() as busy:
+                attention = [_attention(step) for step in competitors.values()]
+            rest = [whole - part for whole, part in zip(best, attention, strict=True)]
+            yield _row("thoughts, all but attention", points, rest, busy[0])
+
+
+def _row(what: str, points: tuple[int, ...], seconds: list[float], busy: float) -> Row:
+    slope, offset = np.polyfit(points, seconds, 1)
+    power = math.log(seconds[-1] / seconds[-2]) / math.log(points[-1] / points[-2])
+    line = [offset + slope * point for point in points]
+    return Row(
+        idea="growth",
+        what=what,
+        clock=CPU,
+        ours=", ".join(f"{n:,}: {s:.2f}" for n, s in zip(points, seconds, strict=True)),
+        beside="straight line through them",
+        theirs=", ".join(f"{s:.2f}" for s in line),
+        ratio=power,
+        samples={"size": list(points), "seconds": seconds},
+        busy=busy,
+        at_most=MOST_POWER,
+        line=(float(slope), float(offset)),
+    )
+
+
+def _attention(step: Callable[[], object]) -> float:
+    """CPU seconds that one step spends in the kernels of attention, forward and backward, by the profiler."""
+    with of_threads(CLOCKS[CPU][0]), profile(activities=[ProfilerActivity.CPU]) as seen:
+        step()
+    kernels = (event for event in seen.key_averages() if "scaled_dot_product" in event.key)
+    return sum(event.self_cpu_time_total for event in kernels) / 1e6
 
 
 def _step(sizes: Sizes, changed: dict[str, int]):

@@ -31,6 +31,9 @@ def test_each_idea_runs_dry_and_writes_its_rows(idea, tmp_path):
     assert all(row["ratio"] > 0 for row in rows if idea != "growth")
     assert all(len(row["samples"]) >= 1 and 0 <= row["busy"] <= 1 for row in rows)
     assert (tmp_path / "engine.png").stat().st_size > 1000
+    if idea == "growth":
+        whole, rest = (rows[i]["samples"]["seconds"] for i in (0, 1))
+        assert all(0 < without < taken for without, taken in zip(rest, whole, strict=True)), "attention takes time"
 
 
 @pytest.mark.slow

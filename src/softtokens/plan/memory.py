@@ -27,7 +27,7 @@ from softtokens.train.memory import MOST_VALIDATION_ROWS, measures_apart, ways_i
 
 # glibc keeps freed blocks below this for itself (its mmap threshold goes no higher), and what comes next leaves holes
 # in them: about this share, measured, where no gradients come to fill them.
-_HEAP_BLOCK, _LOST_IN_HOLES = 32 * 2**20, 0.7
+_HEAP_BLOCK, _LOST_IN_HOLES = 32 * 2**20, 1.2
 PHASES = ("rollout", "update", "optimizer", "checkpoint")
 ALWAYS = frozenset(PHASES)
 FORCED_TOKENS = 12  # "The final answer is: \boxed{", as most tokenizers cut it

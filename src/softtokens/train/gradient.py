@@ -61,6 +61,9 @@ def accumulate_gradient(
     passes = [terms] if not apart else [TermWeights(terms.thought, 0), TermWeights(0, terms.answer)]
     tokens = tokens_per_backward or TOKENS_PER_BACKWARD[weights.sampler.device.type]
     gradients, losses, norms = [], {}, {}
+    # What rollouts left in pieces goes back, once: pages that went back between the parts as well would have to be
+    # cleared for each again, a fifth of a small model's update.
+    give_back(weights.world.device)
     weights.put_gradients(None)
     for chosen in passes:
         seen, losses = _one_pass(weights, batch, chosen, tokens, spikes if chosen.thought else None)
@@ -92,7 +95,6 @@ def _one_pass(
     losses = {"loss/thought": 0.0, "loss/answer": 0.0}
     seen: list[Replay] = []
     for rows, counts in _in_step(weights, parts):
-        give_back(weights.world.device)
         loss, found, part = weights.run(
             lambda rows=rows, watch=spikes if counts else None: _part(
                 weights, batch, rows, terms, shared, prompt_of_row, watch
