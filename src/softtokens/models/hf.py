@@ -216,9 +216,8 @@ def load_policy(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path = tiny_checkpoint() if str(name) == TINY else _checkpoint_in(Path(name))
+    path, source = _found(str(name))
     _require_loadable(str(name), path)
-    source = str(path.resolve()) if path.is_dir() else str(name)
     weights = lora.base_of(path) if lora.is_folder(path) else source
     try:
         with _without_progress_bars():
@@ -251,9 +250,7 @@ def load_without_weights(name: str | Path) -> nn.Module:
     """The model of a folder, a run or a hub name as a module without data (on the meta device): its shapes."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    path = tiny_checkpoint() if str(name) == TINY else _checkpoint_in(Path(name))
-    _require_found(str(name), path)
-    source = str(path.resolve()) if path.is_dir() else str(name)
+    path, source = _found(str(name))
     if lora.is_folder(path):
         source = lora.base_of(path)
     try:
@@ -275,6 +272,13 @@ def tiny_checkpoint() -> Path:
     return Path(__file__).resolve().parent.parent / "assets" / "tiny-llama"
 
 
+def _found(name: str) -> tuple[Path, str]:
+    """The checkpoint's folder, and what transformers is to load: that folder, or a hub name, which is none."""
+    path = tiny_checkpoint() if name == TINY else _checkpoint_in(Path(name))
+    _require_found(name, path)
+    return path, str(path.resolve()) if path.is_dir() else name
+
+
 def _checkpoint_in(path: Path) -> Path:
     """Of a run's folder the best checkpoint, or the last of a run without validation; any other path as it is."""
     links = [path / "checkpoints" / link for link in ("best", "last")]
@@ -293,7 +297,6 @@ def _require_found(name: str, path: Path) -> None:
 
 
 def _require_loadable(name: str, path: Path) -> None:
-    _require_found(name, path)
     if not path.exists():
         return
     if not (path / "config.json").is_file() and not lora.is_folder(path):

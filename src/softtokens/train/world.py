@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from softtokens.launch import Launch
 from softtokens.models.hf import resolve_device
-from softtokens.types import Elsewhere, UserError
+from softtokens.types import Elsewhere, UserError, first_line
 
 T = TypeVar("T")
 _PATIENCE = datetime.timedelta(minutes=30)  # for the slowest process at a meeting point; then the run ends
@@ -125,7 +125,7 @@ def join(launch: Launch, device: str) -> Iterator[World]:
         if isinstance(error, dist.DistError) or "gloo" in str(error):  # gloo raises a plain RuntimeError
             raise RuntimeError(
                 "another process of the run is gone, or cannot be reached; what it said last says why. Start all of "
-                f"them again with the same command and --resume. ({str(error).splitlines()[0]})"
+                f"them again with the same command and --resume. ({first_line(error)})"
             ) from error
         raise
     dist.destroy_process_group()  # after a failure the others may be anywhere; then the end of the process ends it
