@@ -19,7 +19,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo "make test-slow    the tests marked slow: repeated kill and resume, the quickstart in small, learning on the toy"
 	@echo "make test-oldest  models and rollouts against the oldest supported transformers"
-	@echo "make benchmark    speed and memory beside other ways to do it (a quarter of an hour; ARGS=--quick for less)"
+	@echo "make benchmark    speed and memory beside other ways to do it (an hour on two cores; ARGS=--quick for less)"
 	@echo "make lint         ruff"
 	@echo "make audit        known vulnerabilities of the pinned versions (needs the network)"
 	@echo "make base         rebuild the embedded checkpoint"
@@ -31,7 +31,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow --durations 10 $(ARGS)
 
 test-oldest: $(OLDEST_VENV)/.installed
 	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) tests/models tests/rollout $(ARGS)

@@ -45,6 +45,8 @@ REFUSED = [
     (TrainConfig, {"steps": 0}, "steps is 0; it must be at least 1"),
     (TrainConfig, {"problems_per_step": 0}, "problems_per_step is 0"),
     (TrainConfig, {"group_size": 1}, "group_size is 1; the leave-one-out baseline needs at least 2 rollouts per"),
+    (TrainConfig, {"group_size": 10**9}, "group_size 1,000,000,000, which makes 2,000,000,000 rollouts a step"),
+    (TrainConfig, {"problems_per_step": 10**11}, "problems_per_step is 100,000,000,000 and group_size 32, which makes"),
     (TrainConfig, {"max_thought_steps": 0}, "max_thought_steps is 0; it must be at least 1"),
     (TrainConfig, {"max_answer_tokens": 0}, "max_answer_tokens is 0; it must be at least 1"),
     (TrainConfig, {"tokens_per_backward": 0}, "tokens_per_backward is 0; it must be at least 1"),

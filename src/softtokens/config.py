@@ -13,6 +13,7 @@ from softtokens.types import UserError
 Mode = Literal["hard", "soft", "fuzzy"]
 MODE_TEMPERATURES = {"hard": 1.0, "soft": 0.5, "fuzzy": 1e-4}
 ALL_SETTINGS = ("hard-greedy", "hard-sample", "soft-greedy", "soft-sample", "fuzzy-greedy", "fuzzy-sample")
+MOST_ROLLOUTS_PER_STEP = 1_000_000  # a step lists them all; more is a slip of the keyboard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,6 +207,11 @@ class TrainConfig:
             raise UserError(
                 f"group_size is {self.group_size}; the leave-one-out baseline needs at least 2 rollouts per problem. "
                 "Raise group_size, or use the evaluate command."
+            )
+        if (rows := self.problems_per_step * self.group_size) > MOST_ROLLOUTS_PER_STEP:
+            raise UserError(
+                f"problems_per_step is {self.problems_per_step:,} and group_size {self.group_size:,}, which makes "
+                f"{rows:,} rollouts a step; at most {MOST_ROLLOUTS_PER_STEP:,} are allowed. Lower one of them."
             )
         if self.answer_temperature == 0:
             raise UserError(
