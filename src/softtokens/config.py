@@ -98,7 +98,8 @@ class RewardConfig:
 
     def __post_init__(self):
         for name in ("right", "wrong", "none"):
-            require(name, getattr(self, name), abs(getattr(self, name)) < float("inf"), "a finite number")
+            value = getattr(self, name)
+            require(f"reward.{name}", value, abs(value) < float("inf"), "a finite number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,9 @@ class TrainConfig:
             require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         require("weight_decay", self.weight_decay, 0 <= self.weight_decay <= 1, "in 0 .. 1")
         for name in ("thought_weight", "answer_weight", "answer_temperature"):
-            require(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
+            require(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more, and finite")
+        if self.thought_weight == self.answer_weight == 0:
+            raise UserError("thought_weight and answer_weight are 0, so nothing would be learned; give one of them.")
         for name in ("beta1", "beta2"):
             require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in 0 .. 1, below 1")
         require("save_every", self.save_every, self.save_every >= 1, "at least 1")

@@ -156,6 +156,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, make_policy):
         (lambda m: m.set_output_embeddings(torch.nn.Linear(16, 310)), "same shape"),
         (lambda m: m.set_input_embeddings(PositionDependent(310, 32)), "multiple of its embedding table"),
         (lambda m: m.lm_head.register_forward_hook(lambda module, args, out: out**3), "other logits"),
+        (lambda m: m.lm_head.weight.data.mul_(1e38), "logits that are not finite"),
     ],
 )
 def test_a_model_that_embeddings_cannot_drive_is_refused(tokenizer, break_it, reason):
@@ -163,6 +164,11 @@ def test_a_model_that_embeddings_cannot_drive_is_refused(tokenizer, break_it, re
     break_it(model)
     with pytest.raises(UserError, match=reason):
         HFPolicy(model, tokenizer)
+
+
+def test_a_tokenizer_of_a_larger_model_is_refused(tokenizer):
+    with pytest.raises(UserError, match=r"table has 200 rows and its tokenizer \d+ tokens"):
+        HFPolicy(build_model("llama-untied", 200), tokenizer)
 
 
 class PositionDependent(torch.nn.Embedding):

@@ -82,6 +82,31 @@ def test_the_case_runs_again_with_the_model_as_it_was(flags, tmp_path, spoil, te
         assert f.answer_log_prob == pytest.approx(sampled[f.problem, f.rollout], abs=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])
+def test_a_case_runs_again_in_double_precision(flags, tmp_path, spoil, text_rewards, mode):
+    spoil(2)
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--mode", mode, "--steps", "2")) == 0
+    file = str(run / "repro/step-000002.safetensors")
+    by_rollout = [
+        {(f.problem, f.rollout): f for f in replay_step(ReplayStepConfig(file, dtype=dtype))}
+        for dtype in ("float32", "float64")
+    ]
+    for which, f in by_rollout[0].items():
+        double = by_rollout[1][which]
+        assert double.answer_log_prob == pytest.approx(f.answer_log_prob, abs=1e-4)
+        assert double.norm == pytest.approx(f.norm, rel=1e-2)
+
+
+def test_a_case_of_another_model_is_said(flags, tmp_path, spoil, text_rewards, make_policy):
+    spoil(2)
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert cli.main(flags(run, "--steps", "2")) == 0
+    make_policy("llama-untied", hidden_size=64).save(other)
+    with pytest.raises(UserError, match="so it is of another model"):
+        replay_step(ReplayStepConfig(str(run / "repro/step-000002.safetensors"), model=str(other)))
+
+
 def test_rollouts_that_break_are_named(flags, tmp_path, spoil, text_rewards, capsys):
     spoil(2)
     run = tmp_path / "run"

@@ -138,6 +138,13 @@ def test_layers_that_cannot_have_adapters_are_named(make_policy, targets, messag
         lora.add(make_policy("llama-untied").model, 2, None, targets, seed=0)
 
 
+def test_adapters_that_cannot_be_are_refused(make_policy):
+    with pytest.raises(UserError, match="lora_rank is 5000; no layer of this model can use more than"):
+        lora.add(make_policy("llama-untied").model, 5000, None, (), seed=0)
+    with pytest.raises(UserError, match="GPT2LMHeadModel have no linear layers"):
+        lora.add(make_policy("gpt2").model, 2, None, (), seed=0)
+
+
 def test_only_chosen_layers_get_adapters(make_policy):
     policy = make_policy("llama-untied")
     lora.add(policy.model, 2, None, ("q_proj",), seed=0)

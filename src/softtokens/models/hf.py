@@ -67,6 +67,7 @@ class HFPolicy:
         self.recordings: KeptBuffers | None = None
         model.set_attn_implementation(attention.NAME)
         self._transform = probe(model, len(tokenizer))
+        _require_rows_for(tokenizer, model)
         self._recompute: Recompute | None = None
         self._drive(type(model).__name__)
         if embedding_rms is None:
@@ -317,6 +318,16 @@ def _require_finite(model: nn.Module, name: str) -> None:
                 f"model {name!r} has numbers that are not finite in {parameter_name}; its training went wrong before "
                 "it was saved. Use an earlier checkpoint."
             )
+
+
+def _require_rows_for(tokenizer, model: nn.Module) -> None:
+    """Tokens that were added to a tokenizer may lie beyond the table (Gemma's for images do), ordinary ones may not."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"the model's embedding table has {rows:,} rows and its tokenizer {tokenizer.vocab_size:,} tokens, so some "
+            "texts cannot be fed; the tokenizer is another model's. Put the model's own into its folder."
+        )
 
 
 @contextlib.contextmanager

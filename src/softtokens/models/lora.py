@@ -21,12 +21,15 @@ def add(model: nn.Module, rank: int, alpha: float | None, targets: tuple[str, ..
     """Put adapters that do nothing yet beside linear layers, and freeze everything else.
 
     targets: ends of the layers' names; none: every linear layer of the blocks. UserError when they fit nothing, or
-    reach beyond the blocks.
+    reach beyond the blocks; when there are no linear layers, or none that could use such a rank.
     """
     _require_peft()
     from peft import LoraConfig
 
     chosen = _linear_layers(model, targets)
+    useful = max(min(model.get_submodule(name).weight.shape) for name in chosen)
+    if rank > useful:
+        raise UserError(f"lora_rank is {rank}; no layer of this model can use more than {useful}. Lower it.")
     torch.manual_seed(seed)  # the same in every process; nothing else here draws from it
     model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=chosen))
 
@@ -75,6 +78,11 @@ def has_adapters(model: nn.Module) -> bool:
 def _linear_layers(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
     inside = {id(module) for block in blocks(model) for module in block.modules()}
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if not any(id(module) in inside for module in linear.values()):
+        raise UserError(
+            f"lora_rank is set, but the blocks of {type(model).__name__} have no linear layers (torch.nn.Linear) that "
+            "adapters could be put beside; train all of its weights (lora_rank 0)"
+        )
     ends = targets or tuple(linear)
     unknown = [end for end in ends if not any(_fits(name, end) for name in linear)]
     if unknown:

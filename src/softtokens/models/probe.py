@@ -41,6 +41,11 @@ def probe(model: nn.Module, tokens: int) -> dict:
         hidden = model.base_model(inputs_embeds=module(ids), use_cache=False).last_hidden_state[0]
     except Exception as error:
         raise UserError(f"{name} cannot be driven by embeddings: {first_line(error)}") from error
+    if expected.isnan().any() or (expected == torch.inf).any():
+        raise UserError(
+            f"{name} gives logits that are not finite, though its weights are; some are so large that {model.dtype} "
+            "overflows. Use a checkpoint from before, or a wider dtype."
+        )
     tolerance = 2e-2 if model.dtype in (torch.bfloat16, torch.float16) else 1e-4
     for transform in _logit_transforms(config):
         vocabulary = Vocabulary(head.weight, table, table.shape[0], head.bias, **transform)

@@ -73,6 +73,8 @@ def chunk_rows_of(size: int, kind: str) -> int:
 def _streamed(vocabulary, hidden, readout, expected, chunk_rows) -> tuple[Tensor, Concentration]:
     v = vocabulary.of_known_tokens()
     rows = chunk_rows or default_chunk_rows(v)
+    if expected is not None:
+        expected = expected.to(full_precision(hidden[:0]).dtype)  # float64 models replay float32 rollouts
     out, *seen = _Streamed.apply(hidden, v.head, v.bias, v.table, v, readout, expected, rows)
     return out, Concentration(*seen)
 

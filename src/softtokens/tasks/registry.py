@@ -25,6 +25,7 @@ TASKS = {
 ARITHMETIC = {"arithmetic": "short", "arithmetic-long": "long"}  # made on the spot -> difficulty
 NAMES = frozenset((*ARITHMETIC, *TASKS))
 ARITHMETIC_TRAIN_COUNT, ARITHMETIC_COUNT = 1000, 200  # problems when no limit is given: they never run out
+_MOST_MADE = 1_000_000  # of the arithmetic tasks, which make all of them at the start
 
 
 def load_problems(
@@ -76,6 +77,8 @@ def load_problems(
 def _arithmetic(task: str, split: str | None, limit: int | None, template: str | None, seed: int) -> list[Problem]:
     split = split or "train"
     count = limit if limit is not None else (ARITHMETIC_COUNT if split != "train" else ARITHMETIC_TRAIN_COUNT)
+    if count > _MOST_MADE:
+        raise UserError(f"limit is {count:,}; the task {task!r} makes at most {_MOST_MADE:,} problems. Lower it.")
     made = arithmetic.problems(split, count, difficulty=ARITHMETIC[task], seed=seed)
     if template is None:
         return made

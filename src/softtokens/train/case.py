@@ -66,7 +66,9 @@ def load_case(file: Path) -> Case:
 
     try:
         with safe_open(file, framework="pt") as opened:
-            about = json.loads((opened.metadata() or {})["case"])
+            about = json.loads((opened.metadata() or {}).get("case", "null"))
+            if about is None:
+                raise ValueError("it is not about a step")
             sampled = "advantages" in opened.keys()  # noqa: SIM118 (not a mapping)
             advantages = opened.get_tensor("advantages") if sampled else None
         case = Case(

@@ -241,12 +241,17 @@ class _Run:
             progress = dataclasses.replace(progress, **{name: lines.position() for name, lines in lengths.items()})
         save_checkpoint(self.run, self.trainee.weights, self.trainee.optimizer, progress)
 
+    def _against_spikes(self) -> str:
+        mode = self.trainee.config.thought.mode
+        tau = ", or train with a larger tau" if mode == "fuzzy" else ""
+        return "" if mode == "hard" else f", turn on clip_spikes{tau}"
+
     def _advice(self, progress: Progress, why: str) -> str:
         return (
             f"{progress.skipped_in_row} steps in a row had numbers that are not finite, the last one {progress.step} "
             f"({why}); the parameters are those before them. Look at one with softtokens replay-step "
-            f"{self.run / 'repro'}/step-*.safetensors; lower the learning rate or thought_weight, turn on clip_spikes, "
-            "or train fuzzy with a larger tau."
+            f"{self.run / 'repro'}/step-*.safetensors, one at a time; lower the learning rate, the rewards or a term's "
+            f"weight (thought_weight, answer_weight){self._against_spikes()}."
         )
 
 
