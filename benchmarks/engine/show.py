@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from rich.console import Console
@@ -56,10 +57,10 @@ def plot(report: dict, path: Path) -> None:
         right.plot(sizes, [offset + slope * size for size in sizes], color=line.get_color(), linewidth=1)
     if grown:
         right.set(xscale="log", yscale="log", xlabel="size", ylabel="CPU seconds of a step")
-        right.legend(title="lines: straight-line fits", fontsize=8)
+        right.legend(title="lines: straight-line fits", fontsize=8, loc="lower right")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
 def _label(row: dict) -> str:
-    return f"{row['what']}: {row['beside']} ({row['clock'].split(',')[0]})"
+    return textwrap.fill(f"{row['what']}: {row['beside']} ({row['clock'].split(',')[0]})", 60)
