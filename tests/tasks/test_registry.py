@@ -158,6 +158,11 @@ def test_arithmetic(task):
         load_problems(task, limit=0)
 
 
+def test_a_million_made_problems_are_enough():
+    with pytest.raises(UserError, match=r"limit is 999,999,999,999; the task 'arithmetic' makes at most 1,000,000"):
+        load_problems("arithmetic", limit=999_999_999_999)
+
+
 def test_json_files_need_no_heavy_library(file_of):
     path = file_of({"question": "A?", "answer": "1"})
     code = (
