@@ -12,15 +12,12 @@ from softtokens.config import ReplayStepConfig, TrainConfig
 from softtokens.configfile import from_dict
 from softtokens.live import console
 from softtokens.models.hf import load_policy, resolve_device
-from softtokens.ops.vocabulary import Vocabulary
-from softtokens.rollout.record import Rollout
 from softtokens.rollout.spikes import Spikes, unit_of
 from softtokens.thoughts import build_thought
 from softtokens.train.case import Case, load_case
 from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.loss import TermWeights
 from softtokens.train.weights import Weights, total_norm
-from softtokens.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +61,7 @@ def _findings(case: Case, config: ReplayStepConfig) -> list[RowFinding]:
     )
     weights, thought = Weights(policy), build_thought(settings.thought, policy.embedding_rms)
     terms = TermWeights(settings.thought_weight, settings.answer_weight)
-    _require_same_sizes(case.rollout, policy.vocabulary, config.model or str(case.model))
+    case.require_sizes_of(policy, config.model or str(case.model))
     rollout, found = case.rollout.to(policy.device), []
     for row in range(rollout.rows):
         one = torch.tensor([row], device=policy.device)
@@ -84,17 +81,6 @@ def _findings(case: Case, config: ReplayStepConfig) -> list[RowFinding]:
             )
         )
     return sorted(found, key=lambda f: (f.is_finite, -f.norm if math.isfinite(f.norm) else 0.0))
-
-
-def _require_same_sizes(rollout: Rollout, vocabulary: Vocabulary, model: str) -> None:
-    rows, dim = vocabulary.table.shape
-    fed = dim if rollout.inputs is None else rollout.inputs.shape[-1]
-    if fed != dim or int(rollout.ids.max()) >= rows:
-        raise UserError(
-            f"model is {model!r}, with {rows:,} tokens of width {dim:,}; the case has tokens up to "
-            f"{int(rollout.ids.max()):,} and thoughts of width {fed:,}, so it is of another model. Leave model out to "
-            "use the one that was kept with the case."
-        )
 
 
 def _table(findings: list[RowFinding]) -> Table:

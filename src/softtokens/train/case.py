@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from softtokens.models.hf import HFPolicy
 from softtokens.rollout.record import Rollout
 from softtokens.train.step import Step, Trainee
 from softtokens.types import UserError
@@ -30,6 +31,17 @@ class Case:
     total_rows: int
     rollout: Rollout | None
     advantages: Tensor | None
+
+    def require_sizes_of(self, policy: HFPolicy, name: str) -> None:
+        """UserError when the rollouts cannot have come from a model of this table."""
+        rows, dim = policy.vocabulary.table.shape
+        largest, thoughts = int(self.rollout.ids.max()), self.rollout.inputs
+        fed = dim if thoughts is None else thoughts.shape[-1]
+        if fed != dim or largest >= rows:
+            raise UserError(
+                f"model is {name!r}, with {rows:,} tokens of width {dim:,}; the case has tokens up to {largest:,} and "
+                f"thoughts of width {fed:,}, so it is of another model. Leave model out to use the case's own."
+            )
 
 
 def save_case(run: Path, t: Trainee, done: int, step: Step, *, config: dict, model_of_step: int, keep: int) -> None:
