@@ -26,8 +26,9 @@ from softtokens.train.gradient import TOKENS_PER_BACKWARD
 from softtokens.train.memory import MOST_VALIDATION_ROWS, measures_apart, ways_into_the_vocabulary
 
 # glibc keeps freed blocks below this for itself (its mmap threshold goes no higher), and what comes next leaves holes
-# in them: about this share, measured, where no gradients come to fill them.
-_HEAP_BLOCK, _LOST_IN_HOLES = 32 * 2**20, 1.2
+# in them, from part to part of an update: about this many times what was freed, measured, less the gradients that fill
+# them.
+_HEAP_BLOCK, _HOLES = 32 * 2**20, 1.2
 PHASES = ("rollout", "update", "optimizer", "checkpoint")
 ALWAYS = frozenset(PHASES)
 FORCED_TOKENS = 12  # "The final answer is: \boxed{", as most tokenizers cut it
@@ -146,7 +147,7 @@ def _holes(size: ModelSize, config: PlanConfig, positions: int) -> float:
     blocks = [(count, positions * numbers * width) for count, numbers in kinds]
     freed = sum(layers * count * block for count, block in blocks if block < _HEAP_BLOCK)
     filled = 4 * size.trained * (2 if measures_apart(config) else 1)
-    return max(0.0, _LOST_IN_HOLES * freed - filled)
+    return max(0.0, _HOLES * freed - filled)
 
 
 def shards_of(config: PlanConfig) -> int:
