@@ -62,7 +62,7 @@ def accumulate_gradient(
     tokens = tokens_per_backward or TOKENS_PER_BACKWARD[weights.sampler.device.type]
     gradients, losses, norms = [], {}, {}
     # What rollouts left in pieces goes back, once: pages that went back between the parts as well would have to be
-    # cleared for each again, a fifth of a small model's update.
+    # cleared for each again, an eighth and more of a small model's update.
     give_back(weights.world.device)
     weights.put_gradients(None)
     for chosen in passes:
