@@ -38,7 +38,7 @@ CASES = [
     Case("68 M, V = 128,000, soft", HEAD, "--group-size 8 --max-thought-steps 32"),
     Case("68 M, V = 128,000, fuzzy", HEAD, "--mode fuzzy --group-size 8 --max-thought-steps 32"),
     Case("28 M, soft, 256 thoughts", LONG, LONG_FLAGS),
-    Case("the same, activations recomputed", LONG, f"{LONG_FLAGS} --activation-checkpointing"),
+    Case("the same, activations recomputed", LONG, f"{LONG_FLAGS} --activation-checkpointing always"),
     Case("46 M, soft, ddp, 2 processes", BODY, SHORT, 2),
     Case("46 M, soft, fsdp, 2 processes", BODY, f"{SHORT} --parallel fsdp", 2),
 ]

@@ -2,8 +2,11 @@
 
     python recipes/tiny_base/build.py
 
-It learns from a mixture of careful chains, chains with a slip and answers given in one jump, so that it stands to the
-arithmetic task as an instruct model stands to GSM8K: the skill is there, the habit of using it is not.
+It stands to the arithmetic task as an instruct model stands to GSM8K: the skill is there, the habit of using it is not.
+Each step of a chain opens with " Then" (almost always one change, written as an equation) or " So" (almost always a
+jump over two changes, which a model this small rarely gets right). The odds of " Then" depend on the problem and lie on
+both sides of even. Noise on the thoughts can therefore tip a decision inside the chain, which is what exploration by
+soft and fuzzy thoughts needs.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import NormalDist
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -33,12 +38,16 @@ BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 LONG_SHARE = 0.06
 FACT_SHARE = 0.2
 CUT_SHARE = 0.05  # chains interrupted anywhere, as the thought limit does
-SLIP_SHARE = 0.4  # of the chains
-HASTY = ("Ben", "Max", "Zoe", "Ida", "Jim")
-HASTE = {name: 0.7 if name in HASTY else 0.35 for name in arithmetic.PEOPLE}
-"""How often a problem about this person is answered in one jump. Above 0.5 the greedy answer is a guess."""
+SLIP_SHARE = 0.06  # of the chains
+MEANS_IT = 0.97  # how often " Then" opens an equation, and " So" a jump
 
-LARGEST_NOISE = 0.5  # of the root mean square of the embedding table
+# Log-odds that a step opens with " Then": the sum of these.
+BIAS = 0.1
+SPREAD_OF_NAMES, SPREAD_OF_THINGS = 0.5, 0.35  # standard deviations
+BY_STEP = (0.0, 0.15, -0.15, 0.1)
+HABIT = 0.5  # added where the step before opened with " Then", subtracted where it did not
+
+LARGEST_NOISE = 0.4  # of the root mean square of the embedding table
 TOKENS_PER_STEP = 4096
 ROWS_AT_ONCE = 256  # while checking
 
@@ -89,37 +98,57 @@ def belief(fact: arithmetic.Fact) -> tuple[float, dict[str, float]]:
 
 
 def solution(problem: Problem, rng: random.Random) -> Document:
-    sentence = arithmetic.final_sentence(int(problem.answer))
-    if rng.random() < HASTE[problem.columns["question"].split()[0]]:
-        return Document(problem.prompt, sentence)
-    if rng.random() < SLIP_SHARE:
-        return Document(problem.prompt, chain_with_slip(problem, rng))
-    chain = arithmetic.worked_chain(problem)
+    thoughts, value = chain(problem, rng)
+    sentence = arithmetic.final_sentence(value)
     if rng.random() < CUT_SHARE:
-        thoughts = chain.removesuffix(sentence)
         opening, ending = sentence[: sentence.index("{") + 1], sentence[sentence.index("{") + 1 :]
         return Document(problem.prompt, thoughts[: rng.randrange(1, len(thoughts))].rstrip(), opening, ending)
-    return Document(problem.prompt, chain)
+    return Document(problem.prompt, thoughts + sentence)
 
 
-def chain_with_slip(problem: Problem, rng: random.Random) -> str:
-    """A chain with one mistake (a change read as another or forgotten, or a miscalculation), consistent afterwards."""
-    changes = list(problem.columns["changes"])
-    where, kind = rng.randrange(len(changes)), rng.choice(("misread", "forget", "miscalculate"))
-    if kind == "forget":
-        del changes[where]
-    elif kind == "misread":
-        sign, amount = changes[where][0], changes[where][1:]
-        changes[where] = rng.choice([other for other in "+-" if other != sign]) + amount
-    value, chain = problem.columns["start"], ""
-    for i, change in enumerate(changes):
-        result = arithmetic.apply_change(value, change)
-        if kind == "miscalculate" and i == where:
-            result += rng.choice((-10, -2, -1, 1, 2, 10))
-        result = max(result, 0)
-        chain += f" {value}{change}={result}."
-        value = result
-    return chain + arithmetic.final_sentence(value)
+def chain(problem: Problem, rng: random.Random) -> tuple[str, int]:
+    """A chain of careful and hasty steps, and the value at its end. Some have a slip (a change read as its opposite, or
+    a miscalculation) and are consistent afterwards."""
+    value, changes = problem.columns["start"], list(problem.columns["changes"])
+    slip = rng.randrange(len(changes)) if rng.random() < SLIP_SHARE else None
+    misread = slip is not None and changes[slip][0] in "+-" and rng.random() < 0.5
+    if misread:
+        changes[slip] = ("-" if changes[slip][0] == "+" else "+") + changes[slip][1:]
+    text, done, step, before = f" {value}.", 0, 0, 0
+    while done < len(changes):
+        careful = rng.random() < share_of_careful(problem, step, before)
+        writes_equation = careful == (rng.random() < MEANS_IT)
+        size = 1 if writes_equation else min(2, len(changes) - done)
+        result = value
+        for i in range(done, done + size):
+            result = arithmetic.apply_change(result, changes[i])
+            if i == slip and not misread:
+                result += rng.choice((-10, -2, -1, 1, 2, 10))
+            result = max(result, 0)
+        text += arithmetic.CAREFUL if careful else arithmetic.HASTY
+        text += f" {value}{changes[done]}={result}." if writes_equation else f" {result}."
+        value, done, step, before = result, done + size, step + 1, 1 if careful else -1
+    return text, value
+
+
+def share_of_careful(problem: Problem, step: int, before: int) -> float:
+    """How often the step with this number opens with " Then". before: 1 after " Then", -1 after " So", 0 at first."""
+    question = problem.columns["question"]
+    thing = next((thing for thing in arithmetic.THINGS if f" {thing}" in question), None)
+    log_odds = BIAS + OF_NAME[question.split()[0]] + OF_THING.get(thing, 0.0)
+    return 1 / (1 + math.exp(-log_odds - BY_STEP[step % len(BY_STEP)] - HABIT * before))
+
+
+def spread(words: Iterable[str], deviation: float, seed: int) -> dict[str, float]:
+    """The quantiles of a normal distribution, one for each word, in an order drawn once."""
+    words = list(words)
+    random.Random(seed).shuffle(words)
+    normal = NormalDist(0, deviation)
+    return {word: normal.inv_cdf((i + 0.5) / len(words)) for i, word in enumerate(words)}
+
+
+OF_NAME = spread(arithmetic.PEOPLE, SPREAD_OF_NAMES, seed=1)
+OF_THING = spread(arithmetic.THINGS, SPREAD_OF_THINGS, seed=2)
 
 
 # ---------------------------------------------------------------------------------------------------- tokenizer
@@ -339,8 +368,8 @@ def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: in
         ("short, hard greedy", short, 1, {"temperature": 0.0}),
         ("short, hard sample", short, 32, {"temperature": 1.0}),
         ("short, soft greedy", short, 1, soft),
-        ("short, soft sample", short, 4, soft | {"noise_scale": noise}),
-        ("short, fuzzy sample", short, 4, fuzzy | {"noise_scale": noise}),
+        ("short, soft sample", short, 32, soft | {"noise_scale": noise}),
+        ("short, fuzzy sample", short, 32, fuzzy | {"noise_scale": noise}),
         ("long, hard greedy", long, 1, {"temperature": 0.0}),
         ("long, hard sample", long, 4, {"temperature": 1.0}),
     ):
@@ -349,6 +378,9 @@ def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: in
         results[name] = 100 * right.float().mean().item()
         if group > 1:
             results[f"{name}, any of {group}"] = 100 * right.any(-1).float().mean().item()
+        if group == 32:
+            shares = right.view(2 * len(problems), 16).float().mean(-1)
+            results[f"{name}, groups of 16 without spread"] = 100 * (shares % 1 == 0).float().mean().item()
         results[f"{name}, mean number of thoughts"] = lengths
     accuracy, nll = choice_scores(model, tokenizer, arithmetic.multiple_choice(count))
     return results | {"facts, accuracy": 100 * accuracy, "facts, negative log-likelihood per token": nll}

@@ -17,6 +17,7 @@ _HOME = {
     "LogitGaussian": "thoughts",
     "HiddenGaussian": "thoughts",
     "thought_setting": "thoughts",
+    "kl": "thoughts",
     "Policy": "models.policy",
     "load_policy": "models.hf",
     "Limits": "rollout.limits",

@@ -195,12 +195,12 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def parse(name: str, flags: list[str]) -> tuple[Any, bool]:
-    """The resolved configuration of a command: defaults, then --config FILE, then flags; and whether to stop there."""
+    """The resolved configuration of a command: defaults, then --config FILEs, then flags; and whether to stop there."""
     import tyro
 
     command = COMMANDS[name]
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    common.add_argument("--config")
+    common.add_argument("--config", action="append", default=[])
     common.add_argument("--dry-run", action="store_true")
     try:
         known, rest = common.parse_known_args(flags)
@@ -212,7 +212,8 @@ def parse(name: str, flags: list[str]) -> tuple[Any, bool]:
         args=rest,
         prog=f"softtokens {name}",
         description=f"{inspect.cleandoc(command.config.__doc__)}\n\n"
-        "--config FILE.toml sets defaults from a file (flags win); --dry-run prints the configuration and stops.",
+        "--config FILE.toml sets defaults from a file, and may be given several times (a later file wins, flags win "
+        "over all); --dry-run prints the configuration and stops.",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalRequiredArgs),
         **({} if default is None else {"default": default}),
     )

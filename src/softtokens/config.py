@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from softtokens.scaleconfig import ScaleConfig
+from softtokens.settings import FREE
 from softtokens.types import UserError
 
 Mode = Literal["hard", "soft", "fuzzy"]
@@ -106,7 +107,7 @@ class RewardConfig:
 class TrainConfig:
     """Train a model by RLOO while it thinks in hard, soft or fuzzy tokens."""
 
-    output: str = "runs/train"
+    output: Annotated[str, FREE] = "runs/train"
     """Run directory. It must be new, or hold this same run (see resume)."""
     model: str = "tiny"
     """A Hugging Face model folder or hub name; tiny is the checkpoint inside this package."""
@@ -116,7 +117,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the run: data order, noise and sampling."""
     steps: int = 4000
-    """Optimizer updates; one batch of fresh rollouts each."""
+    """Optimizer updates; one batch of fresh rollouts each. A run that is resumed may have more of them than before."""
     problems_per_step: int = 2
     """Problems in a batch."""
     group_size: int = 32
@@ -130,7 +131,9 @@ class TrainConfig:
     learning_rate: float = 6e-6
     """Peak rate of AdamW."""
     warmup_steps: int = 20
-    """Linear warm-up before the cosine decay to zero."""
+    """Linear warm-up before the schedule."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """What the rate does after the warm-up: fall to zero at the last step, along a cosine or a line, or stay."""
     beta1: float = 0.9
     """AdamW's first decay rate."""
     beta2: float = 0.999
@@ -150,37 +153,41 @@ class TrainConfig:
     rows of the head is counted as a spike: near ties at small temperatures make them."""
     clip_spikes: bool = False
     """Scale spikes down to spike_norm. Biased, and another pass over the vocabulary; the paper does not."""
-    max_skipped: int = 10
+    max_skipped: Annotated[int, FREE] = 10
     """Steps whose loss or gradient is not finite are left out; after so many in a row the run stops."""
-    keep_repro: int = 3
+    keep_repro: Annotated[int, FREE] = 3
     """How many such steps to save for softtokens replay-step, each with its rollouts and the model as it was."""
-    decoding: Literal["auto", "plain", "compiled"] = "auto"
+    decoding: Annotated[Literal["auto", "plain", "compiled"], FREE] = "auto"
     """Whether decode steps run compiled (torch.compile, a minute or two at the start); auto: on the CPU when the run
     has at least 60,000 of them. On a GPU they are recorded as CUDA graphs, unless plain is chosen."""
-    tokens_per_backward: int | None = None
+    tokens_per_backward: Annotated[int | None, FREE] = None
     """Positions per forward and backward pass; lower it when memory is short. Does not change the gradient. Default:
     what is fastest, 1024 on the CPU and 16384 on a GPU."""
-    term_norms_every: int = 10
+    term_norms_every: Annotated[int, FREE] = 10
     """Measure the gradient norms of the two terms apart every so many steps (costs a second backward pass); 0: never.
     With clip each they are known at every step."""
-    validation: str | None = None
+    validation: Annotated[str | None, FREE] = None
     """Task or file with problems for validation, read like the training task; by default the arithmetic task's own."""
-    validation_split: str | None = None
+    validation_split: Annotated[str | None, FREE] = None
     """Which split of it."""
-    validation_problems: int = 64
+    validation_problems: Annotated[int, FREE] = 64
     """How many problems to validate on."""
-    validate_every: int = 50
+    validate_every: Annotated[int, FREE] = 50
     """Validate (greedy, in the model's own mode) every so many steps; the best checkpoint is kept. 0: never."""
-    save_every: int = 50
-    """Save a checkpoint every so many steps; the last and the best are kept."""
-    resume: bool = False
-    """Go on from the last checkpoint in output."""
+    save_every: Annotated[int, FREE] = 50
+    """Save a checkpoint every so many steps; the last two and the best are kept."""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Begin at a checkpoint of another run, RUN@STEP (or RUN@last, RUN@best), with its weights, optimizer and step, and
+    with the settings given here."""
+    resume: Annotated[bool, FREE] = False
+    """Go on from the last checkpoint in output. Settings that do not change the gradient may differ from before (how
+    often to save and validate, memory, devices, logs); steps may grow."""
     mask_unused: bool = True
     """Vocabulary rows that no token owns get no probability, unless --no-mask-unused is given."""
-    device: str = "auto"
+    device: Annotated[str, FREE] = "auto"
     """auto, cpu, cuda or cuda:N."""
     scale: tyro.conf.OmitArgPrefixes[ScaleConfig] = dataclasses.field(default_factory=ScaleConfig)
-    wandb: str | None = None
+    wandb: Annotated[str | None, FREE] = None
     """Log to this Weights & Biases project too (needs the wandb extra)."""
 
     def __post_init__(self):
@@ -205,6 +212,7 @@ class TrainConfig:
         require("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0 and below 1")
         require("validation_problems", self.validation_problems, self.validation_problems >= 1, "at least 1")
         require_choice("clip", self.clip, ("sum", "each"))
+        require_choice("schedule", self.schedule, ("cosine", "linear", "constant"))
         require_choice("decoding", self.decoding, ("auto", "plain", "compiled"))
         if self.group_size < 2:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Run a step that was left out again, row by row, to see which numbers are not finite."""
+"""Run a skipped step again, row by row, to see which values are not finite."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from softtokens.train.weights import Weights, total_norm
 
 @dataclasses.dataclass(frozen=True)
 class RowFinding:
-    """One rollout of the case. log_prob: sums over its steps, nats. norm: of its gradient. longest_score: see
-    `rollout.spikes`."""
+    """One rollout of the case. log_prob: sums over its steps, nats (NaN for thoughts whose value is not stored). norm:
+    of its gradient. longest_score: see `rollout.spikes`. is_finite: whether its loss and its gradient are."""
 
     problem: int
     rollout: int
@@ -32,16 +32,13 @@ class RowFinding:
     answer_log_prob: float
     norm: float
     longest_score: float
-
-    @property
-    def is_finite(self) -> bool:
-        return all(map(math.isfinite, (self.thought_log_prob, self.answer_log_prob, self.norm)))
+    is_finite: bool
 
 
 def replay_step(config: ReplayStepConfig) -> list[RowFinding]:
     """Every row's log-probabilities and gradient, worst first; also printed."""
     case = load_case(config.case)
-    console.print(f"step {case.step} was left out: {case.why}", highlight=False, markup=False)
+    console.print(f"step {case.step} was skipped: {case.why}", highlight=False, markup=False)
     findings = [] if case.rollout is None else _findings(case, config)
     if case.rollout is None:
         load_policy(config.model or case.model)  # which says so if the weights are to blame
@@ -62,25 +59,28 @@ def _findings(case: Case, config: ReplayStepConfig) -> list[RowFinding]:
     weights, thought = Weights(policy), build_thought(settings.thought, policy.embedding_rms)
     terms = TermWeights(settings.thought_weight, settings.answer_weight)
     case.require_sizes_of(policy, config.model or str(case.model))
-    rollout, found = case.rollout.to(policy.device), []
+    rollout, findings = case.rollout.to(policy.device), []
     for row in range(rollout.rows):
         one = torch.tensor([row], device=policy.device)
         advantage = case.advantages.to(policy.device)[one]
         batch = Batch(thought, rollout.take(one), advantage, case.total_rows, settings.answer_temperature)
         spikes = Spikes(settings.spike_norm, clips=settings.clip_spikes, unit=unit_of(policy.vocabulary))
-        seen, _, _ = accumulate_gradient(weights, batch, terms, spikes=spikes)
-        found.append(
+        replayed = accumulate_gradient(weights, batch, terms, spikes=spikes).replay
+        norm = total_norm([p.grad for p in weights.parameters.values()])
+        of_loss = (replayed.thought_surrogate.sum(), replayed.answer_log_prob.sum(), norm)
+        findings.append(
             RowFinding(
                 problem=int(rollout.keys.problem[row]),
                 rollout=int(rollout.keys.rollout[row]),
                 advantage=float(advantage),
-                thought_log_prob=float(seen.thought_log_prob.sum()),
-                answer_log_prob=float(seen.answer_log_prob.sum()),
-                norm=total_norm([p.grad for p in weights.parameters.values()]),
+                thought_log_prob=float(replayed.thought_log_prob.sum()),
+                answer_log_prob=float(replayed.answer_log_prob.sum()),
+                norm=norm,
                 longest_score=spikes.longest,
+                is_finite=all(map(math.isfinite, of_loss)),
             )
         )
-    return sorted(found, key=lambda f: (f.is_finite, -f.norm if math.isfinite(f.norm) else 0.0))
+    return sorted(findings, key=lambda f: (f.is_finite, -f.norm if math.isfinite(f.norm) else 0.0))
 
 
 def _table(findings: list[RowFinding]) -> Table:

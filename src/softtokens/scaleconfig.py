@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
+from softtokens.settings import FREE
 from softtokens.types import UserError
 
 
@@ -12,13 +13,14 @@ from softtokens.types import UserError
 class ScaleConfig:
     """What may differ between two computers that do the same run."""
 
-    parallel: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"
+    parallel: Annotated[Literal["auto", "ddp", "fsdp", "hsdp"], FREE] = "auto"
     """With several processes (torchrun, srun): ddp: every process holds everything. fsdp: weights, gradients and
     optimizer state are split over all of them. hsdp: over those of each machine. auto: ddp."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of computing; the weights that are updated stay float32 either way, see docs/scaling.md."""
-    activation_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, a third more work."""
+    activation_checkpointing: Annotated[Literal["auto", "always", "never"], FREE] = "auto"
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more work. auto: on
+    a GPU, when it would otherwise hold fewer than 4096 positions at a time."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank (peft) instead of all weights; 0: all weights."""
     lora_alpha: float | None = None
@@ -27,7 +29,11 @@ class ScaleConfig:
     """Linear layers that get adapters, by the end of their names; by default every one in the blocks."""
 
     def __post_init__(self):
-        for name, choices in (("parallel", ("auto", "ddp", "fsdp", "hsdp")), ("dtype", ("float32", "bfloat16"))):
+        for name, choices in (
+            ("parallel", ("auto", "ddp", "fsdp", "hsdp")),
+            ("dtype", ("float32", "bfloat16")),
+            ("activation_checkpointing", ("auto", "always", "never")),
+        ):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         if self.lora_rank < 0:

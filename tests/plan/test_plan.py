@@ -106,18 +106,19 @@ def test_a_plan_grows_with_what_it_is_for(size_3b):
     assert "gradients of one term apart" not in parts_of(size_3b, term_norms_every=0)
     fewer = parts_of(size_3b, tokens_per_backward=1024)["activations"]
     assert fewer < base["activations"]
-    recomputed = parts_of(size_3b, tokens_per_backward=1024, **with_scale(activation_checkpointing=True))
+    recomputed = parts_of(size_3b, tokens_per_backward=1024, **with_scale(activation_checkpointing="always"))
     assert recomputed["activations"] < fewer / 5
 
 
 def test_as_many_positions_as_training_takes(size_3b):
     """A GPU of twice the memory takes more of them in a backward pass, up to what was asked for."""
+    keeping = with_scale(activation_checkpointing="never")
     positions = [
-        footprint(PlanConfig(), size_3b, dataclasses.replace(H200, memory=memory), 0.0).positions
+        footprint(PlanConfig(**keeping), size_3b, dataclasses.replace(H200, memory=memory), 0.0).positions
         for memory in (100e9, 140e9, 1000e9)
     ]
     assert positions == sorted(set(positions)) and positions[-1] == 64 * (128 + FORCED_TOKENS + 32)
-    least = footprint(PlanConfig(), size_3b, dataclasses.replace(H200, memory=20e9), 0.0).positions
+    least = footprint(PlanConfig(**keeping), size_3b, dataclasses.replace(H200, memory=20e9), 0.0).positions
     assert least == 128 + FORCED_TOKENS + 32  # a row is not cut
 
 
@@ -241,9 +242,9 @@ def test_processes_on_one_cpu_share_it():
 
 def test_changes_that_did_not_help_are_tried_again(folder_3b):
     """In bfloat16 masters make up for what the weights save, until there are adapters."""
-    found = plan(PlanConfig(model=folder_3b, on="h100", memory_gb=25))
-    assert found.changes[-1].flags == "--term-norms-every 0 --lora-rank 16 --dtype bfloat16"
-    assert found.changes[-1].peak < 25e9
+    found = plan(PlanConfig(model=folder_3b, on="h100", memory_gb=16))
+    assert found.changes[-1].flags == "--lora-rank 16 --dtype bfloat16"
+    assert found.changes[-1].peak < 16e9
 
 
 def test_nothing_that_helps_is_said(capsys, folder_3b):
@@ -254,7 +255,7 @@ def test_nothing_that_helps_is_said(capsys, folder_3b):
 def test_fewer_rollouts_at_a_time_and_no_more_validation_than_training_runs(size_3b):
     long = PlanConfig(max_thought_steps=4000, problems_per_step=8, **with_scale(dtype="bfloat16", lora_rank=16))
     found = footprint(long, size_3b, H100, 0.0)
-    assert found.rollouts % 8 == 0 and 8 <= found.rollouts < 256
+    assert found.fit.slots % 8 == 0 and 8 <= found.fit.slots < 256
     assert found.phases["rollout"] < H100.memory
     cache = {n: parts_of(size_3b, validation_problems=n)["KV cache"] for n in (256, 1319)}
     assert cache[256] == cache[1319]

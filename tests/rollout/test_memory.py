@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
 
 from softtokens.models.size import ModelSize
-from softtokens.rollout import memory
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
 from softtokens.thoughts import Gaussian, Hard
@@ -28,26 +25,6 @@ def test_rows_that_wait_for_a_place_change_nothing(policy, thought):
         assert (ours is None and theirs is None) or torch.equal(ours, theirs)
     assert torch.equal(parts.keys.rollout, whole.keys.rollout)
     assert parts.answer_texts == whole.answer_texts and parts.stop_reasons == whole.stop_reasons
-
-
-def test_short_memory_is_said(policy, monkeypatch, caplog):
-    per_row = memory.bytes_per_row(policy, 100, LIMITS)
-    monkeypatch.setattr(memory, "free_bytes", lambda device, spoken_for=0: 20.5 * per_row)
-    with caplog.at_level(logging.WARNING):
-        assert memory.fitting_rows(policy, 20, 100, LIMITS) == 20
-        assert not caplog.records
-        assert memory.fitting_rows(policy, 64, 100, LIMITS) == 16
-    assert "memory for 16 of the 64 rollouts at a time" in caplog.text
-    monkeypatch.setattr(memory, "free_bytes", lambda device, spoken_for=0: 0.5 * per_row)
-    assert memory.fitting_rows(policy, 64, 100, LIMITS) == 8
-    assert memory.fitting_rows(policy, 3, 100, LIMITS) == 3
-    monkeypatch.setattr(
-        memory, "free_bytes", lambda device, spoken_for=0: 100.5 * memory.bytes_per_token(policy) - spoken_for
-    )
-    assert memory.fitting_tokens(policy, 100) == 100
-    assert memory.fitting_tokens(policy, 101) == 100
-    assert memory.fitting_tokens(policy, 100, spoken_for=50 * memory.bytes_per_token(policy)) == 50
-    assert memory.fitting_tokens(policy, 100, spoken_for=1e12) == 1
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

@@ -70,12 +70,12 @@ def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family,
     (thought,) = thoughts_of(policy, [name]).values()
     rollout = sample(policy, thought, prompts)
     again = replay(policy, thought, rollout)
+    # the value of a perturbed thought is not stored, so only its surrogate has one
+    values = again.thought_surrogate if name in ("hidden", "logits", "top-k") else again.thought_log_prob
     torch.testing.assert_close(
-        again.thought_log_prob[again.is_thought_step].detach(),
-        rollout.log_prob[rollout.is_thought],
-        rtol=1e-4,
-        atol=1e-4,
+        values[again.is_thought_step].detach(), rollout.log_prob[rollout.is_thought], rtol=1e-4, atol=1e-4
     )
+    assert again.thought_log_prob[again.is_thought_step].isnan().all() == (values is again.thought_surrogate)
     torch.testing.assert_close(
         again.answer_log_prob[again.is_answer_step].detach(), rollout.log_prob[rollout.is_answer], rtol=1e-4, atol=1e-4
     )
@@ -97,7 +97,7 @@ def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name, mo
 
     monkeypatch.setattr(streamed, "default_chunk_rows", lambda vocabulary: 3)
     part = replay(policy, thought, rollout)
-    loss = (coefficient * (part.thought_log_prob.sum(-1) + part.answer_log_prob.sum(-1))).sum()
+    loss = (coefficient * (part.thought_surrogate.sum(-1) + part.answer_log_prob.sum(-1))).sum()
     gradient = torch.autograd.grad(loss, parameters)
 
     total = 0.0
@@ -142,7 +142,7 @@ def test_running_each_prompt_once_changes_nothing(make_policy, prompts, family):
     found = []
     for shared in ({}, {"prompts": policy.prompt_states(distinct), "prompt_of_row": of_row}):
         part = replay(policy, Gaussian(0.5, 0.1), rollout, **shared)
-        values = (part.thought_log_prob.sum(-1), part.answer_log_prob.sum(-1))
+        values = (part.thought_surrogate.sum(-1), part.answer_log_prob.sum(-1))
         gradient = torch.autograd.grad((coefficient * sum(values)).sum(), parameters, allow_unused=True)
         found.append([*(v.detach() for v in values), *(g for g in gradient if g is not None)])
     for shared, alone in zip(*reversed(found), strict=True):
@@ -157,8 +157,8 @@ def test_chunks_do_not_matter(policy, prompts, monkeypatch):
     def scored(chunk_rows):
         monkeypatch.setattr(streamed, "default_chunk_rows", lambda vocabulary: chunk_rows)
         part = replay(policy, thought, rollout)
-        loss = part.thought_log_prob.sum() + part.answer_log_prob.sum()
-        return [part.thought_log_prob.detach(), *torch.autograd.grad(loss, parameters)]
+        loss = part.thought_surrogate.sum() + part.answer_log_prob.sum()
+        return [part.thought_surrogate.detach(), *torch.autograd.grad(loss, parameters)]
 
     for small, large in zip(scored(1), scored(1 << 20), strict=True):
         torch.testing.assert_close(small, large, rtol=1e-3, atol=1e-4 * float(large.abs().max()))
@@ -329,7 +329,7 @@ def test_a_rollout_can_be_saved_and_replayed(policy, prompts, tmp_path):
         assert loaded.stop_reasons == rollout.stop_reasons
         assert loaded.thought_texts == rollout.thought_texts and loaded.answer_texts == rollout.answer_texts
         expected, again = (replay(policy, thought, r) for r in (rollout, loaded))
-        assert torch.equal(again.thought_log_prob, expected.thought_log_prob)
+        assert torch.equal(again.thought_surrogate, expected.thought_surrogate)
         assert torch.equal(again.answer_log_prob, expected.answer_log_prob)
 
 
@@ -340,6 +340,24 @@ def test_a_stored_step_is_of_the_size_of_an_embedding(policy, prompts, tmp_path)
         value = getattr(rollout, field.name)
         if torch.is_tensor(value):
             assert policy.vocabulary.head.shape[0] not in value.shape
+
+
+@pytest.mark.parametrize("name", ["hard", "soft", "soft-density", "fuzzy"])
+def test_log_probs_move_with_the_weights(policy, prompts, name):
+    """A ratio or a divergence can be built on them, whatever the estimator of the gradient."""
+    (thought,) = thoughts_of(policy, [name]).values()
+    rollout = sample(policy, thought, prompts)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(1.1)
+    moved = replay(policy, thought, rollout)
+    steps = moved.is_thought_step
+    change = moved.thought_log_prob[steps] - rollout.log_prob[rollout.is_thought]
+    assert (change.abs() > 1e-3).float().mean() > 0.9
+    if name == "soft":  # the stored noise has the density that it had
+        torch.testing.assert_close(
+            moved.thought_surrogate[steps].detach(), rollout.log_prob[rollout.is_thought], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_some_rows_replay_as_among_all(policy, prompts):

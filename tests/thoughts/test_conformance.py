@@ -69,7 +69,9 @@ def scores(thought, hidden_row, vocabulary, rows, estimate):
     hidden = hidden_row.expand(rows, DIM).clone().requires_grad_()
     distribution = thought.at(hidden, vocabulary)
     drawn = distribution.draw(keys(rows))
-    log_prob = distribution.replay(drawn) if estimate == "replay" else distribution.log_prob(value_of(thought, drawn))
+    log_prob = (
+        distribution.surrogate(drawn) if estimate == "replay" else distribution.log_prob(value_of(thought, drawn))
+    )
     return torch.autograd.grad(log_prob.sum(), hidden)[0]
 
 
@@ -141,7 +143,7 @@ def test_score_in_logits_is_the_closed_form(thought, hidden, vocabulary):
     drawn = thought.at(hidden, vocabulary).draw(keys(len(hidden)))
     distribution = thought.at(hidden, vocabulary)
     logits = distribution.logits.detach().requires_grad_()
-    log_prob = dataclasses.replace(distribution, logits=logits).replay(drawn)
+    log_prob = dataclasses.replace(distribution, logits=logits).surrogate(drawn)
     gradient = torch.autograd.grad(log_prob.sum(), logits)[0][:, :TOKENS]
     p = torch.softmax(logits.detach()[:, :TOKENS] / tau, -1)
     table = vocabulary.table[:TOKENS]
@@ -166,7 +168,7 @@ def test_replay_of_perturbed_thoughts_has_the_gradient_of_the_density(thought, h
     distribution = thought.at(hidden, vocabulary)
     value, drawn = distribution.sample(keys(5)), distribution.draw(keys(5))
     (by_density,) = torch.autograd.grad(distribution.log_prob(value).sum(), hidden, retain_graph=True)
-    (by_replay,) = torch.autograd.grad(distribution.replay(drawn).sum(), hidden)
+    (by_replay,) = torch.autograd.grad(distribution.surrogate(drawn).sum(), hidden)
     torch.testing.assert_close(by_replay, by_density)
     torch.testing.assert_close(drawn.inputs, distribution.embed(value))
 
@@ -178,7 +180,7 @@ def test_replay_and_draw_give_the_log_prob_of_the_sample(thought, hidden, vocabu
     value = distribution.sample(keys(len(hidden)))
     expected = distribution.log_prob(value)
     torch.testing.assert_close(drawn.log_prob.double(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(distribution.replay(drawn), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(distribution.surrogate(drawn), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_without_noise_and_temperature_thoughts_are_greedy_tokens(thought, hidde
 @pytest.mark.parametrize("thought", [Gaussian(0.5, 0.0), HiddenGaussian(0.5, 0.0), LogitGaussian(0.5, 0.0)])
 def test_a_thought_without_noise_has_no_density(thought, hidden, vocabulary):
     distribution = thought.at(hidden, vocabulary)
-    for ask in (distribution.entropy, lambda: distribution.replay(distribution.draw(keys(5)))):
+    for ask in (distribution.entropy, lambda: distribution.surrogate(distribution.draw(keys(5)))):
         with pytest.raises(ValueError, match="sigma is 0"):
             ask()
 
@@ -315,15 +317,15 @@ def test_scores_are_those_of_the_distribution(thought, hidden, vocabulary, known
     moved = dataclasses.replace(vocabulary, head=leaves[1], table=leaves[2])
     scores = thought.score(leaves[0], moved, drawn, upstream if known else None)
     distribution = thought.at(leaves[0], moved)
-    expected = distribution.replay(drawn)
-    torch.testing.assert_close(scores.log_prob, expected)
+    expected = distribution.surrogate(drawn)
+    torch.testing.assert_close(scores.surrogate, expected)
     torch.testing.assert_close(scores.mismatch, distribution.mismatch(drawn), equal_nan=True, rtol=1e-6, atol=1e-20)
     for ours, theirs in zip(
         dataclasses.astuple(scores.concentration), dataclasses.astuple(distribution.concentration), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
     for ours, theirs in zip(
-        torch.autograd.grad(scores.log_prob, leaves, upstream, allow_unused=True),
+        torch.autograd.grad(scores.surrogate, leaves, upstream, allow_unused=True),
         torch.autograd.grad(expected, leaves, upstream, allow_unused=True),
         strict=True,
     ):

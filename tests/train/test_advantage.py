@@ -23,7 +23,7 @@ def test_adds_up_to_zero_in_every_group(rewards):
     torch.testing.assert_close(sums, torch.zeros(len(rewards)), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("reward", [0.0, 10.0, 100.0])
+@pytest.mark.parametrize("reward", [0.0, 10.0, 100.0, 0.1, 1 / 3, -7.7, 1e30])
 def test_equal_rewards_give_exactly_nothing_to_learn(reward):
     assert not leave_one_out(torch.full((3, 32), reward)).any()
 

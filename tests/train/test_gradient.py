@@ -16,7 +16,7 @@ WEIGHTS = [TermWeights(), TermWeights(0.25, 3.0), TermWeights(0, 1), TermWeights
 
 def gradient_of(batch, weights=TermWeights(), **options):  # noqa: B008 (immutable)
     """(gradient by parameter, (replay, losses and norms))"""
-    seen, losses, norms = batch.accumulate(weights, **options)
+    seen, losses, norms, _ = batch.accumulate(weights, **options)
     return [parameter.grad.clone() for parameter in batch.parameters], (seen, losses | norms)
 
 
@@ -90,7 +90,7 @@ def test_a_term_of_weight_0_cannot_spoil_the_other(make_batch, monkeypatch, apar
 
     def exploding(*arguments, **options):
         scored = replay(*arguments, **options)
-        return dataclasses.replace(scored, thought_log_prob=scored.thought_log_prob * float("inf"))
+        return dataclasses.replace(scored, thought_surrogate=scored.thought_surrogate * float("inf"))
 
     monkeypatch.setattr(gradient, "replay", exploding)
     gradients, (_, metrics) = gradient_of(batch, TermWeights(0, 1), apart=apart)

@@ -52,7 +52,7 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_the_run_goes_on(
     assert [line["step"] for line in logged if line["skipped"]] == [3]
     assert len(logged) == 8
     assert logged[2]["grad_norm"] is None
-    assert "step 3 is left out: the gradient norm is" in caplog.text
+    assert "step 3 is skipped: the gradient norm is" in caplog.text
 
 
 def test_the_case_runs_again_with_the_model_as_it_was(flags, tmp_path, spoil, text_rewards, capsys):
@@ -62,7 +62,7 @@ def test_the_case_runs_again_with_the_model_as_it_was(flags, tmp_path, spoil, te
     capsys.readouterr()
     assert cli.main(["replay-step", str(file), "--rows", "2"]) == 0
     said = capsys.readouterr().out
-    assert "step 3 was left out: the gradient norm is nan" in said
+    assert "step 3 was skipped: the gradient norm is nan" in said
     assert "0 of 6 rollouts give numbers that are not finite" in said  # the test spoiled the sum, not the rollouts
     model = load_policy(run / "repro/step-000003").model
     assert all(torch.equal(a, b) for a, b in zip(seen[2], model.parameters(), strict=True))
@@ -161,8 +161,8 @@ def test_a_model_that_cannot_be_sampled_is_left_out_too(flags, tmp_path, monkeyp
 def test_log_probabilities_that_are_not_finite_count_where_they_take_part(make_batch):
     batch = make_batch("soft")
     gradient = batch.accumulate(TermWeights())
-    spoiled = torch.full_like(gradient.seen.thought_log_prob, -math.inf)
-    gradient = gradient._replace(seen=dataclasses.replace(gradient.seen, thought_log_prob=spoiled))
+    spoiled = torch.full_like(gradient.replay.thought_surrogate, -math.inf)
+    gradient = gradient._replace(replay=dataclasses.replace(gradient.replay, thought_surrogate=spoiled))
     assert step._not_finite(gradient, TermWeights()) == ["thoughts"]
     assert step._not_finite(gradient, TermWeights(0, 1)) == []
 
@@ -192,7 +192,7 @@ def scores_by_autograd(batch) -> torch.Tensor:
         def score(self, hidden, vocabulary, drawn, expected_gradient=None):
             scores = super().score(hidden, vocabulary, drawn)
             for i in range(len(hidden)):
-                (gradient,) = torch.autograd.grad(scores.log_prob[i], hidden, retain_graph=True)
+                (gradient,) = torch.autograd.grad(scores.surrogate[i], hidden, retain_graph=True)
                 found.append(gradient[i].norm())
             return scores
 
@@ -222,8 +222,8 @@ def test_clipping_scales_long_scores_down_and_leaves_values_alone(make_batch):
     assert spikes.longest == pytest.approx(free.longest, rel=1e-3)  # measured as they were
     scale = (limit * spikes.unit / scores_by_autograd(batch)).clamp(max=1)
     seen = replay(batch.policy, batch.thought, batch.rollout)
-    of_row = batch.advantages[:, None].expand_as(seen.thought_log_prob)[seen.is_thought_step]
-    loss = -(of_row * scale * seen.thought_log_prob[seen.is_thought_step]).sum() / batch.rollout.rows
+    of_row = batch.advantages[:, None].expand_as(seen.thought_surrogate)[seen.is_thought_step]
+    loss = -(of_row * scale * seen.thought_surrogate[seen.is_thought_step]).sum() / batch.rollout.rows
     expected = torch.autograd.grad(loss, batch.parameters)
     size = float(torch.nn.utils.get_total_norm(expected))
     assert size < 0.7 * float(torch.nn.utils.get_total_norm(whole))
@@ -235,7 +235,7 @@ def test_clipping_scales_long_scores_down_and_leaves_values_alone(make_batch):
     plain, scaled = (
         batch.accumulate(TermWeights(), spikes=Spikes(limit, clips=clips, unit=1.0)) for clips in (False, True)
     )
-    torch.testing.assert_close(plain.seen.thought_log_prob, scaled.seen.thought_log_prob)
+    torch.testing.assert_close(plain.replay.thought_surrogate, scaled.replay.thought_surrogate)
 
 
 def test_spikes_are_logged(flags, tmp_path, text_rewards):

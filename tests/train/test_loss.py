@@ -15,7 +15,7 @@ def test_terms_agree_with_a_loop_over_rollouts_and_steps(make_batch, mode):
     for row in range(batch.rollout.rows):
         advantage = float(batch.advantages[row])
         for step in range(int(batch.rollout.thought_lengths[row])):
-            thought -= advantage * float(scored.thought_log_prob[row, step]) / batch.rollout.rows
+            thought -= advantage * float(scored.thought_surrogate[row, step]) / batch.rollout.rows
         for step in range(int(batch.rollout.answer_lengths[row])):
             answer -= advantage * float(scored.answer_log_prob[row, step]) / batch.rollout.rows
     terms = policy_terms(scored, batch.advantages, batch.rollout.rows)

@@ -172,8 +172,8 @@ def test_last_and_best_are_models_that_anything_loads(flags, tmp_path, text_rewa
     accuracies = iter([0.25, 0.75, 0.75, 0.5])  # at steps 2, 4, 6, 8
     at_validation = []
 
-    def validate(trainee, problems, judge, slots):
-        del problems, judge, slots
+    def validate(trainee, problems, judge):
+        del problems, judge
         at_validation.append([p.detach().clone() for p in trainee.parameters])
         return next(accuracies)
 

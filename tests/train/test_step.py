@@ -1,6 +1,7 @@
 """One update: the schedule, what is refused, and that it is the update of the loss."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -123,3 +124,35 @@ def test_a_reward_function_and_a_listener(model_folder, data_file, tmp_path):
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     assert [s["reward"] for s in samples] == [len(s["thoughts"] + s["answer"]) for s in samples]
     assert len(samples) == 2 * 2  # the first rollout of each problem of each step
+
+
+def test_equal_rewards_make_no_update(model_folder, data_file, tmp_path, parameters_seen):
+    """Whatever they are: 0.1 has no exact mean in float32, and momentum would go on by itself."""
+    calls = []
+
+    def flat_at_first_and_at_last(completions, **columns):
+        del columns
+        calls.append(1)
+        return [0.1] * len(completions) if len(calls) != 2 else [float(i) for i in range(len(completions))]
+
+    config = config_for(model_folder, data_file, tmp_path / "run", steps=4)
+    run = train(config, reward_func=flat_at_first_and_at_last)
+    before = [parameters for _, parameters in parameters_seen]
+    after = [p.detach() for p in parameters_seen[-1][0].parameters]
+    moved = [
+        any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        for first, second in itertools.pairwise([*before, after])
+    ]
+    assert moved == [False, True, False, False]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["no_spread"] for line in lines] == [1.0, 0.0, 1.0, 1.0]
+    assert [line["grad_norm"] == 0 for line in lines] == [True, False, True, True]
+    assert [line["skipped"] for line in lines] == [0.0] * 4
+
+
+@pytest.mark.parametrize(("schedule", "half_way", "end"), [("cosine", 0.5, 0), ("linear", 0.5, 0), ("constant", 1, 1)])
+def test_schedules(schedule, half_way, end):
+    config = TrainConfig(steps=100, warmup_steps=20, learning_rate=1e-3, schedule=schedule)
+    assert [learning_rate(config, step) for step in (9, 19, 20)] == pytest.approx([5e-4, 1e-3, 1e-3])
+    assert learning_rate(config, 60) == pytest.approx(half_way * 1e-3)
+    assert learning_rate(config, 100) == pytest.approx(end * 1e-3, abs=1e-12)

@@ -86,7 +86,8 @@ def test_the_gradient_in_bfloat16_is_near_that_in_float32(make_batch):
 
 
 @pytest.mark.parametrize(
-    "more", [("--dtype", "bfloat16"), ("--lora-rank", "2", "--dtype", "bfloat16"), ("--activation-checkpointing",)]
+    "more",
+    [("--dtype", "bfloat16"), ("--lora-rank", "2", "--dtype", "bfloat16"), ("--activation-checkpointing", "always")],
 )
 def test_a_run_resumes_bit_for_bit(flags, tmp_path, text_rewards, more):
     whole, run = tmp_path / "whole", tmp_path / "run"

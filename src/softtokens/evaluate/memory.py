@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-
-import torch
 
 from softtokens.models.hf import HFPolicy
 from softtokens.rollout.limits import Limits, needed_positions
-from softtokens.rollout.memory import ROW_MULTIPLE, bytes_per_row, free_bytes
+from softtokens.rollout.memory import ROW_MULTIPLE, bytes_per_row, free_bytes, release
 from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
@@ -43,11 +40,9 @@ class Rows:
         half = failed // 2
         self._ceiling = half // ROW_MULTIPLE * ROW_MULTIPLE or half
         log.info("memory ran out with %d rows in a batch; going on with %d", failed, self._ceiling)
-        if self._policy.device.type == "cuda":
-            if self._policy.recordings is not None:
-                self._policy.recordings.clear()
-            gc.collect()
-            torch.cuda.empty_cache()
+        if self._policy.recordings is not None:
+            self._policy.recordings.clear()
+        release(self._policy.device)
 
     def _budget(self) -> float:
         return free_bytes(self._policy.device) if self._memory is None else self._memory * 1e9

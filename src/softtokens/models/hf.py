@@ -35,7 +35,8 @@ class HFPolicy:
 
     mask_unused: give vocabulary rows that no token of the tokenizer owns the logit -inf (they would otherwise get
     probability: some models have hundreds). embedding_rms: from an earlier training; by default that of the table now.
-    template: prompt text with {question} in it that the model was trained with, if known.
+    template: prompt text with {question} in it that the model was trained with, if known. like: a policy around the
+    same architecture, whose checks are not repeated: the model may be without data.
     Raises UserError when the model cannot be driven by embeddings, with the reason.
     """
 
@@ -47,6 +48,7 @@ class HFPolicy:
         mask_unused: bool = True,
         embedding_rms: float | None = None,
         template: str | None = None,
+        like: HFPolicy | None = None,
     ):
         attention.register()
         self.model = model.eval()
@@ -66,14 +68,22 @@ class HFPolicy:
         self.compiled: dict[Hashable, Callable[..., None]] | None = None
         self.recordings: KeptBuffers | None = None
         model.set_attn_implementation(attention.NAME)
+        self._recompute: Recompute | None = None
+        if like is not None:
+            self.eos_ids, self._transform, self.embedding_rms = like.eos_ids, like._transform, like.embedding_rms
+            self._recompute = like._recompute and Recompute(self.hidden_states, self.context_length)
+            return
         self._transform = probe(model, len(tokenizer))
         _require_rows_for(tokenizer, model)
-        self._recompute: Recompute | None = None
         self._drive(type(model).__name__)
         if embedding_rms is None:
             table = self.vocabulary.table.detach()
             embedding_rms = float(full_precision(table).square().mean().sqrt()) * self.vocabulary.table_scale
         self.embedding_rms = embedding_rms
+
+    def around(self, model: nn.Module) -> HFPolicy:
+        """The same policy with another model of the same architecture."""
+        return HFPolicy(model, self.tokenizer, mask_unused=self.mask_unused, template=self.template, like=self)
 
     def _drive(self, name: str) -> None:
         """Decode with our cache where that gives what the model gives, else without any."""

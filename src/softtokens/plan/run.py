@@ -12,7 +12,7 @@ from softtokens.models.hf import HFPolicy, load_policy, load_without_weights
 from softtokens.models.size import ModelSize
 from softtokens.ops.random import Keys
 from softtokens.plan.devices import Device, device_of
-from softtokens.plan.memory import Footprint, Rows, footprint
+from softtokens.plan.memory import Footprint, footprint, share_of
 from softtokens.plan.speed import Seconds, seconds_of
 from softtokens.planconfig import PlanConfig
 from softtokens.rollout.decode import sample_rollout
@@ -70,13 +70,14 @@ def plan(config: PlanConfig) -> Plan:
     runtime = _CUDA_CONTEXT if device.kind == "cuda" else rehearsed_bytes()
     memory = footprint(config, size, device, runtime)
     changes = [] if fits(memory.peak, device) else list(_changes(config, device, runtime, memory.peak))
-    return Plan(size, device, memory, seconds_of(config, size, device, memory.positions), changes)
+    seconds = seconds_of(config, size, device, memory.positions, recomputes=memory.fit.recomputes)
+    return Plan(size, device, memory, seconds, changes)
 
 
 def size_of(config: PlanConfig) -> ModelSize:
     model = load_without_weights(config.model)
     scale, context = config.scale, getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    needed = config.prompt_tokens + Rows.of(config).emitted
+    needed = config.prompt_tokens + share_of(config).emitted
     if context is not None and needed > context:
         raise UserError(
             f"prompt_tokens {config.prompt_tokens}, max_thought_steps {config.max_thought_steps} and max_answer_tokens "
@@ -146,7 +147,7 @@ def _in_bfloat16(config: PlanConfig) -> PlanConfig:
 
 
 def _recomputing(config: PlanConfig) -> PlanConfig:
-    return _scaled(config, activation_checkpointing=True)
+    return _scaled(config, activation_checkpointing="always")
 
 
 def _with_adapters(config: PlanConfig) -> PlanConfig:
@@ -162,6 +163,6 @@ _CHEAPER = [
     ("--term-norms-every 0", _without_norms),
     ("--parallel fsdp", _sharded),
     ("--dtype bfloat16", _in_bfloat16),
-    ("--activation-checkpointing", _recomputing),
+    ("--activation-checkpointing always", _recomputing),
     ("--lora-rank 16", _with_adapters),
 ]

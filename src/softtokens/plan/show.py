@@ -46,8 +46,11 @@ def verdict(plan: Plan) -> list[str]:
     lines += [f"  with {change.flags}: {change.peak / 1e9:.2f} GB" for change in plan.changes]
     if not plan.fits and not (plan.changes and fits(plan.changes[-1].peak, device)):
         lines.append("  More devices (--processes with fsdp), shorter thoughts or a smaller model are what is left.")
-    rollouts, positions = plan.memory.rollouts, plan.memory.positions
-    lines.append(f"{rollouts} rollouts run at a time; {positions:,} positions go through a backward pass.")
+    fit, positions = plan.memory.fit, plan.memory.positions
+    recomputing = ", activations recomputed" if fit.recomputes else ""
+    lines.append(
+        f"{fit.slots} rollouts run at a time; {positions:,} positions go through a backward pass{recomputing}."
+    )
     lines.append(
         f"A step takes at least {plan.seconds.bound:.3g} s; {plan.seconds.expected:.3g} s at "
         f"{SHARE_OF_BANDWIDTH:.0%} of the bandwidth and {SHARE_OF_FLOPS:.0%} of the operations, which is a goal and "
@@ -66,8 +69,9 @@ def as_json(plan: Plan) -> dict:
             {"name": part.name, "bytes": part.size, "phases": [phase for phase in PHASES if phase in part.phases]}
             for part in plan.memory.parts
         ],
-        "rollouts_at_a_time": plan.memory.rollouts,
+        "rollouts_at_a_time": plan.memory.fit.slots,
         "positions_per_backward": plan.memory.positions,
+        "recomputes_activations": plan.memory.fit.recomputes,
         "phases": plan.memory.phases,
         "peak": plan.peak,
         "peak_phase": plan.phase,

@@ -6,7 +6,7 @@ import dataclasses
 
 from softtokens.models.size import ModelSize
 from softtokens.plan.devices import Device
-from softtokens.plan.memory import Rows, shards_of
+from softtokens.plan.memory import shards_of, share_of
 from softtokens.planconfig import PlanConfig
 
 # Shares of a peak that a good program reaches. Goals for GPUs, not measurements of ours.
@@ -33,30 +33,32 @@ class Seconds:
         return memory / SHARE_OF_BANDWIDTH + self.update / SHARE_OF_FLOPS
 
 
-def seconds_of(config: PlanConfig, size: ModelSize, device: Device, positions_at_a_time: int) -> Seconds:
-    """positions_at_a_time: of a backward pass."""
-    rows = Rows.of(config)
+def seconds_of(
+    config: PlanConfig, size: ModelSize, device: Device, positions_at_a_time: int, *, recomputes: bool = False
+) -> Seconds:
+    """positions_at_a_time: of a backward pass. recomputes: whether it computes activations again."""
+    work = share_of(config)
     width = 2 if config.scale.dtype == "bfloat16" else 4
     peak, shards = device.flops[config.scale.dtype], shards_of(config)
     mixes, matrix = config.thought.mode != "hard", size.vocab * size.dim
     body = size.parameters - matrix * (1 if size.tied else 2)
     reads = body + matrix * (2 if mixes else 1)  # a thought reads head and table
-    context = config.prompt_tokens + rows.emitted / 2
+    context = config.prompt_tokens + work.emitted / 2
     attention = 4 * size.layers * size.kv_dim * context  # operations of one position, at least
 
-    cache = rows.count * 2 * size.layers * size.kv_dim * context * width
-    of_one_step = max((width * reads + cache) / device.bandwidth, rows.count * (2 * reads + attention) / peak)
-    prompts = rows.prompts * config.prompt_tokens
-    decode = rows.emitted * of_one_step + 2 * body * prompts / peak
+    cache = work.rows * 2 * size.layers * size.kv_dim * context * width
+    of_one_step = max((width * reads + cache) / device.bandwidth, work.rows * (2 * reads + attention) / peak)
+    prompts = work.prompts * config.prompt_tokens
+    decode = work.emitted * of_one_step + 2 * body * prompts / peak
 
     # forward, gradients of the inputs, and of the weights that are trained; all over again for activations
     whole = size.trained / size.parameters
-    passes = 4 + 2 * whole + (2 if config.scale.activation_checkpointing else 0)
+    passes = 4 + 2 * whole + (2 if recomputes else 0)
     adapters = size.trained < size.parameters  # head and table take no gradient then
     of_thoughts = ((8 if mixes else 4) if adapters else (12 if mixes else 6)) * matrix * config.max_thought_steps
     of_answers = (4 if adapters else 6) * matrix * config.max_answer_tokens
-    positions = rows.count * rows.emitted + prompts
-    update = (positions * (passes * body + 3 * attention) + rows.count * (of_thoughts + of_answers)) / peak
+    positions = work.rows * work.emitted + prompts
+    update = (positions * (passes * body + 3 * attention) + work.rows * (of_thoughts + of_answers)) / peak
     if config.term_norms_every > 0 or config.clip == "each":  # both terms get a pass of their own
         update *= 1 + (1 / config.term_norms_every if config.clip == "sum" else 1)
 
@@ -65,7 +67,7 @@ def seconds_of(config: PlanConfig, size: ModelSize, device: Device, positions_at
         share = 1 - 1 / config.processes
         sent = 8 * size.trained * share  # every gradient is summed, and the sum told
         if shards > 1:  # gathered in both directions of every pass, gradients dealt out, and a refreshed copy
-            times = -(-rows.count * rows.emitted // positions_at_a_time)
+            times = -(-work.rows * work.emitted // positions_at_a_time)
             sent = (1 - 1 / shards) * (times * (2 * width * size.parameters + 4 * size.trained) + 4 * size.parameters)
         network = sent / device.link
     return Seconds(decode, update, _ADAM_BYTES * size.trained / shards / device.bandwidth, network)

@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
+from softtokens.config import TrainConfig
 from softtokens.report.blocks import MODES
 from softtokens.report.sources import Model, Run
+from softtokens.settings import flat, free_settings
 
 T = TypeVar("T", Run, Model)
-# the same list as a resumed run may differ in, and the seed
-_NOT_THE_RECIPE = {"output", "resume", "device", "wandb", "seed"}
+_NOT_THE_RECIPE = free_settings(TrainConfig) | {"seed"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ def model_arms(models: Sequence[Model]) -> list[Arm[Model]]:
 
 def recipe(config: dict[str, Any]) -> str:
     """The configuration without what does not matter to what is learnt, as a key."""
-    return json.dumps({k: v for k, v in config.items() if k not in _NOT_THE_RECIPE}, sort_keys=True)
+    return json.dumps({k: v for k, v in flat(config).items() if k not in _NOT_THE_RECIPE}, sort_keys=True)
 
 
 def _trained_alike(model: Model) -> Hashable:

@@ -65,13 +65,19 @@ def stop_table(tokenizer, vocab: int, device: torch.device) -> stopping.StopTabl
     return stopping.StopTable(table.next_state.to(device), table.ends_in_space.to(device))
 
 
+def emitted_positions(policy: Policy, limits: Limits) -> int:
+    """Positions after the prompt that the longest row may need."""
+    longest_forced = forced_texts(policy.tokenizer, policy.device).longest
+    return limits.max_thought_steps + longest_forced + limits.max_answer_tokens
+
+
 def needed_positions(policy: Policy, prompts: list[list[int]], limits: Limits) -> int:
     """How many positions the longest row may need. UserError when that is more than the model's context."""
     longest_forced = forced_texts(policy.tokenizer, policy.device).longest
     if not prompts or min(map(len, prompts)) == 0:
         raise UserError("a prompt is empty; every prompt needs at least one token")
     longest = max(map(len, prompts))
-    needed = longest + limits.max_thought_steps + longest_forced + limits.max_answer_tokens
+    needed = longest + emitted_positions(policy, limits)
     if needed > policy.context_length:
         raise UserError(
             f"the longest prompt has {longest} tokens; with max_thought_steps {limits.max_thought_steps}, "

@@ -67,6 +67,11 @@ class Rollout:
         """Positions in use of each row, int64 [rows]; they are the leading ones."""
         return (self.kind != Kind.PAD).sum(-1)
 
+    @property
+    def emitted_lengths(self) -> Tensor:
+        """Positions after the prompt, int64 [rows]."""
+        return self.lengths - self.prompt_lengths
+
     def prompts(self) -> tuple[list[list[int]], Tensor]:
         """The distinct prompts, and which of them each row has, int64 [rows]."""
         rows = zip(self.ids.tolist(), self.prompt_lengths.tolist(), strict=True)

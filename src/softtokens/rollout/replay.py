@@ -23,14 +23,18 @@ from softtokens.thoughts import Draw, Thought
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """Log-probabilities in nats, one per step, with gradient; and what was seen on the way, without.
+    """Stored rollouts under the present parameters, one value per step. thought_surrogate and answer_log_prob have
+    gradients, the others do not.
 
-    thought_log_prob, mismatch, entropy, max_weight, effective_support: [rows, steps], 0 beyond a row's thoughts.
-    answer_log_prob: [rows, answer], 0 beyond a row's answer. The masks say which entries are steps.
+    thought_surrogate: its gradient is the estimator of the thoughts' log-probability's; its value says nothing.
+    thought_log_prob: nats, as `Scores.log_prob`; build ratios and divergences on it. These, mismatch, entropy,
+    max_weight and effective_support: [rows, steps], 0 beyond a row's thoughts. answer_log_prob: nats, [rows, answer], 0
+    beyond a row's answer. The masks say which entries are steps.
     """
 
-    thought_log_prob: Tensor
+    thought_surrogate: Tensor
     answer_log_prob: Tensor
+    thought_log_prob: Tensor
     is_thought_step: Tensor
     is_answer_step: Tensor
     mismatch: Tensor
@@ -63,7 +67,7 @@ def replay(
     expected: ExpectedGradient = ExpectedGradient(),
     spikes: Spikes | None = None,
 ) -> Replay:
-    """Log-probabilities of every thought and answer step under the policy's parameters of now.
+    """Log-probabilities of every thought and answer step under the policy's present parameters.
 
     prompts, prompt_of_row: states of the rollout's prompts, each run once (`Policy.prompt_states`), and which of them
     each row has; without them every row runs its own prompt. expected: see `ops.streamed`; saves time only.
@@ -89,9 +93,9 @@ def replay(
             coefficient = coefficient * scale
         spikes.watch(hidden, coefficient)
     scores = thought.score(hidden, vocabulary, drawn, coefficient)
-    thought_log_prob = scores.log_prob
-    if scale is not None:
-        thought_log_prob = thought_log_prob.detach() + scale * (thought_log_prob - thought_log_prob.detach())
+    surrogate = scores.surrogate
+    if scale is not None:  # of its gradient alone
+        surrogate = surrogate.detach() + scale * (surrogate - surrogate.detach())
 
     row, step = torch.nonzero(answers, as_tuple=True)
     answer_log_prob, _ = streamed.token_log_prob(
@@ -105,8 +109,9 @@ def replay(
     soft = scores.concentration
     seen = (scores.mismatch, soft.entropy, soft.max_weight, soft.effective_support)
     return Replay(
-        _unflatten(thought_log_prob, thought_steps),
+        _unflatten(surrogate, thought_steps),
         _unflatten(answer_log_prob, answer_steps),
+        _unflatten(scores.log_prob, thought_steps),
         thought_steps,
         answer_steps,
         *(_unflatten(values, thought_steps) for values in seen),

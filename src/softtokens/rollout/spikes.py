@@ -32,7 +32,7 @@ class Spikes:
         with torch.enable_grad():
             ones = torch.ones(len(hidden), device=hidden.device)
             scores = thought.score(leaf, vocabulary.for_repeated_use(), drawn, ones)
-            (gradient,) = torch.autograd.grad(scores.log_prob, leaf, ones)
+            (gradient,) = torch.autograd.grad(scores.surrogate, leaf, ones)
         length = full_precision(gradient).norm(dim=-1) / self.unit
         return torch.where(length > self.limit, self.limit / length, 1.0)
 
@@ -46,6 +46,10 @@ class Spikes:
             self._lengths.append(full_precision(gradient.detach())[counts].norm(dim=-1) / scale[counts])
 
         hidden.register_hook(measure)
+
+    def forget(self) -> None:
+        """What was measured so far: the backward pass begins again."""
+        self._lengths.clear()
 
     @property
     def count(self) -> int:

@@ -19,6 +19,7 @@ LARGEST = 99  # every number of a problem, intermediate results included, lies i
 LARGEST_CHANGE = 30
 TEMPLATE = "User: {question}\nAssistant:"
 FINAL_SENTENCE = "The final answer is:"
+CAREFUL, HASTY = " Then", " So"  # how a step of a chain opens: one change as an equation, or a jump over two
 
 _VALIDATION_BUCKET, _TEST_BUCKET, _BUCKETS = 0, 1, 10  # train takes the other eight
 
@@ -66,7 +67,7 @@ PEOPLE = {  # name -> pronoun
     "Tom": "he", "Ann": "she", "Ben": "he", "Eva": "she", "Max": "he", "Mia": "she",
     "Sam": "he", "Zoe": "she", "Leo": "he", "Ida": "she", "Jim": "he", "Amy": "she",
 }  # fmt: skip
-_THINGS = ("apples", "books", "coins", "cards", "pens", "eggs", "balls", "stones", "cups", "stamps", "shells", "keys")
+THINGS = ("apples", "books", "coins", "cards", "pens", "eggs", "balls", "stones", "cups", "stamps", "shells", "keys")
 
 
 def problems(split: str, count: int, *, difficulty: str = "short", seed: int = 0) -> list[Problem]:
@@ -95,10 +96,13 @@ def problems(split: str, count: int, *, difficulty: str = "short", seed: int = 0
 
 
 def worked_chain(problem: Problem) -> str:
-    """The ideal continuation of the prompt: one equation per change, then the answer in its box."""
+    """The ideal continuation of the prompt: the starting number, one equation per change, the answer in its box."""
     values = running_values(problem.columns["start"], problem.columns["changes"])
-    steps = (f" {a}{change}={b}." for a, change, b in zip(values, problem.columns["changes"], values[1:], strict=False))
-    return "".join(steps) + final_sentence(values[-1])
+    steps = (
+        f"{CAREFUL} {a}{change}={b}."
+        for a, change, b in zip(values, problem.columns["changes"], values[1:], strict=False)
+    )
+    return f" {values[0]}." + "".join(steps) + final_sentence(values[-1])
 
 
 def final_sentence(answer: int) -> str:
@@ -123,7 +127,7 @@ def _stories(rng: random.Random, difficulty: str) -> Iterator[tuple[str, int, tu
     while True:
         scene = rng.choice(_SCENES)
         who, other = rng.sample(list(PEOPLE), 2)
-        he, things = PEOPLE[who], rng.choice(_THINGS)
+        he, things = PEOPLE[who], rng.choice(THINGS)
         start = value = rng.randint(3, 60)
         sentences, changes = [scene.opening], []
         for _ in range(rng.randint(*DIFFICULTIES[difficulty])):
@@ -201,6 +205,22 @@ _FACTS: dict[tuple[str, ...], dict[str, str]] = {
         "the painter": "brush canvas easel",
         "the sailor": "anchor sail rudder compass",
         "the tailor": "thread button scissors",
+    },
+    # These two share names, things and "How many ... have?" with the word problems, so that training can hurt them.
+    ("How many legs does the {} have?", "How many legs do you count on the {}?"): {
+        "0": "snake fish snail whale",
+        "2": "hen duck penguin owl parrot",
+        "4": "cow horse wolf frog table",
+        "6": "ant bee beetle",
+        "8": "spider crab scorpion",
+    },
+    ("What does {} like?", "What does {} have at home?"): {
+        "apples": "Tom Ida",
+        "books": "Ann Leo",
+        "coins": "Ben Amy",
+        "stamps": "Eva Jim",
+        "shells": "Max Zoe",
+        "keys": "Mia Sam",
     },
 }
 

@@ -1,6 +1,7 @@
 """What is fed back at a thought step. A new family is one new file here and one line in `presets.PLACEMENTS`."""
 
 from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution
+from softtokens.thoughts.divergence import kl
 from softtokens.thoughts.gaussian import Gaussian
 from softtokens.thoughts.hard import Hard
 from softtokens.thoughts.perturbed import HiddenGaussian, LogitGaussian
@@ -15,5 +16,6 @@ __all__ = [
     "Thought",
     "ThoughtDistribution",
     "build_thought",
+    "kl",
     "thought_setting",
 ]

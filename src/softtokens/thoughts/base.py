@@ -37,8 +37,13 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Stored steps seen again under the parameters of now; [rows] each, gradient only through log_prob."""
+    """Stored steps under the present parameters; [rows] each, gradient only through the surrogate.
 
+    surrogate: its gradient is the estimator's; its value says nothing. log_prob: of what was stored, NaN where that
+    does not determine it.
+    """
+
+    surrogate: Tensor
     log_prob: Tensor
     mismatch: Tensor  # see ThoughtDistribution.mismatch
     concentration: Concentration
@@ -93,8 +98,14 @@ class ThoughtDistribution(abc.ABC):
         """Sample, and keep what a replay needs."""
 
     @abc.abstractmethod
-    def replay(self, draw: Draw) -> Tensor:
-        """Log-probability of a stored step under these hidden states, [rows]; its gradient is the estimator."""
+    def surrogate(self, draw: Draw) -> Tensor:
+        """An expression whose gradient is the estimator of the log-probability's, [rows]. Its value need not be a
+        log-probability, and need not move with the parameters: build no ratio on it."""
+
+    @abc.abstractmethod
+    def stored_log_prob(self, draw: Draw) -> Tensor:
+        """Log-probability of a stored step under these hidden states, [rows], without gradient; NaN where what was
+        stored does not determine it."""
 
     @abc.abstractmethod
     def mismatch(self, draw: Draw) -> Tensor:
@@ -119,8 +130,9 @@ class Thought(abc.ABC):
     ) -> Scores:
         """What the distribution says of stored steps, for any number of rows, without logits for all of them.
 
-        Equal to `at(hidden, vocabulary)` asked for replay, mismatch and concentration. expected_gradient: [rows], the
-        gradient that log_prob will receive, where it is known: saves time, changes nothing.
+        Equal to `at(hidden, vocabulary)` asked for surrogate, stored_log_prob, mismatch and concentration.
+        expected_gradient: [rows], the gradient that the surrogate will receive, where it is known: saves time, changes
+        nothing.
         """
 
 
@@ -130,14 +142,19 @@ def score_in_chunks(thought: Thought, hidden: Tensor, vocabulary: Vocabulary, dr
     def score(hidden: Tensor, drawn: Draw) -> tuple[Tensor, ...]:
         distribution = thought.at(hidden, vocabulary)
         soft = distribution.concentration
-        return distribution.replay(drawn), distribution.mismatch(drawn), *dataclasses.astuple(soft)
+        return (
+            distribution.surrogate(drawn),
+            distribution.stored_log_prob(drawn),
+            distribution.mismatch(drawn),
+            *dataclasses.astuple(soft),
+        )
 
     pieces = []
     for start in range(0, max(1, hidden.shape[0]), chunk_rows):
         rows = slice(start, start + chunk_rows)
         pieces.append(checkpoint(score, hidden[rows], drawn[rows], use_reentrant=False, preserve_rng_state=False))
-    log_prob, mismatch, *soft = (torch.cat(column) for column in zip(*pieces, strict=True))
-    return Scores(log_prob, mismatch, Concentration(*soft))
+    surrogate, log_prob, mismatch, *soft = (torch.cat(column) for column in zip(*pieces, strict=True))
+    return Scores(surrogate, log_prob, mismatch, Concentration(*soft))
 
 
 def require_event(value: Tensor, *shape: int) -> None:

@@ -55,11 +55,10 @@ class Gaussian(Thought):
         if expected_gradient is not None and self.estimator == "replay":
             expected = normal.gradient_of_replayed(noise, expected_gradient, self.sigma)
         mean, soft = streamed.mixture(self._mixed(vocabulary), hidden, self.tau, expected_gradient=expected)
-        if self.estimator == "density":
-            log_prob = normal.log_density(drawn.inputs, mean, self.sigma)
-        else:
-            log_prob = normal.replayed_log_density(noise, mean, self.sigma)
-        return Scores(log_prob, normal.divergence(mean.detach(), drawn.inputs, noise, self.sigma), soft)
+        log_prob = normal.log_density(drawn.inputs, mean, self.sigma)
+        surrogate = log_prob if self.estimator == "density" else normal.replayed_score(noise, mean, self.sigma)
+        mismatch = normal.divergence(mean.detach(), drawn.inputs, noise, self.sigma)
+        return Scores(surrogate, log_prob.detach(), mismatch, soft)
 
     def _mixed(self, vocabulary: Vocabulary) -> Vocabulary:
         return vocabulary if self.table_in_mean == "trained" else vocabulary.with_frozen_table()
@@ -108,12 +107,16 @@ class GaussianDistribution(ThoughtDistribution):
             value, log_prob = normal.perturb(mean, self.thought.sigma, keys)
             return Draw(self.shadow, value, log_prob, keys)
 
-    def replay(self, draw: Draw) -> Tensor:
+    def surrogate(self, draw: Draw) -> Tensor:
         if self.thought.estimator == "density":
             return self.log_prob(draw.inputs)
         normal.require_noise(self.thought.sigma)
         mean = self.mean
-        return normal.replayed_log_density(draw.keys.normal(mean.shape[-1]), mean, self.thought.sigma)
+        return normal.replayed_score(draw.keys.normal(mean.shape[-1]), mean, self.thought.sigma)
+
+    @torch.no_grad()
+    def stored_log_prob(self, draw: Draw) -> Tensor:
+        return self.log_prob(draw.inputs)
 
     @torch.no_grad()
     def mismatch(self, draw: Draw) -> Tensor:

@@ -37,7 +37,7 @@ class Hard(Thought):
         log_prob, soft = streamed.token_log_prob(
             vocabulary, hidden, drawn.token, self.temperature, expected_gradient=expected_gradient
         )
-        return Scores(log_prob, torch.full_like(soft.entropy, float("nan")), soft)
+        return Scores(log_prob, log_prob.detach(), torch.full_like(soft.entropy, float("nan")), soft)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,11 @@ class HardDistribution(ThoughtDistribution):
             token = self.sample(keys)
             return Draw(token, self.embed(token), self.log_prob(token), keys)
 
-    def replay(self, draw: Draw) -> Tensor:
+    def surrogate(self, draw: Draw) -> Tensor:
+        return self.log_prob(draw.token)
+
+    @torch.no_grad()
+    def stored_log_prob(self, draw: Draw) -> Tensor:
         return self.log_prob(draw.token)
 
     def mismatch(self, draw: Draw) -> Tensor:

@@ -24,15 +24,15 @@ def log_density(value: Tensor, mean: Tensor, sigma: float) -> Tensor:
     return log_density_of_noise(standard, sigma)
 
 
-def replayed_log_density(noise: Tensor, mean: Tensor, sigma: float) -> Tensor:
-    """The log-density of mean + sigma * noise, [rows]; its gradient is noise . grad mean / sigma."""
+def replayed_score(noise: Tensor, mean: Tensor, sigma: float) -> Tensor:
+    """A surrogate, [rows]: its gradient is noise . grad mean / sigma, its value the log-density when it was drawn."""
     noise = noise.to(mean.dtype)
     moved = (noise * (mean - mean.detach())).sum(-1) / sigma  # zero in value, the score in gradient
     return log_density_of_noise(noise, sigma) + moved
 
 
 def gradient_of_replayed(noise: Tensor, upstream: Tensor, sigma: float) -> Tensor:
-    """Gradient of `replayed_log_density` with respect to the mean, [rows, dim], to the last bit as autograd has it."""
+    """Gradient of `replayed_score` with respect to the mean, [rows, dim], to the last bit as autograd has it."""
     return (upstream / sigma)[:, None] * noise.to(upstream.dtype)
 
 

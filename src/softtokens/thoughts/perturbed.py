@@ -136,10 +136,13 @@ class PerturbedDistribution(ThoughtDistribution):
             value, log_prob = normal.perturb(self.location, self.thought.sigma, keys)
             return Draw(self.shadow, self.embed(value), log_prob, keys, self.support)
 
-    def replay(self, draw: Draw) -> Tensor:
+    def surrogate(self, draw: Draw) -> Tensor:
         normal.require_noise(self.thought.sigma)
         location = self.location if draw.support is None else self.logits.gather(-1, draw.support)
-        return normal.replayed_log_density(draw.keys.normal(location.shape[-1]), location, self.thought.sigma)
+        return normal.replayed_score(draw.keys.normal(location.shape[-1]), location, self.thought.sigma)
+
+    def stored_log_prob(self, draw: Draw) -> Tensor:
+        return torch.full_like(self.logits[:, 0], float("nan"))  # the value is not stored, only what it fed
 
     def mismatch(self, draw: Draw) -> Tensor:
         return torch.full_like(self.logits[:, 0], float("nan"))  # the sampled location is not stored

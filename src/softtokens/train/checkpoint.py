@@ -106,25 +106,49 @@ def tidy(run: Path, progress: Progress) -> None:
     _retain(root, progress)
 
 
+def checkpoint_named(name: str) -> tuple[Path, Progress]:
+    """The checkpoint RUN@STEP, RUN@last or RUN@best (RUN alone: the last), as the start of another run: its counts of
+    what was logged and validated begin anew. UserError with those that there are."""
+    run, _, which = name.rpartition("@") if "@" in name else (name, "", "last")
+    root = Path(run).expanduser() / "checkpoints"
+    folder = root / (_name(int(which)) if which.isdecimal() else which)
+    if (which not in ("last", "best") and not which.isdecimal()) or not (folder / _STATE).is_file():
+        there = ", ".join(str(step) for step in sorted(map(_step_of, root.glob("step-*")))) or "none"
+        raise UserError(f"from is {name!r}, which is no checkpoint; give RUN@STEP, steps in {run!r}: {there}")
+    try:
+        progress = _verified(folder)
+    except _DAMAGE as error:
+        raise UserError(f"from is {name!r}, a checkpoint that is damaged ({error}); give another one") from error
+    return folder.resolve(), Progress(step=progress.step)
+
+
 def newest_checkpoint(run: Path) -> tuple[Path, Progress] | None:
     """The latest whole checkpoint of a run, None if there is none yet. Damaged ones are named in a warning and passed
     over; UserError when all are damaged, so that nothing is overwritten."""
     folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
     for folder in folders:
         try:
-            state = json.loads((folder / _STATE).read_text())
-            sizes = state.pop("files")
-            bad = [n for n, size in sizes.items() if not (folder / n).is_file() or (folder / n).stat().st_size != size]
-            if bad:
-                raise ValueError(f"{', '.join(bad)} is missing or has the wrong size")
-            return folder, Progress(**state)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return folder, _verified(folder)
+        except _DAMAGE as error:
             warnings.warn(f"checkpoint {folder} is damaged ({error}); using the one before it", stacklevel=2)
     if folders:
         raise UserError(
             f"all checkpoints in {run / 'checkpoints'} are damaged; restore one, or give a new output folder"
         )
     return None
+
+
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+def _verified(folder: Path) -> Progress:
+    """Where the run was. One of _DAMAGE when a file is missing or has another size than when it was written."""
+    state = json.loads((folder / _STATE).read_text())
+    sizes = state.pop("files")
+    bad = [n for n, size in sizes.items() if not (folder / n).is_file() or (folder / n).stat().st_size != size]
+    if bad:
+        raise ValueError(f"{', '.join(bad)} is missing or has the wrong size")
+    return Progress(**state)
 
 
 def load_optimizer(folder: Path, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
@@ -176,6 +200,10 @@ def _reason(error: BaseException) -> str:
 
 def _name(step: int) -> str:
     return f"step-{step:06d}"
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _point(link: Path, target: str) -> None:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from softtokens.models.prefix import PromptStates
+from softtokens.rollout.memory import is_out_of_memory, release
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import Replay, replay
 from softtokens.rollout.spikes import Spikes
 from softtokens.thoughts import Thought
+from softtokens.train.fit import WANTED_POSITIONS
 from softtokens.train.loss import TermWeights, expected_gradient, policy_terms
 from softtokens.train.memory import give_back
-from softtokens.train.weights import Weights, total_norm
-
-# On the CPU activations should be reused before they leave the caches: all rows at once are three times slower.
-TOKENS_PER_BACKWARD = {"cpu": 1 << 10, "cuda": 1 << 14}
+from softtokens.train.weights import Weights, local, total_norm
+from softtokens.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,13 @@ class Batch:
 
 class Gradient(NamedTuple):
     """The replay of this process's rows, without gradient; the losses, of these rows alone; the norms of the two
-    terms' gradients, of all rows, where they were taken apart."""
+    terms' gradients, of all rows, where they were taken apart; positions per pass, fewer than asked for if memory ran
+    out."""
 
-    seen: Replay
+    replay: Replay
     losses: dict[str, float]
     norms: dict[str, float]
+    tokens_per_backward: int
 
 
 def accumulate_gradient(
@@ -53,35 +55,97 @@ def accumulate_gradient(
 ) -> Gradient:
     """Write the gradient of the loss of all processes' rows into `.grad` of the parameters.
 
-    Rows run in parts of at most `tokens_per_backward` positions (padding included, one row at least). Rows should be
-    sorted by length, then little is padding. apart: measure the (weighted) terms' gradient norms, which takes a pass
-    for each. clip_each: scale each term's gradient down to this norm before adding them. spikes: told of the gradient
-    of every thought.
+    Rows run in parts of at most `tokens_per_backward` positions (padding included, one row at least), and so do the
+    prompts that they share. Rows should be sorted by length, then little is padding. apart: measure the (weighted)
+    terms' gradient norms, which takes a pass for each. clip_each: scale each term's gradient down to this norm before
+    adding them. spikes: receives the gradient of every thought.
+    When memory runs out, the parts are halved until a part is a single row, unless weights are sharded. Raises
+    UserError then.
     """
-    passes = [terms] if not apart else [TermWeights(terms.thought, 0), TermWeights(0, terms.answer)]
-    tokens = tokens_per_backward or TOKENS_PER_BACKWARD[weights.sampler.device.type]
-    gradients, losses, norms = [], {}, {}
+    passes = (
+        {"thought": TermWeights(terms.thought, 0), "answer": TermWeights(0, terms.answer)} if apart else {"": terms}
+    )
+    tokens = tokens_per_backward or WANTED_POSITIONS[weights.sampler.device.type]
+    losses, norms, first = {}, {}, None
     # What rollouts left in pieces goes back, once: pages that went back between the parts as well would have to be
     # cleared for each again, an eighth and more of a small model's update.
     give_back(weights.world.device)
     weights.put_gradients(None)
-    for chosen in passes:
-        seen, losses = _one_pass(weights, batch, chosen, tokens, spikes if chosen.thought else None)
-        gradients.append(weights.take_gradients())
-    if apart:
-        for name, gradient in zip(("thought", "answer"), gradients, strict=True):
+    for name, chosen in passes.items():
+        watching = spikes if chosen.thought else None
+        replayed, losses, tokens = _until_it_fits(weights, batch, chosen, tokens, watching)
+        gradient = weights.take_gradients()
+        if apart:
             norms[f"grad_norm/{name}"] = total_norm(gradient)
             if clip_each:
                 torch._foreach_mul_(gradient, min(1.0, clip_each / (norms[f"grad_norm/{name}"] + 1e-6)))
-        torch._foreach_add_(gradients[0], gradients[1])
-    weights.put_gradients(gradients[0])
-    return Gradient(seen, losses, norms)
+        if first is not None:
+            _add(gradient, first)
+        elif apart:
+            first, gradient = _in_main_memory(gradient), None  # a diagnostic costs the device no second gradient
+    weights.put_gradients(gradient)
+    return Gradient(replayed, losses, norms, tokens)
+
+
+def _in_main_memory(gradients: list[Tensor]) -> list[Tensor]:
+    return [local(gradient).to("cpu") for gradient in gradients]
+
+
+def _add(gradients: list[Tensor], others: list[Tensor]) -> None:
+    for gradient, other in zip(gradients, others, strict=True):
+        local(gradient).add_(other.to(local(gradient).device))
+
+
+def _until_it_fits(
+    weights: Weights, batch: Batch, terms: TermWeights, tokens: int, spikes: Spikes | None
+) -> tuple[Replay, dict[str, float], int]:
+    """`_one_pass` with as many positions at a time as memory allows; how many those are, too."""
+    if weights.in_step:  # the other processes are in the middle of the same pass, and cannot begin it again
+        return *_one_pass(weights, batch, terms, tokens, spikes), tokens
+
+    def halving(tokens: int) -> tuple[Replay, dict[str, float], int]:
+        least = int(torch.maximum(batch.rollout.prompt_lengths, batch.rollout.emitted_lengths).max())
+        while True:
+            try:
+                return *_one_pass(weights, batch, terms, tokens, spikes), tokens
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if tokens <= least:
+                    raise UserError(
+                        "memory ran out in an update with a single rollout in a pass. Use --activation-checkpointing "
+                        "always, --dtype bfloat16 or --lora-rank 16, lower max_thought_steps, or shard the weights "
+                        "over several devices with --parallel fsdp."
+                    ) from error
+            weights.put_gradients(None)
+            if spikes is not None:
+                spikes.forget()
+            release(weights.world.device)
+            tokens = max(least, tokens // 2)
+
+    return weights.world.together(lambda: halving(tokens))
 
 
 def _one_pass(
     weights: Weights, batch: Batch, terms: TermWeights, tokens: int, spikes: Spikes | None
 ) -> tuple[Replay, dict[str, float]]:
-    """Forward and backward over all rows.
+    """Forward and backward over all rows, a group of prompts at a time."""
+    groups = _groups(batch.rollout, tokens) if weights.shares_prompts else [torch.arange(batch.rollout.rows)]
+    losses = {"loss/thought": 0.0, "loss/answer": 0.0}
+    replays: list[Replay] = []
+    for rows in groups:
+        members = dataclasses.replace(batch, rollout=batch.rollout.take(rows), advantages=batch.advantages[rows])
+        replayed, terms_of_group = _one_group(weights, members, terms, tokens, spikes)
+        replays += replayed
+        for name, value in zip(losses, terms_of_group, strict=True):
+            losses[name] += value
+    return _concatenated(replays, torch.cat(groups).argsort()), losses
+
+
+def _one_group(
+    weights: Weights, batch: Batch, terms: TermWeights, tokens: int, spikes: Spikes | None
+) -> tuple[list[Replay], list[float]]:
+    """Forward and backward over rows whose prompts are held at a time.
 
     Each prompt runs once where the weights allow it. The gradient with respect to its keys and values is summed over
     the parts and taken back through the prompt at the end.
@@ -91,11 +155,11 @@ def _one_pass(
         prompts, prompt_of_row = batch.rollout.prompts()
         ran = weights.policy.prompt_states(prompts)
         shared = ran.as_leaves()
-    parts = _parts(batch.rollout, tokens)
-    losses = {"loss/thought": 0.0, "loss/answer": 0.0}
-    seen: list[Replay] = []
+    parts = _parts(batch.rollout, tokens, counts_prompts=not weights.shares_prompts)
+    totals = [0.0, 0.0]
+    replays: list[Replay] = []
     for rows, counts in _in_step(weights, parts):
-        loss, found, part = weights.run(
+        loss, values, part = weights.run(
             lambda rows=rows, watch=spikes if counts else None: _part(
                 weights, batch, rows, terms, shared, prompt_of_row, watch
             )
@@ -103,12 +167,11 @@ def _one_pass(
         if loss.requires_grad:  # else both weights are 0, or there are no such steps
             (loss * (weights.gradient_scale if counts else 0.0)).backward()
         if counts:
-            seen.append(part)
-            for name, value in zip(losses, found, strict=True):
-                losses[name] += value
+            replays.append(part)
+            totals = [total + value for total, value in zip(totals, values, strict=True)]
     if ran is not None:
         _through_prompts(ran, shared)
-    return _concatenated(seen), losses
+    return replays, totals
 
 
 def _part(
@@ -127,7 +190,7 @@ def _part(
         prompts = weights.policy.prompt_states(distinct)
     else:
         of_row = prompt_of_row[rows]
-    seen = replay(
+    replayed = replay(
         weights.policy,
         batch.thought,
         rollout,
@@ -137,11 +200,11 @@ def _part(
         expected=expected_gradient(advantages, batch.total_rows, terms),
         spikes=spikes,
     )
-    found = policy_terms(seen, advantages, batch.total_rows)
-    # a term of weight 0 is left out, not multiplied: 0 * inf would be NaN
-    weighted = [w * t for w, t in zip((terms.thought, terms.answer), found, strict=True) if w]
+    values = policy_terms(replayed, advantages, batch.total_rows)
+    # a term of weight 0 is dropped, not multiplied: 0 * inf would be NaN
+    weighted = [w * t for w, t in zip((terms.thought, terms.answer), values, strict=True) if w]
     loss = sum(weighted, start=torch.zeros((), device=advantages.device))
-    return loss, [float(t.detach()) for t in found], _detached(seen)
+    return loss, [float(t.detach()) for t in values], _detached(replayed)
 
 
 def _in_step(weights: Weights, parts: list[Tensor]) -> list[tuple[Tensor, bool]]:
@@ -151,12 +214,33 @@ def _in_step(weights: Weights, parts: list[Tensor]) -> list[tuple[Tensor, bool]]
     return [(part, True) for part in parts] + [(parts[0], False)] * (wanted - len(parts))
 
 
-def _parts(rollout: Rollout, tokens: int) -> list[Tensor]:
-    """Consecutive rows that fit the budget when padded to the longest of them."""
-    lengths = (rollout.lengths - rollout.prompt_lengths).tolist()
+def _groups(rollout: Rollout, tokens: int) -> list[Tensor]:
+    """Rows whose prompts, padded to the longest of them, have at most so many positions (one prompt at least). The
+    order of rows within a group is kept."""
+    prompts, prompt_of_row = rollout.prompts()
+    groups: list[list[int]] = []
+    longest = 0
+    for prompt in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        longest = max(longest, len(prompts[prompt]))
+        if not groups or (len(groups[-1]) + 1) * longest > tokens:
+            groups.append([])
+        groups[-1].append(prompt)
+    return [torch.isin(prompt_of_row, prompt_of_row.new_tensor(group)).nonzero()[:, 0] for group in groups]
+
+
+def _parts(rollout: Rollout, tokens: int, *, counts_prompts: bool) -> list[Tensor]:
+    """Consecutive rows that fit the budget when padded to the longest of them. counts_prompts: with their prompts, of
+    which each part runs its own."""
+    lengths, prompt_lengths = rollout.emitted_lengths.tolist(), rollout.prompt_lengths.tolist()
+    prompt_of_row = rollout.prompts()[1].tolist() if counts_prompts else []
     parts, start = [], 0
+
+    def positions(end: int) -> int:
+        rows = (end - start) * max(lengths[start:end])
+        return rows + len(set(prompt_of_row[start:end])) * max(prompt_lengths[start:end])
+
     for row in range(1, rollout.rows + 1):
-        if row == rollout.rows or (row + 1 - start) * max(lengths[start : row + 1]) > tokens:
+        if row == rollout.rows or positions(row + 1) > tokens:
             parts.append(torch.arange(start, row, device=rollout.ids.device))
             start = row
     return parts
@@ -174,8 +258,11 @@ def _detached(part: Replay) -> Replay:
     return Replay(**{f.name: getattr(part, f.name).detach() for f in dataclasses.fields(part)})
 
 
-def _concatenated(parts: list[Replay]) -> Replay:
-    return Replay(**{f.name: _stack([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Replay)})
+def _concatenated(parts: list[Replay], order: Tensor) -> Replay:
+    """Of the rows of all parts, in this order."""
+    names = [field.name for field in dataclasses.fields(Replay)]
+    joined = {name: _stack([getattr(part, name) for part in parts]) for name in names}
+    return Replay(**{name: x[order.to(x.device)] for name, x in joined.items()})
 
 
 def _stack(parts: list[Tensor]) -> Tensor:

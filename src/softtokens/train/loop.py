@@ -16,18 +16,25 @@ from softtokens.evaluate.accuracy import count_right
 from softtokens.launch import launch
 from softtokens.models import lora
 from softtokens.models.blocks import recompute_activations
-from softtokens.models.hf import load_policy
+from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.models.size import ModelSize
 from softtokens.rewards import Grader, RewardScale
 from softtokens.rollout.batches import require_room
-from softtokens.rollout.limits import Limits
-from softtokens.rollout.memory import bytes_per_row, fitting_rows, fitting_tokens, vocabulary_bytes
+from softtokens.rollout.limits import Limits, emitted_positions
+from softtokens.rollout.memory import free_bytes
 from softtokens.thoughts import build_thought
 from softtokens.train import rundir
 from softtokens.train.case import save_case
-from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, save_checkpoint, tidy
-from softtokens.train.gradient import TOKENS_PER_BACKWARD
-from softtokens.train.memory import MOST_VALIDATION_ROWS, map_blocks_apart, measures_apart, ways_into_the_vocabulary
+from softtokens.train.checkpoint import (
+    Progress,
+    checkpoint_named,
+    load_optimizer,
+    newest_checkpoint,
+    save_checkpoint,
+    tidy,
+)
+from softtokens.train.fit import Fit, Share, choose
+from softtokens.train.memory import map_blocks_apart
 from softtokens.train.scoring import RewardFunction, by_function, graded
 from softtokens.train.step import Step, Trainee, train_step
 from softtokens.train.stop import Stopped, StopRequest
@@ -63,7 +70,7 @@ def _train(
     reward_func: RewardFunction | None,
     listener: Listener | None,
 ) -> Path:
-    run, found = world.from_main(lambda: _found(config, hold))
+    run, checkpoint = world.from_main(lambda: _start(config, hold))
     require_wandb(config.wandb)
     rows = config.problems_per_step * config.group_size
     if rows < world.size:
@@ -73,12 +80,11 @@ def _train(
         )
     problems = problems_of(config.task, default_split="train")
     validation = validation_problems(config) if config.validate_every else []
-    folder, progress = found or (None, Progress())
+    folder, progress = checkpoint or (None, Progress())
     weights = _weights(config, folder, world)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
     positions = require_room(weights.sampler, [*problems, *validation], limits)
-    # before the optimizer's state is there, or not yet
-    slots, validation_slots, tokens = _fitting(config, weights, positions, limits, len(validation))
+    fit = _fit(config, weights, positions, limits, len(validation))  # the optimizer's state is still to come
     optimizer = torch.optim.AdamW(
         weights.parameters.values(),
         lr=config.learning_rate,
@@ -96,7 +102,7 @@ def _train(
     thought.at(
         sampler.vocabulary.table[:1], sampler.vocabulary
     )  # refuses a top_k larger than the vocabulary now, not later
-    trainee = Trainee(config, weights, optimizer, thought, problems, score, limits, slots, tokens, stop)
+    trainee = Trainee(config, weights, optimizer, thought, problems, score, limits, fit, stop)
     steps = config.steps * (config.max_thought_steps + config.max_answer_tokens)
     sampler.prepare_decoding(config.decoding, steps, ways=2)  # with noise, and greedily for validation
 
@@ -104,57 +110,80 @@ def _train(
         closing.callback(judge.close)
         world.from_main(lambda: (rundir.open_run(config), hold.take()))
         logs = _Logs(config, run, progress, closing) if world.is_main else None
-        world.from_main(lambda: tidy(run, progress) if folder is not None else None)
-        _Run(trainee, run, validation, validation_slots, judge, logs, listener).go(progress)
+        world.from_main(lambda: tidy(run, progress) if folder is not None and folder.is_relative_to(run) else None)
+        _Run(trainee, run, validation, judge, logs, listener).go(progress)
     return run
 
 
-def _found(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, tuple[Path, Progress] | None]:
+def _start(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, tuple[Path, Progress] | None]:
     run = rundir.check_output(config)
     hold.take()
-    found = newest_checkpoint(run) if config.resume else None
-    if config.resume:
-        log.info("going on from %s", found[0] if found else "the start: there is no checkpoint to resume")
-    return run, found
+    checkpoint = newest_checkpoint(run) if config.resume else None
+    if config.resume and (run / "config.json").is_file():
+        changed = rundir.changes(rundir.recorded(run), rundir.resolved(config))
+        if checkpoint and any(name.startswith("validation") for name in changed):
+            folder, progress = checkpoint  # accuracies on other problems do not compare
+            checkpoint = folder, dataclasses.replace(progress, best_step=None, best_accuracy=-1.0)
+        if checkpoint and "steps" in changed and config.schedule != "constant":
+            log.warning(
+                "steps grew: the learning rate follows the %s of %d steps from here", config.schedule, config.steps
+            )
+    if checkpoint is None and config.start is not None:
+        checkpoint = checkpoint_named(config.start)
+        if checkpoint[1].step >= config.steps:
+            raise UserError(
+                f"from is {config.start!r}, which has done {checkpoint[1].step} updates; steps is {config.steps} and "
+                "counts them, so raise it"
+            )
+    if config.resume or config.start is not None:
+        log.info("going on from %s", checkpoint[0] if checkpoint else "the start: there is no checkpoint to resume")
+    return run, checkpoint
 
 
 def _weights(config: TrainConfig, folder: Path | None, world: World) -> Weights:
     """The policy, from a checkpoint if there is one, in the form that the configuration asks for."""
-    scale, sharded = config.scale, config.scale.parallel in ("fsdp", "hsdp") and world.size > 1
-    # sharded weights go to their device shard by shard
-    device = "cpu" if sharded else world.device
-    if sharded:
-        map_blocks_apart(world.device)
-    policy = load_policy(folder or config.model, device=device, mask_unused=config.mask_unused, merge_adapters=False)
-    policy.template = template_of(config.task)
-    if scale.lora_rank and not lora.has_adapters(policy.model):
-        lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
-    if scale.activation_checkpointing:
-        recompute_activations(policy.model)
+    scale = config.scale
+
+    def load(device: torch.device) -> HFPolicy:
+        policy = load_policy(
+            folder or config.model, device=device, mask_unused=config.mask_unused, merge_adapters=False
+        )
+        policy.template = template_of(config.task)
+        if scale.lora_rank and not lora.has_adapters(policy.model):
+            lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
+        return policy
+
     dtype = getattr(torch, scale.dtype)
-    if sharded:
-        return Sharded(policy, world, hybrid=scale.parallel == "hsdp", dtype=dtype)
+    if scale.parallel in ("fsdp", "hsdp") and world.size > 1:
+        map_blocks_apart(world.device)
+        in_main_memory = torch.device("cpu")
+        return Sharded(lambda: load(in_main_memory), world, hybrid=scale.parallel == "hsdp", dtype=dtype)
+    policy = load(world.device)
     return Weights(policy, world) if dtype == torch.float32 else WithMasters(policy, world)
 
 
-def _fitting(
-    config: TrainConfig, weights: Weights, positions: int, limits: Limits, validation: int
-) -> tuple[int, int, int]:
-    """How many rollouts run at a time in training and in validation, and how many positions go through a backward pass,
-    beside all that is there while they do. positions: of the longest rollout, with its prompt. validation: problems."""
-    sampler, world = weights.sampler, weights.world
-    size, kind = ModelSize.of(sampler.model), world.device.type
-    state = weights.bytes_to_come(apart=measures_apart(config))
-    rows = len(world.share(config.problems_per_step * config.group_size))
-    slots = fitting_rows(sampler, rows, positions, limits, spoken_for=state)
-    validated = min(len(world.share(validation)), MOST_VALIDATION_ROWS)
-    validation_slots = fitting_rows(sampler, validated, positions, limits, spoken_for=state)
-    wanted = config.tokens_per_backward or TOKENS_PER_BACKWARD[kind]
-    state += slots * bytes_per_row(sampler, positions, limits)
-    ways = ways_into_the_vocabulary(config, adapters=lora.has_adapters(weights.policy.model))
-    state += vocabulary_bytes(size, kind, wanted, ways=ways)
-    checkpointed = config.scale.activation_checkpointing
-    return slots, validation_slots, fitting_tokens(sampler, wanted, spoken_for=state, checkpointed=checkpointed)
+def _fit(config: TrainConfig, weights: Weights, positions: int, limits: Limits, validation: int) -> Fit:
+    """How much runs at a time, in all processes. positions: of the longest rollout, with its prompt. validation:
+    problems. Where memory asks for it, activations are recomputed from here on."""
+    world, group = weights.world, config.group_size
+    rows = world.share(config.problems_per_step * group)
+    emitted = emitted_positions(weights.sampler, limits)
+    share = Share(
+        rows=len(rows),
+        prompts=len({row // group for row in rows}),
+        prompt_positions=positions - emitted,
+        emitted=emitted,
+        validated=len(world.share(validation)),
+    )
+    shards = weights.shards
+    size, device = ModelSize.of(weights.policy.model), world.device
+    fit = choose(config, size, share, kind=device.type, free=free_bytes(device), shards=shards)
+    fit.recomputes = any(world.gather(fit.recomputes))
+    if fit.recomputes:
+        recompute_activations(weights.policy.model)
+    if fit.slots < share.rows:
+        log.warning("memory holds %d of the %d rollouts at a time; the others wait", fit.slots, share.rows)
+    return fit
 
 
 class _Logs:
@@ -186,13 +215,11 @@ class _Run:
         trainee: Trainee,
         run: Path,
         validation: list[Problem],
-        validation_slots: int,
         judge: Grader,
         logs: _Logs | None,
         listener: Listener | None,
     ):
         self.trainee, self.run, self.validation, self.judge = trainee, run, validation, judge
-        self.validation_slots = validation_slots
         self.logs, self.listener = logs, listener
 
     def go(self, progress: Progress) -> None:
@@ -221,13 +248,14 @@ class _Run:
         t, config, done = self.trainee, self.trainee.config, progress.step + 1
         skipped = 0 if step.broken is None else progress.skipped_in_row + 1
         if skipped:
-            log.warning("step %d is left out: %s", done, step.broken)
+            log.warning("step %d is skipped: %s", done, step.broken)
             first = done - skipped + 1
             settings = rundir.resolved(config)
             save_case(self.run, t, done, step, config=settings, model_of_step=first, keep=config.keep_repro)
         progress = dataclasses.replace(progress, step=done, skipped_in_row=skipped)
-        if self.validation and (done % config.validate_every == 0 or done == config.steps):
-            accuracy = _validate(t, self.validation, self.judge, self.validation_slots)
+        # of a skipped step there is nothing new to validate, and its model may be unable to answer
+        if self.validation and not skipped and (done % config.validate_every == 0 or done == config.steps):
+            accuracy = _validate(t, self.validation, self.judge)
             step.metrics["validation/accuracy"] = accuracy
             if accuracy > progress.best_accuracy:
                 progress = dataclasses.replace(progress, best_step=done, best_accuracy=accuracy)
@@ -255,13 +283,15 @@ class _Run:
         )
 
 
-def _validate(t: Trainee, problems: list[Problem], judge: Grader, slots: int) -> float:
+def _validate(t: Trainee, problems: list[Problem], judge: Grader) -> float:
     """Share of problems solved greedily in the mode that is trained: noise-free thoughts, greedy answers."""
     sampler = t.weights.sampler
     thought = build_thought(t.config.thought, sampler.embedding_rms, greedy=True)
     limits = dataclasses.replace(t.limits, answer_temperature=0.0)
-    mine = [problems[i] for i in t.world.share(len(problems))]
-    right = t.world.together(
-        lambda: count_right(sampler, thought, mine, limits, judge, seed=t.config.seed, slots=slots)
-    )
-    return sum(t.world.gather(right)) / len(problems)
+    my_problems = [problems[i] for i in t.world.share(len(problems))]
+
+    def solved(slots: int) -> int:
+        return count_right(sampler, thought, my_problems, limits, judge, seed=t.config.seed, slots=slots)
+
+    counts = t.world.gather(t.world.together(lambda: t.fit.sampling("validation_slots", sampler, solved)))
+    return sum(counts) / len(problems)

@@ -27,7 +27,7 @@ class TermWeights:
 def policy_terms(replay: Replay, advantages: Tensor, total_rows: int) -> tuple[Tensor, Tensor]:
     """Thought term and answer term, each without its weight. advantages: [rows]; total_rows: B * G, of which these may
     be a part, so that the terms of the parts add up."""
-    thought = -(advantages * replay.thought_log_prob.sum(-1)).sum() / total_rows
+    thought = -(advantages * replay.thought_surrogate.sum(-1)).sum() / total_rows
     answer = -(advantages * replay.answer_log_prob.sum(-1)).sum() / total_rows
     return thought, answer
 

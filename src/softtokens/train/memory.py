@@ -41,9 +41,6 @@ def _of_this_program(field: str) -> float | None:
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
 
 
-MOST_VALIDATION_ROWS = 256  # at a time; more gain nothing
-
-
 def measures_apart(config: TrainConfig) -> bool:
     """Whether some steps hold the gradients of one term beside those of the other."""
     return config.term_norms_every > 0 or config.clip == "each"

@@ -10,13 +10,11 @@ import socket
 from pathlib import Path
 
 from softtokens.config import TrainConfig
+from softtokens.settings import flat, free_settings
 from softtokens.types import UserError
 
 _CONFIG = "config.json"
-# settings that do not change what is computed
-_MAY_DIFFER = {"output", "resume", "device", "wandb", "keep_repro", "scale.parallel", "scale.activation_checkpointing"}
-
-
+_FREE = free_settings(TrainConfig)
 _LOCK_FILES = (".lock", ".trainer")
 
 
@@ -65,32 +63,33 @@ def check_output(config: TrainConfig) -> Path:
                 f"output is {config.output!r}, which already holds a run; give a new folder, or --resume to go on "
                 "with it"
             )
-        try:
-            old = json.loads(file.read_text())
-        except ValueError as error:
-            raise UserError(
-                f"{file} is damaged ({error}); the run cannot be resumed, give a new output folder"
-            ) from error
-        _require_same(old, resolved(config), config.output)
+        _require_resumable(recorded(run), resolved(config), config.output)
     elif run.exists() and any(path.name not in _LOCK_FILES for path in run.iterdir()):
         raise UserError(f"output is {config.output!r}, a folder with other things in it; give a new or empty folder")
     return run
 
 
 def open_run(config: TrainConfig) -> Path:
-    """Create the run's folder and write the resolved configuration. From here on it is a run."""
+    """Create the run's folder and write the resolved configuration, or that of a resumed run again. From here on it is
+    a run."""
     run = check_output(config)
-    file = run / _CONFIG
-    if file.is_file():
-        return run
     try:
         run.mkdir(parents=True, exist_ok=True)
         unfinished = run / f".{_CONFIG}"
         unfinished.write_text(json.dumps(resolved(config), indent=1) + "\n")
-        os.replace(unfinished, file)
+        os.replace(unfinished, run / _CONFIG)
     except OSError as error:
         raise UserError(f"output is {config.output!r}, which cannot be written: {error.strerror}") from error
     return run
+
+
+def recorded(run: Path) -> dict:
+    """The configuration that a run's folder holds. UserError where it is damaged."""
+    file = run / _CONFIG
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}); the run cannot be resumed, give a new output folder") from error
 
 
 def resolved(config: TrainConfig) -> dict:
@@ -98,21 +97,22 @@ def resolved(config: TrainConfig) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def _flat(settings: dict) -> dict:
-    """Nested settings by dotted names."""
-    flat = {}
-    for name, value in settings.items():
-        inner = _flat(value) if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}.{key}" if key else name: entry for key, entry in inner.items()}
-    return flat
-
-
-def _require_same(old: dict, new: dict, where: str) -> None:
-    old, new = _flat(old), _flat(new)
-    keys = sorted((old.keys() | new.keys()) - _MAY_DIFFER)
-    changed = [f"{key} was {old.get(key)}, is {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
-    if changed:
+def _require_resumable(old: dict, new: dict, where: str) -> None:
+    """UserError unless the settings that differ are FREE, or more steps."""
+    changed = changes(old, new)
+    fixed = {key: values for key, values in changed.items() if key not in _FREE}
+    if isinstance(fixed.get("steps", (None,))[0], int) and fixed["steps"][1] > fixed["steps"][0]:
+        del fixed["steps"]
+    if fixed:
+        listed = "; ".join(f"{key} was {before}, is {now}" for key, (before, now) in fixed.items())
         raise UserError(
-            f"{where!r} holds a run with another configuration ({'; '.join(changed)}); resume with the same one, or "
-            "give a new output folder"
+            f"{where!r} holds a run with another configuration ({listed}); resume with the same one, give a new output "
+            f"folder, or begin a new run from a checkpoint of this one with --from {where}@last"
         )
+
+
+def changes(old: dict, new: dict) -> dict[str, tuple]:
+    """Settings that differ, by dotted names, as they were and as they are."""
+    old, new = flat(old), flat(new)
+    keys = sorted(old.keys() | new.keys())
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

@@ -19,6 +19,7 @@ from softtokens.rollout.spikes import Spikes, unit_of
 from softtokens.thoughts import Thought
 from softtokens.train.advantage import leave_one_out
 from softtokens.train.data import problems_of_step
+from softtokens.train.fit import Fit
 from softtokens.train.gradient import Batch, Gradient, accumulate_gradient
 from softtokens.train.loss import TermWeights
 from softtokens.train.memory import give_back, peak_bytes
@@ -32,7 +33,7 @@ from softtokens.types import Problem, Verdict
 
 @dataclasses.dataclass(frozen=True)
 class Trainee:
-    """What a step works on."""
+    """What a step works on. fit: how much of it runs at a time; falls when memory runs out."""
 
     config: TrainConfig
     weights: Weights
@@ -41,8 +42,7 @@ class Trainee:
     problems: list[Problem]
     score: Scorer
     limits: Limits
-    rows_at_a_time: int
-    tokens_per_backward: int
+    fit: Fit
     stop: StopRequest = dataclasses.field(default_factory=StopRequest)
 
     @property
@@ -57,7 +57,8 @@ class Trainee:
 @dataclasses.dataclass(frozen=True)
 class Step:
     """What became of an update. metrics: of all processes' rows. samples: the first rollout of each problem, in the
-    main process. broken: why there was no update, None if there was. batch: this process's rows, if they were sampled.
+    main process. broken: why the update was skipped, None if it was not. batch: this process's rows, if they were
+    sampled.
     """
 
     metrics: dict[str, float]
@@ -66,99 +67,129 @@ class Step:
     batch: Batch | None
 
 
-def train_step(t: Trainee, step: int) -> Step:
-    """One update. Where anything that it follows is not a finite number the parameters stay as they are."""
-    config, world, started = t.config, t.world, time.perf_counter()
+@dataclasses.dataclass(frozen=True)
+class _Collected:
+    """A batch of rollouts. rollout: this process's rows, in the order of their length, and their advantages; rewards:
+    [problems, group] of all processes, as are the metrics and, in the main process, the samples."""
 
-    batch = problems_of_step(t.problems, step, config.problems_per_step, config.seed)
-    rows = [(problem, visit * config.group_size + i) for problem, visit in batch for i in range(config.group_size)]
-    mine = [rows[i] for i in world.share(len(rows))]
-    rollout, failure = _sampled(t, mine)
+    rollout: Rollout
+    advantages: Tensor
+    rewards: Tensor
+    metrics: dict[str, float]
+    samples: list[dict]
+
+
+def train_step(t: Trainee, step: int) -> Step:
+    """One update.
+
+    Two kinds of step leave the parameters as they are: one where a value that the update depends on is not finite, and
+    one where the rewards of every group are equal, so that there is nothing to learn (Adam would still follow its
+    momentum).
+    """
+    config, world, started = t.config, t.world, time.perf_counter()
+    collected = _collect(t, step)
+    if isinstance(collected, str):
+        return Step({"skipped": 1.0}, [], collected, None)
+    batch = Batch(
+        t.thought, collected.rollout, collected.advantages, collected.rewards.numel(), config.answer_temperature
+    )
+    metrics, broken, scored = collected.metrics, None, time.perf_counter()
+    metrics["learning_rate"] = learning_rate(config, step)
+    metrics["no_spread"] = metrics["skipped"] = 0.0
+    if leave_one_out(collected.rewards).any():
+        metrics_of_update, broken = _gradient(t, step, batch)
+        metrics |= metrics_of_update
+        metrics["skipped"] = float(broken is not None)
+        if broken is None:
+            _update(t, metrics["grad_norm"], metrics["learning_rate"])
+        t.weights.put_gradients(None)  # rollouts need no memory for them
+        give_back(world.device)
+    else:
+        metrics |= {"no_spread": 1.0, "grad_norm": 0.0}
+    updated = time.perf_counter()
+    metrics |= {
+        "epoch": (step + 1) * config.problems_per_step / len(t.problems),
+        "memory/peak": float(max(world.gather(peak_bytes(world.device)))),
+        "time/update": updated - scored,
+        "time/step": updated - started,
+    }
+    return Step(metrics, collected.samples, broken, batch)
+
+
+def _collect(t: Trainee, step: int) -> _Collected | str:
+    """Sample this step's rollouts and score them; or why the model could not give any."""
+    config, world, started = t.config, t.world, time.perf_counter()
+    visits = problems_of_step(t.problems, step, config.problems_per_step, config.seed)
+    rows = [(problem, visit * config.group_size + i) for problem, visit in visits for i in range(config.group_size)]
+    my_rows = [rows[i] for i in world.share(len(rows))]
+    rollout, failure = world.together(lambda: _sample(t, my_rows))
     sampled = time.perf_counter()
     failures = [f"process {rank}: {why}" for rank, why in enumerate(world.gather(failure)) if why is not None]
     if failures:
-        return Step({"skipped": 1.0}, [], failures[0], None)
+        return failures[0]
 
-    problems = [problem for problem, _ in mine]
+    problems = [problem for problem, _ in my_rows]
     scores, verdicts = world.together(lambda: t.score(problems, rollout.thought_texts, rollout.answer_texts))
-    lines = _samples(step, rollout, problems, scores, verdicts, [number for _, number in mine], config.group_size)
+    lines = _samples(step, rollout, problems, scores, verdicts, [number for _, number in my_rows], config.group_size)
     gathered = world.gather((scores, verdicts, lines, rollout_tally(rollout)))
     all_scores, all_verdicts, samples, tallies = (list(column) for column in zip(*gathered, strict=True))
-    rewards = torch.tensor(_joined(all_scores), dtype=torch.float32).view(len(batch), config.group_size)
+    rewards = torch.tensor(_joined(all_scores), dtype=torch.float32).view(len(visits), config.group_size)
     advantages = leave_one_out(rewards).flatten()[list(world.share(len(rows)))].to(world.device)
-    scored = time.perf_counter()
-
+    metrics = reward_metrics(rewards, None if verdicts is None else _joined(all_verdicts)) | means(tallies)
+    metrics["num_tokens"] = float(sum(tally["completions/mean_length"][0] for tally in tallies))
+    metrics |= {"time/rollout": sampled - started, "time/grade": time.perf_counter() - sampled}
+    metrics["tokens_per_second"] = metrics["num_tokens"] / metrics["time/rollout"]
     order = rollout.lengths.argsort()  # rows of similar length share a backward pass
-    rollout = rollout.take(order)
-    mine = Batch(t.thought, rollout, advantages[order], len(rows), config.answer_temperature)
+    return _Collected(rollout.take(order), advantages[order], rewards, metrics, _joined(samples))
+
+
+def _sample(t: Trainee, rows: Sequence[tuple[Problem, int]]) -> tuple[Rollout | None, str | None]:
+    """Rollouts of (problem, number of the rollout); or why the model could not give any."""
+    groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: id(row[0]))]
+    problems = [group[0][0] for group in groups]
+    numbers = [[number for _, number in group] for group in groups]
+
+    def sample(slots: int) -> tuple[Rollout | None, str | None]:
+        try:
+            return sample_problems(
+                t.weights.sampler, t.thought, problems, numbers, t.limits, seed=t.config.seed, slots=slots
+            ), None
+        except FloatingPointError as error:
+            return None, str(error)
+
+    return t.fit.sampling("slots", t.weights.sampler, sample)
+
+
+def _gradient(t: Trainee, step: int, batch: Batch) -> tuple[dict[str, float], str | None]:
+    """Write the gradient into `.grad` of the parameters; its metrics, and why it must not be followed if so."""
+    config, world = t.config, t.world
+    terms = TermWeights(config.thought_weight, config.answer_weight)
+    measure_apart = config.term_norms_every > 0 and step % config.term_norms_every == 0
     spikes = Spikes(
         config.spike_norm,
         clips=config.clip_spikes,
         unit=unit_of(t.weights.sampler.vocabulary),
         gradient_scale=t.weights.gradient_scale,
     )
-    terms = TermWeights(config.thought_weight, config.answer_weight)
-    measure_apart = config.term_norms_every > 0 and step % config.term_norms_every == 0
     gradient = accumulate_gradient(
         t.weights,
-        mine,
+        batch,
         terms,
-        tokens_per_backward=t.tokens_per_backward,
+        tokens_per_backward=t.fit.positions,
         apart=measure_apart or config.clip == "each",
         clip_each=config.clip_norm if config.clip == "each" else None,
         spikes=spikes,
     )
+    t.fit.lower_positions(gradient.tokens_per_backward)
     metrics = dict(gradient.norms)
     metrics["grad_norm"] = total_norm([p.grad for p in t.parameters])
-    metrics["learning_rate"] = learning_rate(config, step)
-    replayed = replay_tally(mine.rollout, gradient.seen, feeds_tokens=t.thought.feeds_tokens)
+    replayed = replay_tally(batch.rollout, gradient.replay, feeds_tokens=t.thought.feeds_tokens)
     local = (gradient.losses, _not_finite(gradient, terms), replayed, spikes.count, spikes.longest)
-    gathered = world.gather((*local, peak_bytes(world.device)))
-    losses, not_finite, replayed, counts, longest, peaks = (list(column) for column in zip(*gathered, strict=True))
+    losses, not_finite, replayed, counts, longest = (list(column) for column in zip(*world.gather(local), strict=True))
     metrics |= {name: sum(loss[name] for loss in losses) for name in losses[0]}
-    broken = _broken(metrics["grad_norm"], not_finite)
-    if broken is None:
-        _update(t, metrics["grad_norm"], metrics["learning_rate"])
-    t.weights.put_gradients(None)  # rollouts need no memory for them
-    give_back(world.device)
-    updated = time.perf_counter()
-
-    means_of_rollout = means(tallies)
-    metrics |= reward_metrics(rewards, None if verdicts is None else _joined(all_verdicts)) | means_of_rollout
     metrics |= means(replayed)
-    metrics |= {
-        "num_tokens": float(sum(tally["completions/mean_length"][0] for tally in tallies)),
-        "thought/spikes": float(sum(counts)),
-        "thought/longest_score": max(longest),
-        "skipped": float(broken is not None),
-        "epoch": (step + 1) * config.problems_per_step / len(t.problems),
-        "memory/peak": float(max(peaks)),
-        "time/rollout": sampled - started,
-        "time/grade": scored - sampled,
-        "time/update": updated - scored,
-        "time/step": updated - started,
-    }
-    metrics["tokens_per_second"] = metrics["num_tokens"] / metrics["time/rollout"]
-    return Step(metrics, _joined(samples), broken, mine)
-
-
-def _sampled(t: Trainee, rows: Sequence[tuple[Problem, int]]) -> tuple[Rollout | None, str | None]:
-    """Rollouts of (problem, number of the rollout); or why the model could not give any."""
-    groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: id(row[0]))]
-    problems = [group[0][0] for group in groups]
-    numbers = [[number for _, number in group] for group in groups]
-    try:
-        return sample_problems(
-            t.weights.sampler,
-            t.thought,
-            problems,
-            numbers,
-            t.limits,
-            seed=t.config.seed,
-            slots=t.rows_at_a_time,
-        ), None
-    except FloatingPointError as error:
-        return None, str(error)
+    metrics |= {"thought/spikes": float(sum(counts)), "thought/longest_score": max(longest)}
+    return metrics, _broken(metrics["grad_norm"], not_finite)
 
 
 def _update(t: Trainee, norm: float, rate: float) -> None:
@@ -172,17 +203,19 @@ def _update(t: Trainee, norm: float, rate: float) -> None:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Of update 0, 1, ...: linear warm-up to the peak, then a cosine that reaches zero just after the last one."""
+    """Of update 0, 1, ...: linear warm-up to the peak, then the schedule; cosine and linear reach zero just after the
+    last update."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    rest = max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - config.warmup_steps) / rest))
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    shares = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": max(0.0, 1 - done), "constant": 1.0}
+    return config.learning_rate * shares[config.schedule]
 
 
 def _not_finite(gradient: Gradient, terms: TermWeights) -> list[str]:
     """Which log-probabilities that take part in the loss are not finite numbers."""
-    parts = {"thoughts": (terms.thought, gradient.seen.thought_log_prob)}
-    parts["answers"] = (terms.answer, gradient.seen.answer_log_prob)
+    parts = {"thoughts": (terms.thought, gradient.replay.thought_surrogate)}
+    parts["answers"] = (terms.answer, gradient.replay.answer_log_prob)
     return [name for name, (weight, values) in parts.items() if weight and not values.isfinite().all()]
 
 

@@ -6,7 +6,7 @@ The numbers that are updated are float32 in every case: in bfloat16 an update at
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
 
@@ -30,6 +30,7 @@ class Weights:
     gradient_scale = 1.0  # what a loss is multiplied by so that gradients arrive as they should
     in_step = False  # whether processes must run the same number of passes
     shares_prompts = True  # whether one pass over the prompts can serve several backward passes
+    shards = 1  # over how many processes gradients and optimizer state are split
 
     def __init__(self, policy: HFPolicy, world: World | None = None):
         self.policy = self.sampler = policy
@@ -56,12 +57,6 @@ class Weights:
         self.put_gradients(None)
         return found
 
-    def bytes_to_come(self, *, apart: bool) -> int:
-        """What this process will hold for them once it trains: gradients and Adam's two moments. apart: and the
-        gradients of one of the two terms."""
-        local = [p.to_local() if isinstance(p, DTensor) else p for p in self.parameters.values()]
-        return 4 * (4 if apart else 3) * sum(p.numel() for p in local)
-
     @torch.no_grad()
     def refresh(self) -> None:
         """After an update: what computes follows what was updated."""
@@ -78,7 +73,7 @@ class WithMasters(Weights):
     def __init__(self, policy: HFPolicy, world: World | None = None):
         super().__init__(policy, world)
         self._computing = self.parameters
-        self.parameters = {name: p.detach().clone() for name, p in self._computing.items()}
+        self.parameters = {name: p.detach() for name, p in self._computing.items()}
         for parameter in policy.model.parameters():  # not buffers: rotary frequencies stay as they are
             parameter.data, parameter.grad = parameter.data.to(torch.bfloat16), None
         for name, parameter in self._computing.items():
@@ -97,30 +92,35 @@ class Sharded(Weights):
     """FSDP2: parameters, gradients and optimizer state are split over the processes; each block is gathered while it
     computes. Rollouts use a whole copy in every process, refreshed in place after each update: gathering the blocks for
     every token would be several times slower.
+
+    load: called in the main process alone, which sends the weights to the others one by one. So a machine's memory
+    holds the model once, however many processes it has.
     """
 
     in_step = True
     shares_prompts = False
 
-    def __init__(self, policy: HFPolicy, world: World, *, hybrid: bool, dtype: torch.dtype):
-        whole = copy.deepcopy(policy.model)
-        for parameter in whole.parameters():
-            parameter.data = parameter.data.to(dtype)
-        sampler = HFPolicy(
-            whole.requires_grad_(False),
-            policy.tokenizer,
-            mask_unused=policy.mask_unused,
-            embedding_rms=policy.embedding_rms,
-            template=policy.template,
-        )
+    def __init__(self, load: Callable[[], HFPolicy], world: World, *, hybrid: bool, dtype: torch.dtype):
+        loaded: list[HFPolicy] = []
+
+        def without_weights() -> HFPolicy:
+            loaded.append(load())
+            return loaded[0].around(_empty_like(loaded[0].model, torch.device("meta")))
+
+        policy = world.from_main(without_weights)
+        whole = _empty_like(policy.model, world.device, dtype).requires_grad_(False)
+        filling = _Filling(policy.model, loaded[0].model if loaded else None, whole, world)
         mesh = world.mesh(hybrid=hybrid)
         precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for block in blocks(policy.model):
+            filling.fill(block)  # whole until it is sharded, one block at a time
             fully_shard(block, mesh=mesh, mp_policy=precision)
+        filling.fill(policy.model)
         self._root = fully_shard(_Root(policy.model), mesh=mesh, mp_policy=precision)
         super().__init__(policy, world)
-        self.sampler = sampler
+        self.sampler = policy.around(whole)
         self._copies = dict(whole.named_parameters())
+        self.shards = mesh.size() // (mesh.size(0) if hybrid else 1)
         self.gradient_scale = float(world.size)  # FSDP takes the mean over processes
 
     def run(self, function: Callable[[], Any]) -> Any:
@@ -142,6 +142,60 @@ class Sharded(Weights):
             if self.world.is_main:
                 found[name] = whole.detach().cpu()
         return found
+
+
+class _Filling:
+    """Gives a model without data its weights, part by part, on the world's device. source: the model that has them, in
+    the main process. whole: a copy of the model that gets them too, in its own precision."""
+
+    def __init__(self, model: nn.Module, source: nn.Module | None, whole: nn.Module, world: World):
+        self._world = world
+        self._source = dict(_tensors(source)) if source is not None else {}
+        self._whole = dict(_tensors(whole))
+        self._names = {id(tensor): name for name, tensor in _tensors(model)}
+        self._filled: dict[int, Tensor] = {}  # by the id of what it replaces: tied parameters stay one
+
+    @torch.no_grad()
+    def fill(self, part: nn.Module) -> None:
+        for module in part.modules():
+            for tensors in (module._parameters, module._buffers):
+                for key, tensor in tensors.items():
+                    if tensor is not None and id(tensor) in self._names:
+                        tensors[key] = self._tensor(tensor)
+
+    def _tensor(self, empty: Tensor) -> Tensor:
+        if id(empty) not in self._filled:
+            name = self._names[id(empty)]
+            full = torch.empty_like(empty, device=self._world.device)
+            if name in self._source:
+                full.copy_(self._source.pop(name))
+            self._world.broadcast_(full)
+            self._whole[name].copy_(full)
+            is_parameter = isinstance(empty, nn.Parameter)
+            self._filled[id(empty)] = nn.Parameter(full, empty.requires_grad) if is_parameter else full
+        return self._filled[id(empty)]
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers, each once."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _empty_like(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+    """The same modules around new tensors without values. dtype: of the parameters; buffers keep theirs."""
+    replaced: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        empty = torch.empty_like(parameter, device=device, dtype=dtype or parameter.dtype)
+        replaced[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+    for buffer in model.buffers():
+        replaced[id(buffer)] = torch.empty_like(buffer, device=device)
+    return copy.deepcopy(model, replaced)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class _Root(nn.Module):

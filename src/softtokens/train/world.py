@@ -57,6 +57,11 @@ class World:
             for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
                 work.wait()
 
+    def broadcast_(self, tensor: Tensor) -> None:
+        """Give it the values that it has in the main process."""
+        if self.size > 1:
+            dist.broadcast(tensor, 0)
+
     def together(self, act: Callable[[], T]) -> T:
         """Run `act`, which has no meeting points of its own. When it fails anywhere, all fail: where it did with the
         error, at the others with `Elsewhere`."""
