@@ -132,16 +132,16 @@ class Sharded(Weights):
     @torch.no_grad()
     def refresh(self) -> None:
         for name, parameter in self.parameters.items():
-            self._copies[name].copy_(parameter.full_tensor())
+            self._copies[name].copy_(complete(parameter))
 
     @torch.no_grad()
     def complete(self) -> dict[str, Tensor]:
-        found = {}
+        weights = {}
         for name, tensor in _saved(self.policy.model).items():
-            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            whole = complete(tensor)
             if self.world.is_main:
-                found[name] = whole.detach().cpu()
-        return found
+                weights[name] = whole.detach().cpu()
+        return weights
 
 
 class _Filling:
@@ -152,7 +152,8 @@ class _Filling:
         self._world = world
         self._source = dict(_tensors(source)) if source is not None else {}
         self._whole = dict(_tensors(whole))
-        self._names = {id(tensor): name for name, tensor in _tensors(model)}
+        # with the tensors, whose ids would be given away when they are replaced
+        self._empty = {id(tensor): (name, tensor) for name, tensor in _tensors(model)}
         self._filled: dict[int, Tensor] = {}  # by the id of what it replaces: tied parameters stay one
 
     @torch.no_grad()
@@ -160,12 +161,12 @@ class _Filling:
         for module in part.modules():
             for tensors in (module._parameters, module._buffers):
                 for key, tensor in tensors.items():
-                    if tensor is not None and id(tensor) in self._names:
+                    if id(tensor) in self._empty:
                         tensors[key] = self._tensor(tensor)
 
     def _tensor(self, empty: Tensor) -> Tensor:
         if id(empty) not in self._filled:
-            name = self._names[id(empty)]
+            name = self._empty[id(empty)][0]
             full = torch.empty_like(empty, device=self._world.device)
             if name in self._source:
                 full.copy_(self._source.pop(name))
@@ -193,6 +194,11 @@ def _empty_like(model: nn.Module, device: torch.device, dtype: torch.dtype | Non
     return copy.deepcopy(model, replaced)
 
 
+def complete(tensor: Tensor) -> Tensor:
+    """The whole of a tensor, of which this process may have a part. All processes take part."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -212,7 +218,7 @@ class _Root(nn.Module):
 def total_norm(gradients: list[Tensor]) -> float:
     """Of all entries together, over all processes."""
     norm = torch.nn.utils.get_total_norm(gradients)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return float(complete(norm))
 
 
 def _into(master: Tensor) -> Callable[[Tensor], None]:
