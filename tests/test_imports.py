@@ -15,8 +15,9 @@ PACKAGE = Path(softtokens.__file__).parent
 ALLOWED = {
     "types": set(),
     "ops": {"types"},
-    "config": {"scaleconfig", "types"},
-    "scaleconfig": {"types"},
+    "settings": set(),
+    "config": {"scaleconfig", "settings", "types"},
+    "scaleconfig": {"settings", "types"},
     "launch": {"types"},
     "configfile": {"types"},
     "evaluateconfig": {"config", "types"},
@@ -30,10 +31,10 @@ ALLOWED = {
 }
 ALLOWED["evaluate"] = {"assemble", "config", "evaluateconfig", "rollout", "thoughts", "models", "rewards", "tasks"}
 ALLOWED["evaluate"] |= {"ops", "types"}
-ALLOWED["train"] = ALLOWED["evaluate"] | {"evaluate", "launch"}
+ALLOWED["train"] = ALLOWED["evaluate"] | {"evaluate", "launch", "settings"}
 ALLOWED["tables"] = {"evaluate"}  # they show results, which are plain data
 ALLOWED["live"] = set()
-ALLOWED["report"] = {"config", "evaluate", "types", ""}  # of evaluate the arithmetic only, see below
+ALLOWED["report"] = {"config", "settings", "evaluate", "types", ""}  # of evaluate the arithmetic only, see below
 ALLOWED["plan"] = {"planconfig", "train", "rollout", "thoughts", "models", "ops", "types"}
 EVERYTHING = {*ALLOWED, "configfile"} - {"report"}
 ALLOWED["generate"] = EVERYTHING - {"train", "evaluate", "generate"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -66,10 +67,14 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         if not isinstance(value, dict):
             raise UserError(f"{name} is {value!r}; it must be a table")
         return _checked(hint, value, f"{name}.")
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    choices = [choice for kind in kinds if typing.get_origin(kind) is typing.Literal for choice in typing.get_args(kind)]
+    if choices and value is not None and value not in choices:
+        raise UserError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
-        raise UserError(f"{name} is {value!r}: {_in_words(str(error))}") from error
+        raise UserError(f"{name} is {value!r}; {_in_words(str(error))}") from error
 
 
 def _in_words(message: str) -> str:

@@ -35,6 +35,69 @@ def test_file_over_defaults_and_flags_over_file(run, tmp_path):
     assert config == dataclasses.replace(TrainConfig(), steps=9, group_size=4, thought=thought)
 
 
+# for every command: flags that it cannot do without, a file that sets something, and what that was
+FILES = {
+    "quickstart": ([], "problems = 7", ("problems", 7)),
+    "train": ([], "steps = 7", ("steps", 7)),
+    "plan": ([], "processes = 7", ("processes", 7)),
+    "evaluate": ([], "samples = 7", ("samples", 7)),
+    "compare": (["runs/eval"], 'against = "base"', ("against", "base")),
+    "report": (["runs/a", "runs/b"], "watch = true", ("watch", True)),
+    "export": (["runs/a", "out"], 'dtype = "bfloat16"', ("dtype", "bfloat16")),
+    "replay-step": (["case"], "rows = 7", ("rows", 7)),
+    "generate": (["a question"], "samples = 7", ("samples", 7)),
+}
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_takes_a_file(run, tmp_path, command):
+    required, text, (name, value) = FILES[command]
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    code, out, err = run(command, *required, "--config", file, "--dry-run")
+    assert (code, err) == (0, "")
+    assert json.loads(out)[name] == value
+
+
+def test_a_file_can_give_what_a_command_requires(run, tmp_path):
+    file = tmp_path / "compare.toml"
+    file.write_text('evaluation = "runs/eval"\n')
+    # a positional argument stays one, so what the file says is the default that the command line may repeat
+    assert json.loads(run("compare", "--config", file, "--dry-run")[1])["evaluation"] == "runs/eval"
+
+
+def test_later_files_win_and_flags_win_over_all(run, tmp_path):
+    texts = ["steps = 1\ngroup_size = 4\n[thought]\ngamma = 0.1\ntau = 0.2\n", "steps = 2\n[thought]\ngamma = 0.3\n"]
+    files = [tmp_path / f"{i}.toml" for i in range(2)]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
+    flags = [part for file in files for part in ("--config", str(file))]
+    config, _ = cli.parse("train", [*flags, "--tau", "0.4"])
+    assert (config.steps, config.group_size) == (2, 4)
+    assert (config.thought.gamma, config.thought.tau) == (0.3, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("[scale]\nlora_alpha = 8\n", ["--lora-rank", "16"]),
+        ("[thought]\ngamma = 0.0\n", ["--mode", "hard"]),
+        ("group_size = 1\n", ["--group-size", "2"]),
+    ],
+)
+def test_a_file_that_needs_a_flag_to_be_valid(run, tmp_path, text, flags):
+    file = tmp_path / "half.toml"
+    file.write_text(text)
+    assert run("train", "--config", file, *flags, "--dry-run")[0] == 0
+    assert run("train", "--config", file, "--dry-run")[0] == 2
+
+
+def test_a_file_saved_by_an_editor_of_windows(run, tmp_path):
+    file = tmp_path / "bom.toml"
+    file.write_bytes(b"\xef\xbb\xbfsteps = 3\r\n")
+    assert json.loads(run("train", "--config", file, "--dry-run")[1])["steps"] == 3
+
+
 def test_what_dry_run_prints_is_a_run_again(run, tmp_path):
     """The resolved configuration of any run, read back, resolves to itself."""
     flags = ["--steps", "3", "--mode", "hard", "--tau", "0.7", "--limit", "5"]
@@ -64,6 +127,14 @@ def test_lists_and_switches(run):
         ("stepz = 3", "stepz: unknown key; the keys here are answer_temperature, answer_weight, beta1"),
         ("[thought]\nmodus = 'soft'", "thought.modus: unknown key; the keys here are estimator, gamma, mode"),
         ("steps = 'many'", "steps is 'many'; it must be a whole number"),
+        ("steps = true", "steps is True; it must be a whole number"),
+        ("resume = 1", "resume is 1; it must be true or false"),
+        ("learning_rate = 'x'", "learning_rate is 'x'; it must be a number"),
+        ("thought = 'soft'", "thought is 'soft'; it must be a table"),
+        ("[scale]\nlora_targets = 'q'", "scale.lora_targets is 'q'; it must be a list"),
+        ("[scale]\nlora_targets = [1]", "scale.lora_targets is [1]; every item of the list must be a text"),
+        ("wandb = 3", "wandb is 3; it must be a text"),
+        ("[thought]\nmode = 'loud'", "mode is 'loud'; it must be one of hard, soft, fuzzy"),
         ("group_size = 1", "group_size is 1; the leave-one-out baseline needs at least 2"),
         ("steps = [", "is not valid TOML"),
     ],

@@ -1,0 +1,142 @@
+"""What a resumed run may change, and runs that begin at another run's checkpoint."""
+
+import dataclasses
+import json
+
+import pytest
+
+from softtokens import cli
+from softtokens.config import TrainConfig
+from softtokens.report.arms import recipe
+from softtokens.settings import flat, free_settings
+from softtokens.train.checkpoint import checkpoint_named
+from softtokens.train.rundir import check_output, open_run, resolved
+from softtokens.types import UserError
+from train.test_resume import assert_same_tensors, lines
+
+FREE = free_settings(TrainConfig)
+# for each setting a value that is not its default
+OTHERS = {
+    "output": None, "model": "other", "thought.mode": "hard", "thought.tau": 0.3, "thought.gamma": 0.5,
+    "thought.noise": "logits", "thought.top_k": 3, "thought.estimator": "density", "thought.table_in_mean": "frozen",
+    "task.name": "gsm8k", "task.split": "test", "task.limit": 5, "task.path": "x", "task.subset": "x", "task.seed": 1,
+    "task.question": "q", "task.answer": "a", "task.template": "{question}", "task.grader": "math",
+    "reward.right": 1.0, "reward.wrong": 1.0, "reward.none": 1.0, "seed": 1, "problems_per_step": 3, "group_size": 3,
+    "max_thought_steps": 3, "max_answer_tokens": 3, "answer_temperature": 0.5, "learning_rate": 1e-5,
+    "warmup_steps": 3, "schedule": "constant", "beta1": 0.5, "beta2": 0.5, "weight_decay": 0.1, "clip_norm": 0.5,
+    "clip": "each", "thought_weight": 0.5, "answer_weight": 0.5, "spike_norm": 5.0, "clip_spikes": True,
+    "max_skipped": 3, "keep_repro": 1, "decoding": "plain", "tokens_per_backward": 64, "term_norms_every": 3,
+    "validation": "x.jsonl", "validation_split": "x", "validation_problems": 5, "validate_every": 7, "save_every": 7,
+    "start": "runs/other@5", "resume": True, "mask_unused": False, "device": "cpu", "scale.parallel": "fsdp",
+    "scale.dtype": "bfloat16", "scale.activation_checkpointing": "always", "scale.lora_rank": 4,
+    "scale.lora_alpha": 4.0, "scale.lora_targets": ("q_proj",), "wandb": "project",
+}  # fmt: skip
+
+
+def changed(config: TrainConfig, name: str, value) -> TrainConfig:
+    outer, _, inner = name.partition(".")
+    if inner:
+        value = dataclasses.replace(getattr(config, outer), **{inner: value})
+    return dataclasses.replace(config, **{outer: value})
+
+
+def base_of(name: str, tmp_path) -> TrainConfig:
+    """A run in which the setting may be changed at all."""
+    config = TrainConfig(output=str(tmp_path / "run"))
+    return changed(config, "scale.lora_rank", 2) if name in ("scale.lora_alpha", "scale.lora_targets") else config
+
+
+@pytest.mark.parametrize("name", sorted(flat(resolved(TrainConfig())).keys() - {"steps"}))
+def test_a_resumed_run_may_change_what_does_not_change_the_gradient(tmp_path, name):
+    before = base_of(name, tmp_path)
+    open_run(before)
+    after = dataclasses.replace(before, resume=True)
+    if name == "output":
+        after = dataclasses.replace(after, output=str(tmp_path / "." / "run"))
+    elif name != "resume":
+        after = changed(after, name, OTHERS[name])
+    if name in FREE:
+        check_output(after)
+        open_run(after)
+        assert json.loads((tmp_path / "run/config.json").read_text()) == resolved(after)
+    else:
+        with pytest.raises(UserError, match=f"another configuration .*{name} was .*--from"):
+            check_output(after)
+    # seeds of a run that differ in nothing else are one arm of the report
+    assert (recipe(resolved(before)) == recipe(resolved(after))) == (name in FREE or name == "seed")
+
+
+def test_steps_may_grow_and_not_shrink(tmp_path):
+    before = TrainConfig(output=str(tmp_path / "run"), steps=10)
+    open_run(before)
+    check_output(dataclasses.replace(before, steps=20, resume=True))
+    with pytest.raises(UserError, match="steps was 10, is 5"):
+        check_output(dataclasses.replace(before, steps=5, resume=True))
+
+
+def test_a_finished_run_goes_on_with_more_steps(flags, tmp_path, text_rewards, caplog):
+    """With a constant rate it is the run that was asked for more at once."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    constant = ("--schedule", "constant")
+    assert cli.main(flags(whole, *constant)) == 0
+    assert cli.main(flags(run, *constant, "--steps", "4")) == 0
+    assert cli.main(flags(run, *constant, "--resume")) == 0
+    assert_same_tensors(*(r / "checkpoints/last/model.safetensors" for r in (run, whole)))
+    assert "steps grew" not in caplog.text
+    assert cli.main(flags(tmp_path / "cosine", "--steps", "4")) == 0
+    assert cli.main(flags(tmp_path / "cosine", "--resume")) == 0
+    assert "steps grew: the learning rate follows the cosine of 8 steps from here" in caplog.text
+
+
+def test_a_run_out_of_memory_goes_on_with_smaller_passes(flags, tmp_path, text_rewards):
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--steps", "4")) == 0
+    smaller = ("--tokens-per-backward", "20", "--save-every", "1", "--validate-every", "2", "--decoding", "plain")
+    assert cli.main(flags(run, *smaller, "--resume")) == 0
+    assert len(lines(run / "metrics.jsonl")) == 8
+
+
+def test_other_validation_problems_start_the_best_anew(flags, tmp_path, text_rewards):
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--steps", "4")) == 0
+    assert cli.main(flags(run, "--validation-problems", "2", "--validate-every", "8", "--resume")) == 0
+    assert json.loads((run / "checkpoints/last/trainer.json").read_text())["best_step"] == 8
+
+
+def test_a_run_begins_at_a_checkpoint_of_another(flags, tmp_path, text_rewards):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cli.main(flags(first)) == 0
+    assert cli.main(flags(second, "--from", f"{first}@6", "--learning-rate", "1e-4", "--mode", "hard")) == 0
+    logged = lines(second / "metrics.jsonl")
+    assert [line["step"] for line in logged] == [7, 8]
+    assert json.loads((second / "config.json").read_text())["start"] == f"{first}@6"
+    # with the same settings it is the run that it began at
+    again = tmp_path / "again"
+    assert cli.main(flags(again, "--from", f"{first}@6")) == 0
+    assert_same_tensors(*(r / "checkpoints/last/model.safetensors" for r in (again, first)))
+    assert (first / "checkpoints/step-000006").is_dir()  # and leaves it as it was
+
+
+@pytest.mark.parametrize("which", ["last", "best", ""])
+def test_checkpoints_by_name(flags, tmp_path, text_rewards, which):
+    run = tmp_path / "run"
+    assert cli.main(flags(run)) == 0
+    folder, progress = checkpoint_named(f"{run}@{which}" if which else str(run))
+    assert folder == (run / "checkpoints" / (which or "last")).resolve()
+    assert progress.best_step is None and progress.metrics_bytes == 0 and progress.step > 0
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ("{run}@5", "which is no checkpoint; give RUN@STEP, steps in '{run}': 6, 8"),
+        ("{run}@first", "which is no checkpoint"),
+        ("{run}/nowhere@6", "steps in '{run}/nowhere': none"),
+        ("{run}@8", "which has done 8 updates; steps is 8 and counts them, so raise it"),
+    ],
+)
+def test_what_a_run_cannot_begin_at(flags, tmp_path, text_rewards, capsys, start, message):
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--validate-every", "0")) == 0
+    assert cli.main(flags(tmp_path / "other", "--from", start.format(run=run))) == 2
+    assert message.format(run=run) in capsys.readouterr().err
