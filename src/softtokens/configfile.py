@@ -23,7 +23,7 @@ def load_defaults(kind: type, path: str) -> Any:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise UserError(f"config file {path!r} is larger than {_MOST_BYTES:,} bytes; it is no file of settings")
-        values = tomllib.loads(content.decode("utf-8"))
+        values = tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"config is {path!r}, which cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

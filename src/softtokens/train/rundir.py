@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 
 from softtokens.config import TrainConfig
+from softtokens.paths import expanded
 from softtokens.types import UserError
 
 _CONFIG = "config.json"
@@ -53,9 +54,13 @@ class Hold:
                 self._lock.release()
 
 
+def folder_of(config: TrainConfig) -> Path:
+    return Path(expanded(config.output))
+
+
 def check_output(config: TrainConfig) -> Path:
     """The run's folder, if the run may be written there: it is new or empty, or holds the run to be resumed."""
-    run = Path(config.output)
+    run = folder_of(config)
     file = run / _CONFIG
     if run.exists() and not run.is_dir():
         raise UserError(f"output is {config.output!r}, which is a file; give a folder")
