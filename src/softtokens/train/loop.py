@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from softtokens.assemble import grader_of, problems_of, template_of, validation_problems
+from softtokens.assemble import grader_of, task_data, validation_problems
 from softtokens.config import TrainConfig
 from softtokens.evaluate.accuracy import count_right
 from softtokens.launch import launch
@@ -28,6 +28,7 @@ from softtokens.train.case import save_case
 from softtokens.train.checkpoint import Progress, load_optimizer, newest_checkpoint, save_checkpoint, tidy
 from softtokens.train.gradient import TOKENS_PER_BACKWARD
 from softtokens.train.memory import MOST_VALIDATION_ROWS, map_blocks_apart, measures_apart, ways_into_the_vocabulary
+from softtokens.train.problems import record_of, require_same, write
 from softtokens.train.scoring import RewardFunction, by_function, graded
 from softtokens.train.step import Step, Trainee, train_step
 from softtokens.train.stop import Stopped, StopRequest
@@ -48,9 +49,7 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     Raises UserError for what cannot work, CheckpointError when a checkpoint cannot be written, Stopped after SIGTERM or
     Ctrl-C when all is saved, FloatingPointError when too many steps in a row had to be left out.
     """
-    # thoughts at tau 1e-4 leave softmax tails of denormal numbers, which processors compute very slowly
-    torch.set_flush_denormal(True)
-    hold = rundir.Hold(Path(config.output))
+    hold = rundir.Hold(rundir.folder_of(config))
     with join(launch(), config.device) as world, StopRequest().listening() as stop, contextlib.closing(hold):
         return _train(config, world, stop, hold, reward_func, listener)
 
@@ -71,12 +70,17 @@ def _train(
             f"there are {world.size} processes for problems_per_step * group_size = {rows} rollouts; start fewer, or "
             "make more rollouts"
         )
-    problems = problems_of(config.task, default_split="train")
+    data = task_data(config.task, default_split="train")
+    problems = data.problems
     validation = validation_problems(config) if config.validate_every else []
+    record = record_of(training=problems, validation=validation)
+    world.from_main(lambda: require_same(run, record))
     folder, progress = found or (None, Progress())
-    weights = _weights(config, folder, world)
+    weights = _weights(config, folder, world, data.template)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
-    positions = require_room(weights.sampler, [*problems, *validation], limits)
+    positions = require_room(weights.sampler, problems, limits, name="the task")
+    if validation:
+        positions = max(positions, require_room(weights.sampler, validation, limits, name="validation"))
     # before the optimizer's state is there, or not yet
     slots, validation_slots, tokens = _fitting(config, weights, positions, limits, len(validation))
     optimizer = torch.optim.AdamW(
@@ -102,7 +106,7 @@ def _train(
 
     with contextlib.ExitStack() as closing:
         closing.callback(judge.close)
-        world.from_main(lambda: (rundir.open_run(config), hold.take()))
+        world.from_main(lambda: (rundir.open_run(config), hold.take(), write(run, record)))
         logs = _Logs(config, run, progress, closing) if world.is_main else None
         world.from_main(lambda: tidy(run, progress) if folder is not None else None)
         _Run(trainee, run, validation, validation_slots, judge, logs, listener).go(progress)
@@ -118,15 +122,16 @@ def _found(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, tuple[Path, Pr
     return run, found
 
 
-def _weights(config: TrainConfig, folder: Path | None, world: World) -> Weights:
-    """The policy, from a checkpoint if there is one, in the form that the configuration asks for."""
+def _weights(config: TrainConfig, folder: Path | None, world: World, template: str) -> Weights:
+    """The policy, from a checkpoint if there is one, in the form that the configuration asks for. template: of the
+    problems it is trained on."""
     scale, sharded = config.scale, config.scale.parallel in ("fsdp", "hsdp") and world.size > 1
     # sharded weights go to their device shard by shard
     device = "cpu" if sharded else world.device
     if sharded:
         map_blocks_apart(world.device)
     policy = load_policy(folder or config.model, device=device, mask_unused=config.mask_unused, merge_adapters=False)
-    policy.template = template_of(config.task)
+    policy.template = template
     if scale.lora_rank and not lora.has_adapters(policy.model):
         lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
     if scale.activation_checkpointing:
