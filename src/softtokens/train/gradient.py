@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from softtokens.models.prefix import PromptStates
+from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import Replay, replay
 from softtokens.rollout.spikes import Spikes
@@ -41,6 +42,7 @@ class Gradient(NamedTuple):
     norms: dict[str, float]
 
 
+@flushing_denormals()
 def accumulate_gradient(
     weights: Weights,
     batch: Batch,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from softtokens.config import TrainConfig
+from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
@@ -66,6 +67,7 @@ class Step:
     batch: Batch | None
 
 
+@flushing_denormals()
 def train_step(t: Trainee, step: int) -> Step:
     """One update. Where anything that it follows is not a finite number the parameters stay as they are."""
     config, world, started = t.config, t.world, time.perf_counter()
