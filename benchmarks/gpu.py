@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from softtokens.models.hf import HFPolicy, tiny_checkpoint
+from softtokens.models.files import tiny_checkpoint
+from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout
 from softtokens.rollout.limits import Limits, forced_texts

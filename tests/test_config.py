@@ -221,3 +221,26 @@ def test_files_that_cannot_be_read(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(UserError, match="cannot be read: No such file" if content is None else "is not valid TOML"):
         load_defaults(TrainConfig, [str(file)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (TrainConfig, "clip_norm"),
+        (TrainConfig, "learning_rate"),
+        (TrainConfig, "spike_norm"),
+        (TrainConfig, "answer_temperature"),
+        (ThoughtConfig, "tau"),
+        (ThoughtConfig, "gamma"),
+        (RewardConfig, "right"),
+        (GenerateConfig, "gamma"),
+        (EvaluateConfig, "memory"),
+        (EvaluateConfig, "taus"),
+    ],
+)
+def test_numbers_that_float32_cannot_compute_with_are_refused(kind, name):
+    """Infinite ones, and ones so small that float32 has no inverse of them."""
+    first = (REQUIRED[kind],) if kind in REQUIRED else ()
+    for value in (INFINITY, 1e-40, 5e-324):
+        with pytest.raises(UserError, match=rf"{name} is {value}"):
+            kind(*first, **{name: (value,) if name == "taus" else value})

@@ -19,6 +19,8 @@ ALLOWED = {
     "config": {"scaleconfig", "settings", "types"},
     "scaleconfig": {"settings", "types"},
     "launch": {"types"},
+    "paths": set(),
+    "checkpoints": set(),
     "configfile": {"types"},
     "evaluateconfig": {"config", "types"},
     "planconfig": {"config", "types"},
@@ -42,6 +44,10 @@ ALLOWED["export"] = {"assemble", "config", "models"}
 ALLOWED["replaystep"] = {"config", "configfile", "live", "models", "rollout", "thoughts", "train"}
 ALLOWED["quickstart"] = {*EVERYTHING, "report"}
 ALLOWED["cli"] = {*EVERYTHING, "report", "generate", "quickstart", "export", "replaystep", ""}
+for part in ("tasks", "models", "assemble", "evaluate", "train", "report"):
+    ALLOWED[part] = ALLOWED[part] | {"paths"}
+for part in ("models", "evaluate", "train"):
+    ALLOWED[part] = ALLOWED[part] | {"checkpoints"}
 ALLOWED[""] = set()  # softtokens/__init__.py, which loads names when they are used
 
 

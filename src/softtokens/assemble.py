@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from softtokens.config import TaskConfig, TrainConfig
+from softtokens.paths import expanded
 from softtokens.rewards import Grader, grader
-from softtokens.tasks import load_problems
-from softtokens.tasks.arithmetic import TEMPLATE as ARITHMETIC_TEMPLATE
-from softtokens.tasks.prompt import MATH_TEMPLATE
-from softtokens.tasks.registry import ARITHMETIC, NAMES
+from softtokens.tasks.registry import ARITHMETIC, NAMES, TaskData, load_task
 from softtokens.types import Problem, UserError
 
 
-def problems_of(task: TaskConfig, *, default_split: str) -> list[Problem]:
-    """The problems a task configuration names; `default_split` where it names no split and the task has several."""
-    is_path = task.name not in NAMES and Path(task.name).expanduser().exists()
+def task_data(task: TaskConfig, *, default_split: str) -> TaskData:
+    """The problems a task configuration names, and their template; `default_split` where it names no split and the task
+    has several."""
+    is_path = task.name not in NAMES and Path(expanded(task.name)).exists()
     split = task.split or (None if is_path else default_split)  # a local file is one split
-    return load_problems(
+    return load_task(
         task.name,
         split=split,
         limit=task.limit,
@@ -31,6 +33,16 @@ def problems_of(task: TaskConfig, *, default_split: str) -> list[Problem]:
     )
 
 
+def problems_of(task: TaskConfig, *, default_split: str) -> list[Problem]:
+    return task_data(task, default_split=default_split).problems
+
+
+def problems_sha256(problems: Sequence[Problem]) -> str:
+    """Of problems as the model and the grader see them."""
+    shown = [[problem.id, problem.prompt, problem.answer] for problem in problems]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+
+
 def grader_of(task: TaskConfig) -> Grader:
     """The grader a task configuration names; by default exact for the arithmetic tasks and math-verify for others."""
     return grader(task.grader or ("exact" if is_arithmetic(task) else "math"))
@@ -38,11 +50,6 @@ def grader_of(task: TaskConfig) -> Grader:
 
 def is_arithmetic(task: TaskConfig) -> bool:
     return task.name in ARITHMETIC
-
-
-def template_of(task: TaskConfig) -> str:
-    """The prompt template of a task's problems."""
-    return task.template or (ARITHMETIC_TEMPLATE if is_arithmetic(task) else MATH_TEMPLATE)
 
 
 def validation_problems(config: TrainConfig) -> list[Problem]:
@@ -61,7 +68,7 @@ def validation_problems(config: TrainConfig) -> list[Problem]:
 
 def new_folder(output: str) -> Path:
     """Make the folder that results go into. UserError when it cannot be made or already holds something."""
-    folder = Path(output)
+    folder = Path(expanded(output))
     try:
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"output is {output!r}, which already holds something; give a new folder")

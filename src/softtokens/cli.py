@@ -27,6 +27,7 @@ from softtokens.config import (
 from softtokens.configfile import load_defaults
 from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.launch import launch
+from softtokens.paths import expanded
 from softtokens.planconfig import PlanConfig
 from softtokens.train.stop import Stopped
 from softtokens.types import Elsewhere, UserError
@@ -100,7 +101,7 @@ def _compare(config: CompareConfig) -> None:
         live.console.print(note, highlight=False, markup=False)
     if config.output is not None:
         try:
-            Path(config.output).write_text(json.dumps(found, indent=1) + "\n")
+            Path(expanded(config.output)).write_text(json.dumps(found, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"output is {config.output!r}, which cannot be written: {error.strerror}") from error
 
@@ -206,7 +207,7 @@ def parse(name: str, flags: list[str]) -> tuple[Any, bool]:
         known, rest = common.parse_known_args(flags)
     except argparse.ArgumentError as error:
         raise UserError("--config needs the name of a TOML file") from error
-    default = load_defaults(command.config, known.config) if known.config else None
+    default = load_defaults(command.config, list(map(expanded, known.config))) if known.config else None
     config = tyro.cli(
         command.config,
         args=rest,

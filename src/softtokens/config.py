@@ -347,9 +347,11 @@ class ReportConfig:
 
 
 def require(name: str, value: object, allowed: bool, what: str) -> None:
-    """Raise UserError unless `allowed`."""
+    """Raise UserError unless `allowed`, and for a float that is not finite, or too small for a normal float32."""
     if not allowed:
         raise UserError(f"{name} is {value}; it must be {what}")
+    if isinstance(value, float) and value != 0 and not 2.0**-126 <= abs(value) < 2.0**127:
+        raise UserError(f"{name} is {value}, which float32 cannot compute with; give 0 or a size of 1e-37 to 1e38")
 
 
 def require_choice(name: str, value: object, choices: tuple) -> None:

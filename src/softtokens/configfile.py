@@ -68,7 +68,9 @@ def _value(hint: Any, value: Any, name: str) -> Any:
             raise UserError(f"{name} is {value!r}; it must be a table")
         return _checked(hint, value, f"{name}.")
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    choices = [choice for kind in kinds if typing.get_origin(kind) is typing.Literal for choice in typing.get_args(kind)]
+    choices = [
+        choice for kind in kinds if typing.get_origin(kind) is typing.Literal for choice in typing.get_args(kind)
+    ]
     if choices and value is not None and value not in choices:
         raise UserError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
     try:

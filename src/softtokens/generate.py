@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from rich.markup import escape
 from rich.table import Table
@@ -10,16 +12,18 @@ from softtokens.config import GenerateConfig
 from softtokens.live import console
 from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.ops.mixture import tempered_softmax
+from softtokens.ops.random import evaluation_seed
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import hidden_before_thoughts
 from softtokens.rollout.stopping import decode_text
 from softtokens.tasks.files import as_text
-from softtokens.tasks.prompt import MATH_TEMPLATE, check_template, fill
+from softtokens.tasks.prompt import MATH_TEMPLATE, PLACE, check_template, fill
 from softtokens.thoughts import Thought, thought_setting
 from softtokens.types import Problem
 
+log = logging.getLogger(__name__)
 _SHOWN_TOKENS = 5
 
 
@@ -28,11 +32,14 @@ def generate(config: GenerateConfig) -> None:
     dtype = getattr(torch, config.dtype)
     policy = load_policy(config.model, device=resolve_device(config.device), dtype=dtype)
     template = config.template or policy.template or MATH_TEMPLATE
+    if template == PLACE and config.template is None:
+        log.info("the model was trained on whole prompts, so the question is the prompt; --template changes that")
     question = as_text(config.question, what="question")
     problem = Problem(0, fill(check_template(template), question), "")
     thought = thought_setting(config.setting, policy.embedding_rms, gamma=config.gamma)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
-    rollout = sample_problems(policy, thought, [problem], [range(config.samples)], limits, seed=config.seed)
+    seed = evaluation_seed(config.seed)
+    rollout = sample_problems(policy, thought, [problem], [range(config.samples)], limits, seed=seed)
     for row in range(rollout.rows):
         if config.samples > 1:
             console.rule(f"sample {row + 1}")

@@ -64,15 +64,19 @@ def test_a_data_file_that_is_not_what_its_name_says(refused, training, tmp_path)
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])
-def test_a_prompt_longer_than_the_context(refused, training, tmp_path, where):
-    """Found before the first step, wherever the long problem stands."""
+def test_prompts_longer_than_the_context(refused, training, tmp_path, where):
+    """Found before the first step, wherever the long problems stand."""
     file = tmp_path / "long.jsonl"
-    rows = [{"question": "short", "answer": "1"}] * 30 + [{"question": "apples " * 200, "answer": "1"}]
+    rows = [{"question": "short", "answer": "1"}] * 30 + [
+        {"question": "apples " * n, "answer": "1"} for n in (200, 250)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     flags = {"training": ["--task", file], "validation": ["--validation", file, "--validate-every", "1"]}[where]
     message = refused(*training, *flags)
-    assert "the longest prompt has" in message
-    assert "the model's context is 256. Lower the limits, or drop the long problems" in message
+    name = {"training": "the task", "validation": "validation"}[where]
+    assert f"{name} has 2 of 32 prompts that do not fit" in message
+    assert "the model's context of 256 has room for" in message
+    assert "but problem 31 (the first is 0) has" in message and "remove rows 30, 31" in message
 
 
 @pytest.mark.parametrize(
@@ -179,7 +183,7 @@ def test_mistakes_leave_no_run_behind(run, training, tmp_path):
         (["--texts", "/nowhere/texts.txt"], "texts is '/nowhere/texts.txt', which cannot be read"),
         (["--choices", "facts", "--choices-limit", "9999"], "count is 9999"),
         (["--split", "exam"], "split is 'exam'; the arithmetic task has train, validation, test"),
-        (["--max-thought-steps", "100000"], "the model's context is"),
+        (["--max-thought-steps", "100000"], "the model's context of"),
     ],
 )
 def test_evaluate_refuses(refused, model_folder, tmp_path, flags, message):
@@ -192,7 +196,7 @@ def test_evaluate_refuses(refused, model_folder, tmp_path, flags, message):
     [
         ("", [], "question is empty"),
         ("\udcff", [], "half a surrogate pair"),
-        ("apples " * 300, [], "the model's context is 256"),
+        ("apples " * 300, [], "the model's context of 256"),
         ("?", ["--setting", "warm"], "setting is 'warm'; it must be one of hard-greedy"),
         ("?", ["--template", "none"], "template is 'none'; it has to say where the question goes"),
         ("?", ["--seed", "-1"], "seed is -1"),

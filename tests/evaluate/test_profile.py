@@ -21,6 +21,7 @@ from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.sampling import Sampler
 from softtokens.ops import streamed
 from softtokens.ops.random import Stream
+from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.limits import Limits
 
 from .conftest import PROBLEMS, ByText
@@ -86,13 +87,24 @@ def test_steps_by_hand(sampler, cell, monkeypatch):
     assert at == len(steps.row)
 
 
+def test_the_table_is_embedded_once_for_all_steps(sampler, monkeypatch):
+    """Not once for every few of them: it has a hundred thousand rows."""
+    thought = thought_of(CELLS[0], sampler.policy.embedding_rms)
+    rollout = sampler.draw(thought, [(0, 0), (2, 1), (3, 0)])
+    embed, embedded = Vocabulary.embed, []
+    monkeypatch.setattr(streamed, "default_chunk_rows", lambda vocabulary: 3)
+    monkeypatch.setattr(Vocabulary, "embed", lambda self, ids: embedded.append(ids) or embed(self, ids))
+    measure_steps(sampler.policy, thought, rollout)
+    assert sum(ids.numel() == sampler.policy.vocabulary.size for ids in embedded) == 1
+
+
 def test_tokens_are_no_distance_from_themselves(random_policy):
     """Exactly 0: the expanded square alone would leave 1e-3."""
     vocabulary = random_policy.vocabulary
     table = vocabulary.embed(torch.arange(vocabulary.size)).detach()
-    assert distance_to_nearest(vocabulary, table[::7]).tolist() == [0.0] * len(table[::7])
+    assert distance_to_nearest(table, table[::7]).tolist() == [0.0] * len(table[::7])
     halfway = (table[10] + table[11])[None] / 2
-    assert float(distance_to_nearest(vocabulary, halfway)[0]) == pytest.approx(
+    assert float(distance_to_nearest(table, halfway)[0]) == pytest.approx(
         float((halfway - table).norm(dim=-1).min()), rel=1e-5
     )
 

@@ -281,7 +281,7 @@ def test_mistakes_are_found_before_anything_is_written(config_for, other_folder,
     ]:
         with pytest.raises(UserError, match=message):
             evaluate(config_for(models=models))
-    with pytest.raises(UserError, match="the model's context is 256"):
+    with pytest.raises(UserError, match="the model's context of 256"):
         evaluate(config_for(max_thought_steps=250))
     assert not (tmp_path / "out").exists()
 

@@ -14,6 +14,8 @@ from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.samplefile import append_samples, read_samples
 from softtokens.evaluate.sampling import Sampler
 from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.ops.random import evaluation_seed
+from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits, needed_positions
 from softtokens.rollout.memory import bytes_per_row, is_out_of_memory
 from softtokens.thoughts import build_thought
@@ -229,3 +231,16 @@ def test_lines_of_another_kind_are_dropped(tmp_path, change):
 
 def test_no_file_is_no_samples(tmp_path):
     assert read_samples(tmp_path / "samples.jsonl", [1], 0) == []
+
+
+def test_an_evaluation_draws_other_noise_than_the_training_of_its_problems(random_policy):
+    """With the same seed, problems and numbers of rollouts."""
+    thought = thought_of(CELLS["hard-sample"], random_policy.embedding_rms)
+    limits = Limits(**LIMITS, answer_temperature=0.0)
+    drawn = sampler_of(random_policy, seed=7).draw(thought, [(i, 0) for i in range(len(PROBLEMS))])
+    texts = []
+    for seed in (7, evaluation_seed(7)):
+        rollout = sample_problems(random_policy, thought, PROBLEMS, [[0]] * len(PROBLEMS), limits, seed=seed)
+        texts.append(rollout.thought_texts)
+    assert drawn.thought_texts == texts[1]
+    assert not set(texts[0]) & set(texts[1])

@@ -79,5 +79,22 @@ def test_only_the_last_buffers_are_kept():
     made = []
     kept = KeptBuffers(lambda step: step)
     for kind in ("train", "validate", "train", "evaluate", "train", "validate"):
-        kept.get(kind, lambda kind=kind: made.append(kind))
+        kept.get(kind, 1, lambda kind=kind: made.append(kind))
     assert made == ["train", "validate", "evaluate", "validate"]
+
+
+def test_recordings_outlive_prompts_of_changing_length(lively, prompts):
+    """Prompts of three lengths that need buffers of three sizes, again and again."""
+    thought, made = Gaussian(0.5, 1.0), []
+    batches = [[prompt * copies for prompt in prompts] for copies in (1, 3, 2, 3)]
+    assert len({lively.view(max(map(len, batch)) + 24) for batch in batches}) >= 3
+    plain = [sample_rollout(lively, thought, batch, OF_ROW, keys(), LIMITS) for batch in batches]
+    lively.recordings = KeptBuffers(lambda step: made.append(1) or step)
+    recorded = []
+    for number, batch in enumerate(batches * 3):
+        if number == len(batches) * 2:
+            made.clear()
+        recorded.append(sample_rollout(lively, thought, batch, OF_ROW, keys(), LIMITS))
+    assert made == []  # by then every step has run and was recorded
+    for ours, theirs in zip(recorded, plain * 3, strict=True):
+        assert torch.equal(ours.ids, theirs.ids) and ours.stop_reasons == theirs.stop_reasons

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, MambaConfig, StaticCache
 from softtokens import cli
 from softtokens.config import ScaleConfig, ThoughtConfig
 from softtokens.models import lora
-from softtokens.models.hf import load_policy, load_without_weights, tiny_checkpoint
+from softtokens.models.files import load_without_weights, tiny_checkpoint
+from softtokens.models.hf import load_policy
 from softtokens.models.size import ModelSize
 from softtokens.plan.devices import DEVICES, device_of
 from softtokens.plan.memory import FORCED_TOKENS, footprint

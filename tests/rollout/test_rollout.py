@@ -371,7 +371,7 @@ def test_some_rows_replay_as_among_all(policy, prompts):
 
 
 def test_what_does_not_fit_is_refused(policy, prompts):
-    with pytest.raises(UserError, match="context is 256"):
+    with pytest.raises(UserError, match="context of 256 has room for 0"):
         sample(policy, Hard(), prompts, limits=Limits(max_thought_steps=250))
     with pytest.raises(UserError, match="empty"):
         sample(policy, Hard(), [[]])

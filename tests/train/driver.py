@@ -18,7 +18,8 @@ from softtokens import cli
 from softtokens.train import loop
 
 # Scripts of this folder find each other, and ask no hub.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
+_PATH = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": _PATH, "HF_HUB_OFFLINE": "1"}
 
 
 def reward_texts(setattr: Callable) -> None:

@@ -1,6 +1,8 @@
 """A run that was killed and resumed is the run that was not, bit for bit."""
 
 import json
+import logging
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 
 from softtokens import cli
 from softtokens.models.hf import load_policy
+from softtokens.tasks.prompt import MATH_TEMPLATE
 from softtokens.train import loop
 
 SHARD = "optimizer/shard-00001-model-00001-of-00001.safetensors"
@@ -112,7 +115,7 @@ def test_resume_of_nothing_starts(flags, tmp_path, uninterrupted):
     ("changed", "message"),
     [
         (["--learning-rate", "0.002"], "learning_rate was 0.001, is 0.002"),
-        (["--steps", "9"], "steps was 8, is 9"),
+        (["--steps", "7"], "steps was 8, is 7"),
         (["--gamma", "0.5"], "thought.gamma was 0.33, is 0.5"),
     ],
 )
@@ -163,6 +166,88 @@ def test_a_log_that_was_cut_behind_the_run_s_back_is_not_padded(flags, tmp_path,
     assert cli.main(flags(run, "--resume")) == 2
     assert "is shorter than when the checkpoint was saved" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == b""
+
+
+def test_a_log_with_other_line_ends_is_not_cut_in_the_middle_of_a_line(flags, tmp_path, capsys):
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        run = tmp_path / name.partition(".")[0]
+        stop_after(run, flags, step=7)
+        content = (run / name).read_bytes().replace(b"\n", b"\r\n")
+        (run / name).write_bytes(content)
+        capsys.readouterr()
+        assert cli.main(flags(run, "--resume")) == 2
+        assert f"{name} has other line ends, or other lines, than when" in capsys.readouterr().err
+        assert (run / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("links", ["followed", "lost", "texts"])
+def test_a_run_copied_without_its_links_goes_on(flags, tmp_path, uninterrupted, links):
+    """By cp -L, by a tool that drops links, or by one that writes what they name into files."""
+    stop_after(tmp_path / "original", flags, step=7)
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "original", run, symlinks=links != "followed")
+    for link in [run / "checkpoints" / name for name in ("last", "best")]:
+        assert link.is_symlink() == (links != "followed")
+        if links != "followed":
+            target = link.readlink().name
+            link.unlink()
+            if links == "texts":
+                link.write_text(target)
+    assert load_policy(run).embedding_rms  # its best checkpoint is found
+    assert cli.main(flags(run, "--resume")) == 0
+    assert_same_run(run, uninterrupted)
+
+
+def test_a_run_of_which_only_the_links_were_copied_is_left_alone(flags, tmp_path, capsys, text_rewards):
+    stop_after(tmp_path / "original", flags, step=7)
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "original", run)
+    for folder in (run / "checkpoints").glob("step-*"):
+        shutil.rmtree(folder)
+    before = contents(run)
+    capsys.readouterr()
+    assert cli.main(flags(run, "--resume")) == 2
+    assert "has last or best, but no folder step-N" in capsys.readouterr().err
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_a_run_does_not_go_on_with_other_problems(flags, tmp_path, data_file, capsys, text_rewards, part):
+    own = tmp_path / "own.jsonl"
+    shutil.copy(data_file, own)
+    flag = {"training": "--task", "validation": "--validation"}[part]
+    assert cli.main(flags(tmp_path / "run", flag, str(own))) == 0
+    before = contents(tmp_path / "run")
+    rows = own.read_text().splitlines(keepends=True)
+    own.write_text("".join([rows[1], rows[0], *rows[2:]]))
+    assert cli.main(flags(tmp_path / "run", flag, str(own), "--resume")) == 2
+    assert f"holds a run on other problems: {part} had" in capsys.readouterr().err
+    assert contents(tmp_path / "run") == before
+    own.write_text("".join(rows))
+    assert cli.main(flags(tmp_path / "run", flag, str(own), "--resume")) == 0
+    (tmp_path / "run/problems.json").unlink()  # as in runs of earlier versions
+    assert cli.main(flags(tmp_path / "run", flag, str(own), "--resume")) == 0
+    assert (tmp_path / "run/problems.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "template"),
+    [
+        ([{"prompt": "Tom has 4.", "answer": "4"}], [], "{question}"),
+        ([{"question": "Tom has 4.", "answer": "4"}], [], MATH_TEMPLATE),
+        ([{"question": "Tom has 4.", "prompt": "?", "answer": "4"}], ["--template", "Q {question}"], "Q {question}"),
+    ],
+)
+def test_a_checkpoint_knows_the_template_that_was_used(tmp_path, model_folder, capsys, caplog, rows, more, template):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = ["--steps", "1", "--group-size", "2", "--max-thought-steps", "3", "--max-answer-tokens", "3"]
+    run = ["--model", str(model_folder), "--output", str(tmp_path / "run"), "--validate-every", "0", "--device", "cpu"]
+    assert cli.main(["train", "--task", str(file), *sizes, *run, *more]) == 0
+    assert load_policy(tmp_path / "run").template == template
+    with caplog.at_level(logging.INFO, logger="softtokens"):
+        assert cli.main(["generate", "What?", "--model", str(tmp_path / "run"), "--max-thought-steps", "3"]) == 0
+    assert ("so the question is the prompt" in caplog.text) == (template == "{question}")
 
 
 def test_last_and_best_are_models_that_anything_loads(flags, tmp_path, text_rewards, monkeypatch):

@@ -30,6 +30,22 @@ def test_a_lost_connection_is_said_once(flags, tmp_path, text_rewards, monkeypat
     assert caplog.text.count("wandb has failed (the network is gone)") == 1
 
 
+def test_a_run_that_goes_on_is_the_same_one_at_wandb(flags, tmp_path, text_rewards, monkeypatch):
+    """Which matches by id alone."""
+    started = []
+    wandb = types.ModuleType("wandb")
+    run = types.SimpleNamespace(log=lambda metrics, step: None, finish=lambda: None)
+    wandb.init = lambda **options: started.append(options) or run
+    wandb.__spec__ = types.SimpleNamespace(name="wandb")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    for name in ("one", "other"):
+        assert cli.main(flags(tmp_path / name, "--wandb", "project")) == 0
+    assert cli.main(flags(tmp_path / "one", "--wandb", "project", "--resume")) == 0
+    first, other, again = (options["id"] for options in started)
+    assert first == again != other and len(first) >= 8
+    assert all(options["resume"] == "allow" for options in started)
+
+
 def test_tensorboard_that_fails_is_left_out(flags, tmp_path, text_rewards, monkeypatch, caplog):
     from torch.utils.tensorboard import SummaryWriter
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from softtokens.paths import expanded
 from softtokens.types import UserError
 
 SCHEMA = 1
@@ -54,7 +55,7 @@ def read_main(root: Path) -> dict[str, Any] | None:
 
 def check_output(output: str) -> Path:
     """The folder, if an evaluation may be written there: it is new, empty, or an evaluation."""
-    root = Path(output)
+    root = Path(expanded(output))
     try:
         if root.exists() and not root.is_dir():
             raise UserError(f"output is {output!r}, which is a file; give a folder")

@@ -12,6 +12,8 @@ import numpy as np
 from softtokens.evaluate.choices import describe_scores
 from softtokens.evaluate.nll import ChoiceScores, continuation_log_probs
 from softtokens.models.hf import HFPolicy
+from softtokens.models.tokens import prompt_ids
+from softtokens.paths import expanded
 from softtokens.types import UserError
 
 
@@ -25,6 +27,7 @@ class Harness:
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         # its thousands of own tasks take a while to find, and are not needed where the user's folder has all
+        include = None if include is None else expanded(include)
         self._manager = None if include is None else TaskManager(include_path=include, include_defaults=False)
         if self._manager is None or not set(names) <= set(self._manager.all_tasks):
             self._manager = TaskManager(include_path=include)
@@ -75,8 +78,9 @@ def adapter_of(policy: HFPolicy):
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
             del kwargs
-            special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-            return policy.tokenizer.encode(string, **special)
+            if add_special_tokens is False or not string:
+                return policy.tokenizer.encode(string, add_special_tokens=False)
+            return prompt_ids(policy, [("a text of the lm-eval task", string)])[0]
 
         def loglikelihood(self, requests, disable_tqdm: bool = True):
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from softtokens.assemble import problems_sha256
+from softtokens.checkpoints import best_checkpoint
 from softtokens.config import TaskConfig
 from softtokens.evaluate.naming import named_sources
 from softtokens.evaluateconfig import EvaluateConfig
@@ -80,7 +82,7 @@ def _run_config(run: Path) -> dict[str, Any] | None:
 
 def _require_checkpoint(name: str, path: str) -> None:
     folder = Path(path)
-    if _run_config(folder) is not None and not any((folder / "checkpoints" / x).is_dir() for x in ("best", "last")):
+    if _run_config(folder) is not None and best_checkpoint(folder) == folder:
         raise UserError(f"model {name!r} is {path!r}, a training run that has no checkpoint yet; let it reach a save")
 
 
@@ -99,13 +101,12 @@ def fingerprint(policy: HFPolicy) -> str:
 
 
 def task_entry(name: str, task: TaskConfig, problems: list) -> dict[str, Any]:
-    """The entry of a task in evaluation.json; `sha256` is of its problems as the model and the grader see them."""
-    seen = [[problem.id, problem.prompt, problem.answer] for problem in problems]
+    """The entry of a task in evaluation.json."""
     return {
         "name": name,
         "source": task.path or task.name,
         "split": task.split or "test",
         "problems": len(problems),
         "config": dataclasses.asdict(task),
-        "sha256": hashlib.sha256(json.dumps(seen).encode()).hexdigest(),
+        "sha256": problems_sha256(problems),
     }

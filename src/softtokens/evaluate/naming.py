@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from softtokens.paths import expanded
 from softtokens.types import UserError
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+=@-]+", re.ASCII)
@@ -30,9 +31,10 @@ def named_sources(what: str, given: Sequence[str]) -> dict[str, str]:
 
 
 def split_name(text: str) -> tuple[str, str]:
-    """The name and the source of `NAME=SOURCE`, or of a source alone: the last part of its path."""
-    match = None if Path(text).exists() else _NAMED.fullmatch(text)
-    name, source = (match[1], match[2]) if match else (_last_part(text), text)
+    """The name and the source of `NAME=SOURCE`, or of a source alone: the last part of its path. Paths are expanded."""
+    whole = expanded(text)
+    match = None if Path(whole).exists() else _NAMED.fullmatch(text)
+    name, source = (match[1], expanded(match[2])) if match else (_last_part(whole), whole)
     if not name.strip("."):
         raise UserError(f"{text!r} gives no name to call it by; give one, as NAME={source}")
     return name, source

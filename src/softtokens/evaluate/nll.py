@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from softtokens.models.policy import Policy
+from softtokens.models.tokens import prompt_ids, require_rows
 from softtokens.ops import streamed
 from softtokens.rollout.stopping import continuation_ids
 from softtokens.types import ChoiceItem, UserError
@@ -33,8 +34,8 @@ class ChoiceScores:
 
 @torch.no_grad()
 def score_choices(policy: Policy, items: Sequence[ChoiceItem], *, rows_per_batch: int = 64) -> ChoiceScores:
-    """Likelihood of every choice of every item. UserError when an item does not fit the model's context."""
-    pairs = [_encoded(policy, item, choice) for item in items for choice in item.choices]
+    """Likelihood of every choice of every item. UserError as from `encoded_choices`."""
+    pairs = encoded_choices(policy, items)
     total = np.array([log_prob for log_prob, _ in continuation_log_probs(policy, pairs, rows_per_batch=rows_per_batch)])
     correct, normalized, nll = [], [], []
     row = 0
@@ -48,12 +49,20 @@ def score_choices(policy: Policy, items: Sequence[ChoiceItem], *, rows_per_batch
     return ChoiceScores(np.array(correct), np.array(normalized), np.array(nll))
 
 
+def encoded_choices(policy: Policy, items: Sequence[ChoiceItem]) -> list[tuple[list[int], list[int]]]:
+    """Prompt and choice in token ids, for every choice of every item. UserError for an item that does not fit the
+    model's context, or cannot be fed."""
+    return [_encoded(policy, item, choice) for item in items for choice in item.choices]
+
+
 def _encoded(policy: Policy, item: ChoiceItem, choice: str) -> tuple[list[int], list[int]]:
-    prompt = policy.tokenizer.encode(item.prompt)
+    name = f"multiple-choice item {item.id}"
+    (prompt,) = prompt_ids(policy, [(name, item.prompt)])
     ids = continuation_ids(policy.tokenizer, item.prompt, choice)
+    require_rows(policy, ids, name)
     if len(prompt) + len(ids) > policy.context_length:
         raise UserError(
-            f"multiple-choice item {item.id} has {len(prompt) + len(ids)} tokens, but the model's context is "
+            f"{name} has {len(prompt) + len(ids)} tokens, but the model's context is "
             f"{policy.context_length}; leave it out"
         )
     return prompt, ids

@@ -15,7 +15,9 @@ from torch import Tensor
 from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import estimate
 from softtokens.models.hf import HFPolicy
+from softtokens.models.tokens import prompt_ids
 from softtokens.ops import streamed
+from softtokens.paths import expanded
 from softtokens.tasks.files import ENDINGS, load_rows, text_at
 from softtokens.types import UserError
 
@@ -24,7 +26,7 @@ _SHARES = ("top1_agreement",)
 
 def load_texts(source: str) -> list[str]:
     """The lines of a text file that are not empty, or column `text` of a data file. UserError when there is none."""
-    path = Path(source).expanduser()
+    path = Path(expanded(source))
     if path.name.lower().endswith(ENDINGS):
         rows = load_rows(source)
         return [text_at(row, "text", where=f"{source}, row {i}") for i, row in enumerate(rows)]
@@ -36,6 +38,11 @@ def load_texts(source: str) -> list[str]:
     if not texts:
         raise UserError(f"texts is {source!r}, which holds no text; put one on each line")
     return texts
+
+
+def encoded_texts(policy: HFPolicy, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each. UserError for one that cannot be fed."""
+    return prompt_ids(policy, ((f"text {i} (the first is text 0)", text) for i, text in enumerate(texts)))
 
 
 def digest(texts: Sequence[str]) -> str:
@@ -62,8 +69,7 @@ def preservation(base: HFPolicy, trained: HFPolicy, texts: Sequence[str], names:
     context = min(base.context_length, trained.context_length)
     sums: dict[str, list[float]] = {"kl_per_token": [], "top1_agreement": [], "nll_difference": []}
     tokens = []
-    for text in texts:
-        ids = base.tokenizer.encode(text)
+    for ids in encoded_texts(base, texts):
         pieces = [ids[start : start + context] for start in range(0, len(ids), context)]
         pieces = [piece for piece in pieces if len(piece) > 1]  # the first token of a piece is predicted by nothing
         if pieces:
@@ -92,13 +98,14 @@ def _token_columns(base: HFPolicy, trained: HFPolicy, ids: list[int]) -> Tensor:
     for policy in (base, trained):
         inputs = policy.vocabulary.embed(torch.tensor([ids], device=policy.device))
         hidden.append(policy.hidden_states(inputs)[0, :-1])
-    following = torch.tensor(ids[1:], device=base.device)
+    # logits are of tokens alone, so what follows is named by its place among them
+    following = torch.searchsorted(base.vocabulary.tokens, torch.tensor(ids[1:], device=base.device))
     rows = streamed.default_chunk_rows(base.vocabulary)
     columns = []
     for start in range(0, len(following), rows):
         some = slice(start, start + rows)
         p, q = (
-            policy.vocabulary.logits(h[some])[:, : policy.vocabulary.size].log_softmax(dim=-1)
+            policy.vocabulary.of_tokens(policy.vocabulary.logits(h[some])).log_softmax(dim=-1)
             for policy, h in zip((base, trained), hidden, strict=True)
         )
         kl = (p.exp() * (p - q)).sum(dim=-1)

@@ -20,7 +20,6 @@ from softtokens.models.hf import HFPolicy
 from softtokens.ops import streamed
 from softtokens.ops.mixture import tempered_softmax
 from softtokens.ops.random import Stream
-from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.batches import RowName
 from softtokens.rollout.memory import is_out_of_memory
 from softtokens.rollout.record import Rollout
@@ -140,7 +139,7 @@ def _step_columns(policy: HFPolicy, steps: Steps, own: Tensor) -> dict[str, Any]
 
 @torch.no_grad()
 def measure_steps(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Steps:
-    """Peak memory: the body's activations for [rows, seq] and a few chunks of logits."""
+    """Peak memory: the body's activations for [rows, seq], the table in float32 and a few chunks of logits."""
     vocabulary = policy.vocabulary
     hidden = hidden_before_thoughts(policy, rollout)
     row, position = torch.nonzero(rollout.is_thought, as_tuple=True)
@@ -149,6 +148,7 @@ def measure_steps(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Steps
     fed = vocabulary.embed(token) if rollout.inputs is None else rollout.inputs[row, step]
     noise = _noise_length(thought, rollout, row, step)
     unit = policy.embedding_rms * vocabulary.table.shape[1] ** 0.5
+    embeddings = vocabulary.embed(vocabulary.tokens)
     chunk = streamed.default_chunk_rows(vocabulary)
     parts = []
     for start in range(0, len(row), chunk):
@@ -165,7 +165,7 @@ def measure_steps(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Steps
                 entropy=soft.entropy,
                 max_weight=soft.max_weight,
                 effective_support=soft.effective_support,
-                distance_to_token=distance_to_nearest(vocabulary, fed[some]) / unit,
+                distance_to_token=distance_to_nearest(embeddings, fed[some]) / unit,
                 noise=noise[some] / unit,
                 noise_ratio=noise[some] / mean.norm(dim=-1),
                 top_ids=top.indices,
@@ -177,14 +177,13 @@ def measure_steps(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Steps
 
 
 @torch.no_grad()
-def distance_to_nearest(vocabulary: Vocabulary, vectors: Tensor) -> Tensor:
-    """Euclidean distance of each vector [rows, dim] to the nearest embedding of a token that exists, [rows].
+def distance_to_nearest(embeddings: Tensor, vectors: Tensor) -> Tensor:
+    """Euclidean distance of each vector [rows, dim] to the nearest embedding of a token, [rows].
 
     The nearest is found by the expanded square, whose rounding would drown small distances; its distance is not.
     """
-    table = vocabulary.embed(torch.arange(vocabulary.size, device=vectors.device))
-    square = table.square().sum(-1) - 2 * (vectors @ table.T)
-    return (vectors - table[square.argmin(dim=-1)]).norm(dim=-1)
+    square = embeddings.square().sum(-1) - 2 * (vectors @ embeddings.T)
+    return (vectors - embeddings[square.argmin(dim=-1)]).norm(dim=-1)
 
 
 def _noise_length(thought: Thought, rollout: Rollout, row: Tensor, step: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from softtokens.evaluate.folder import cell_folder, choices_file, preservation_file, read_main, read_result
+from softtokens.paths import expanded
 from softtokens.types import UserError
 
 
@@ -35,7 +36,7 @@ class Results:
 
 def read_results(folder: str | Path) -> Results:
     """UserError when the folder is no evaluation, or holds results of another schema."""
-    root = Path(folder)
+    root = Path(expanded(folder))
     main = read_main(root)
     if main is None:
         raise UserError(f"{str(folder)!r} holds no evaluation.json; give a folder that softtokens evaluate wrote")

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from softtokens.assemble import grader_of, problems_of
 from softtokens.config import TaskConfig, ThoughtConfig
 from softtokens.evaluate.cells import Cell, cells_of
@@ -32,13 +30,15 @@ from softtokens.evaluate.harness import Harness
 from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.models import Models, task_entry
 from softtokens.evaluate.naming import named_sources
-from softtokens.evaluate.preservation import digest, load_texts, preservation
+from softtokens.evaluate.nll import encoded_choices
+from softtokens.evaluate.preservation import digest, encoded_texts, load_texts, preservation
 from softtokens.evaluate.profile import chosen_rows, profile, traces
 from softtokens.evaluate.samplefile import read_samples, write_samples
 from softtokens.evaluate.sampling import Sampler
 from softtokens.evaluate.summary import summarize
 from softtokens.evaluateconfig import EvaluateConfig
 from softtokens.models.hf import HFPolicy
+from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import encode_prompts, require_room
 from softtokens.rollout.limits import Limits
 from softtokens.tasks import load_choice_items
@@ -73,12 +73,12 @@ class Task:
     problems: list[Problem]
 
 
+@flushing_denormals()
 def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None) -> Path:
     """Evaluate as configured; returns the folder (docs/evaluation.md).
 
     What can go wrong is looked for before anything is written: every model is loaded once, and every prompt measured.
     """
-    torch.set_flush_denormal(True)  # see train.loop
     root = check_output(config.output)
     tasks = _tasks(config)
     outside = _Outside.of(config)
@@ -89,7 +89,8 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
     for name in models.paths:
         policy = models.load(name)
         for task in tasks:
-            require_room(policy, task.problems, limits)
+            require_room(policy, task.problems, limits, name=f"task {task.name!r}")
+        outside.require_room(policy)
         described.append(models.describe(name))
     cells = cells_of(config)
     entry = {
@@ -148,6 +149,12 @@ class _Outside:
             raise UserError("texts compares models with a base, but there is only one model; add it to --models")
         for file in sorted(preservation_file(root, "x").parent.glob("*.json")):
             is_done(file, {"sha256": digest(self.texts)})
+
+    def require_room(self, policy: HFPolicy) -> None:
+        """UserError when an item or a text cannot be fed to the model."""
+        for items in self.items.values():
+            encoded_choices(policy, items)
+        encoded_texts(policy, self.texts or ())
 
     def _made_from_task(self) -> dict[str, Any]:
         return {"source": "lm-eval", "limit": self.limit}

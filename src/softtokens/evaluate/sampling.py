@@ -14,6 +14,7 @@ from pathlib import Path
 from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.samplefile import Sample, append_samples
 from softtokens.models.hf import HFPolicy
+from softtokens.ops.random import evaluation_seed
 from softtokens.rewards import Grader
 from softtokens.rewards.extract import answer_in
 from softtokens.rollout.batches import RowName, encode_prompts, in_order_of_length, sample_problems, stream_problems
@@ -70,7 +71,8 @@ class Sampler:
         ordered = [(i, sample) for i, own in of_problem.items() for sample in own]
         assert ordered == rows, "rows of a problem are neighbours"
         chosen = [self.problems[i] for i in of_problem]
-        return sample_problems(self.policy, thought, chosen, list(of_problem.values()), self.limits, seed=self.seed)
+        seed = evaluation_seed(self.seed)
+        return sample_problems(self.policy, thought, chosen, list(of_problem.values()), self.limits, seed=seed)
 
     def _allowed(self, todo: list[RowName]) -> int:
         """Rows at a time. Prompts get longer along the list, so it is asked for the longest."""
@@ -78,9 +80,9 @@ class Sampler:
         return min(most, len(todo)) if len(todo) < ROW_MULTIPLE and most < ROW_MULTIPLE else most
 
     def _stream(self, thought: Thought, todo: list[RowName], slots: int) -> Iterator[list[Sample]]:
-        started = time.perf_counter()
+        started, seed = time.perf_counter(), evaluation_seed(self.seed)
         for rows, rollout in stream_problems(
-            self.policy, thought, self.problems, todo, self.limits, seed=self.seed, slots=slots
+            self.policy, thought, self.problems, todo, self.limits, seed=seed, slots=slots
         ):
             seconds = (time.perf_counter() - started) / len(rows)
             yield self._samples(rows, rollout, seconds)

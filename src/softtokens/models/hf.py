@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable, Hashable
@@ -11,18 +10,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from softtokens.models import attention, lora
+from softtokens.models import attention
+from softtokens.models.files import find, load_model, without_progress_bars
 from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
 from softtokens.models.probe import probe, require_same_decoding, require_same_logits
 from softtokens.models.recompute import Recompute
 from softtokens.models.recording import KeptBuffers, cuda_graphs
+from softtokens.models.tokens import owned_ids
 from softtokens.ops.compiling import compiled_or_plain, worth_compiling
+from softtokens.ops.denormals import flushing_denormals
 from softtokens.ops.vocabulary import Vocabulary, full_precision
-from softtokens.types import UserError, first_line
+from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
-TINY = "tiny"
 _STATE_FILE = "softtokens.json"
 # Attention looks at a multiple of this many positions: on the CPU so that a row gets the same bits beside longer ones
 # and alone, on a GPU so that a few recordings serve all lengths.
@@ -69,12 +70,16 @@ class HFPolicy:
         self.recordings: KeptBuffers | None = None
         model.set_attn_implementation(attention.NAME)
         self._recompute: Recompute | None = None
+        rows = model.get_input_embeddings().weight.shape[0]
+        owned = owned_ids(tokenizer, rows) if mask_unused else range(rows)
+        self._size = owned[-1] + 1
+        self._owned = torch.tensor(owned, device=_with_data(self.device)) if len(owned) < self._size else None
         if like is not None:
             self.eos_ids, self._transform, self.embedding_rms = like.eos_ids, like._transform, like.embedding_rms
             self._recompute = like._recompute and Recompute(self.hidden_states, self.context_length)
             return
-        self._transform = probe(model, len(tokenizer))
-        _require_rows_for(tokenizer, model)
+        _require_rows_for(tokenizer, rows)
+        self._transform = probe(model, self._size)
         self._drive(type(model).__name__)
         if embedding_rms is None:
             table = self.vocabulary.table.detach()
@@ -105,11 +110,11 @@ class HFPolicy:
     @property
     def vocabulary(self) -> Vocabulary:
         head = self.model.get_output_embeddings()
-        rows = head.weight.shape[0]
         return Vocabulary(
             head=head.weight,
             table=self.model.get_input_embeddings().weight,
-            size=min(rows, len(self.tokenizer)) if self.mask_unused else rows,
+            size=self._size,
+            owned=None if self._owned is None else self._owned.to(head.weight.device),
             bias=head.bias,
             **self._transform,
         )
@@ -204,13 +209,14 @@ class HFPolicy:
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """An ordinary Hugging Face folder, loadable by AutoModelForCausalLM (of a model with adapters: a peft folder),
         plus our own small state file. weights: to be saved in the place of the model's own."""
-        with _without_progress_bars():
+        with without_progress_bars():
             self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
         state = {"embedding_rms": self.embedding_rms, "template": self.template}
         (Path(folder) / _STATE_FILE).write_text(json.dumps(state) + "\n")
 
 
+@flushing_denormals()
 def load_policy(
     name: str | Path,
     *,
@@ -225,29 +231,10 @@ def load_policy(
     merge_adapters: add the adapters of a peft folder into the weights, else leave them beside, to be trained. Weights
     must be safetensors; code that comes with a model is never run. Raises UserError with the way out.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path, source = _found(str(name))
-    _require_loadable(str(name), path)
-    weights = lora.base_of(path) if lora.is_folder(path) else source
-    try:
-        with _without_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                weights, dtype=dtype, trust_remote_code=False, use_safetensors=True
-            )
-            if weights != source:
-                model = lora.load(model, path, merge=merge_adapters)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises a dozen kinds, all of them about what the user named
-        raise UserError(
-            f"model {str(name)!r} could not be loaded: {first_line(error)} "
-            "Give a folder with config.json, a tokenizer and *.safetensors, or a hub name reachable from here."
-        ) from error
-    _require_finite(model, str(name))
-    state_file = path / _STATE_FILE
-    state = json.loads(state_file.read_text()) if state_file.is_file() else {}
+    source = find(str(name))
+    model, tokenizer = load_model(source, dtype, merge_adapters=merge_adapters)
+    state_file = None if source.folder is None else source.folder / _STATE_FILE
+    state = json.loads(state_file.read_text()) if state_file is not None and state_file.is_file() else {}
     return HFPolicy(
         model.to(device),
         tokenizer,
@@ -257,100 +244,13 @@ def load_policy(
     )
 
 
-def load_without_weights(name: str | Path) -> nn.Module:
-    """The model of a folder, a run or a hub name as a module without data (on the meta device): its shapes."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    path, source = _found(str(name))
-    if lora.is_folder(path):
-        source = lora.base_of(path)
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # as in `load_policy`
-        raise UserError(
-            f"the configuration of model {str(name)!r} could not be loaded: {first_line(error)} "
-            "Give a folder with config.json, or a hub name reachable from here."
-        ) from error
-    if lora.is_folder(path):
-        lora.add_as_in(model, path)
-    return model
-
-
-def tiny_checkpoint() -> Path:
-    """The folder of the embedded checkpoint: a 1-3 M parameter Llama that knows the arithmetic task."""
-    return Path(__file__).resolve().parent.parent / "assets" / "tiny-llama"
-
-
-def _found(name: str) -> tuple[Path, str]:
-    """The checkpoint's folder, and what transformers is to load: that folder, or a hub name, which is none."""
-    path = tiny_checkpoint() if name == TINY else _checkpoint_in(Path(name))
-    _require_found(name, path)
-    return path, str(path.resolve()) if path.is_dir() else name
-
-
-def _checkpoint_in(path: Path) -> Path:
-    """Of a run's folder the best checkpoint, or the last of a run without validation; any other path as it is."""
-    links = [path / "checkpoints" / link for link in ("best", "last")]
-    return next((link for link in links if link.is_dir()), path)
-
-
-def _require_found(name: str, path: Path) -> None:
-    beside_others = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
-    looks_local = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2 or beside_others
-    if not path.exists():
-        if looks_local:
-            raise UserError(f"model is {name!r}, a folder that does not exist; give a model folder or a hub name")
-        return
-    if not path.is_dir():
-        raise UserError(f"model is {name!r}, which is a file; give the folder that holds config.json and the weights")
-
-
-def _require_loadable(name: str, path: Path) -> None:
-    if not path.exists():
-        return
-    if not (path / "config.json").is_file() and not lora.is_folder(path):
-        raise UserError(f"model folder {name!r} has no config.json; it is not a Hugging Face model folder")
-    if (path / "metrics.jsonl").is_file():
-        raise UserError(f"model is {name!r}, a training run that has no checkpoint yet; let it reach its first save")
-    if not any(path.glob("*.safetensors")):
-        raise UserError(
-            f"model folder {name!r} holds no weights (*.safetensors). Other formats can run code when opened and are "
-            "not loaded; save the model again with save_pretrained(..., safe_serialization=True)."
-        )
-
-
-def _require_finite(model: nn.Module, name: str) -> None:
-    for parameter_name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise UserError(
-                f"model {name!r} has numbers that are not finite in {parameter_name}; its training went wrong before "
-                "it was saved. Use an earlier checkpoint."
-            )
-
-
-def _require_rows_for(tokenizer, model: nn.Module) -> None:
+def _require_rows_for(tokenizer, rows: int) -> None:
     """Tokens that were added to a tokenizer may lie beyond the table (Gemma's for images do), ordinary ones may not."""
-    rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"the model's embedding table has {rows:,} rows and its tokenizer {tokenizer.vocab_size:,} tokens, so some "
             "texts cannot be fed; the tokenizer is another model's. Put the model's own into its folder."
         )
-
-
-@contextlib.contextmanager
-def _without_progress_bars():
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
 
 
 def _eos_ids(model: nn.Module, tokenizer) -> frozenset[int]:
@@ -367,6 +267,8 @@ def _sliding_window(config) -> tuple[int | None, bool]:
     layer_types = getattr(config, "layer_types", None)
     if window is None or getattr(config, "use_sliding_window", True) is False:
         return None, False
+    if window < 1:
+        raise UserError(f"config.json has sliding_window {window}, in which no token is seen; set it to null for none")
     if layer_types is None:
         return window, False
     kinds = set(layer_types)
@@ -388,3 +290,8 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device is {name!r}, but torch sees no CUDA device; use auto or cpu")
     return device
+
+
+def _with_data(device: torch.device) -> torch.device:
+    """The CPU for tensors of a model that is without data yet."""
+    return torch.device("cpu") if device.type == "meta" else device

@@ -3,15 +3,18 @@ mixture of embeddings and the log-probabilities read these two directly."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from softtokens.models.blocks import blocks
+from softtokens.paths import expanded
 from softtokens.types import UserError
 
 CONFIG_FILE = "adapter_config.json"
@@ -35,16 +38,64 @@ def add(model: nn.Module, rank: int, alpha: float | None, targets: tuple[str, ..
 
 
 def load(model: nn.Module, folder: Path, *, merge: bool) -> nn.Module:
-    """The model with the adapters of a peft folder beside its layers; merge: added into its weights."""
+    """The model with the adapters of a peft folder beside its layers; merge: added into its weights. UserError when
+    they are not adapters of this model."""
     _require_peft()
     if not merge:
-        model.load_adapter(str(folder), is_trainable=True)
+        report = model.load_adapter(str(folder), is_trainable=True)
+        if report is not None:  # older versions of transformers report nothing
+            shapes = [str(mismatched[0]) for mismatched in report.mismatched_keys]
+            _require_fit(folder, model, report.missing_keys, report.unexpected_keys, shapes)
         return model
-    from peft import PeftModel
+    from peft import PeftConfig, get_peft_model
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, for what peft asks it
-        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload().requires_grad_(True)
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
+        config = PeftConfig.from_pretrained(str(folder))
+        config.base_model_name_or_path = model.name_or_path  # peft warns when it has moved
+        wrapped = get_peft_model(model, config)
+        report = wrapped.load_adapter(str(folder), "default")
+        _require_fit(folder, model, report.missing_keys, report.unexpected_keys, ())
+        return wrapped.merge_and_unload().requires_grad_(True)
+
+
+def _require_fit(
+    folder: Path, model: nn.Module, missing: Iterable[str], unexpected: Iterable[str], shapes: Iterable[str]
+) -> None:
+    misfit = Misfit(sorted(missing), sorted(unexpected), sorted(shapes))
+    if misfit:
+        raise UserError(
+            f"the adapters in {str(folder)!r} do not fit their base ({type(model).__name__}, named in {CONFIG_FILE}): "
+            f"in *.safetensors {misfit.in_words(misfit.unused)}. Save the adapters again, or name the model that they "
+            "were trained on."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Misfit:
+    """How the weights in files differ from those of a model: names of missing ones, of unused ones, and of ones with
+    another shape. True when anything does."""
+
+    missing: list[str]
+    unused: list[str]
+    shapes: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unused or self.shapes)
+
+    def in_words(self, unused: list[str]) -> str:
+        """unused: all of them, also those that do no harm."""
+        kinds = {"are missing": self.missing, "are unused": unused, "have another shape": self.shapes}
+        parts = [f"{len(keys)} weights {what} ({a_few(keys)})" for what, keys in kinds.items() if keys]
+        compiled = any("_orig_mod." in key for key in unused)
+        return " and ".join(parts) + (
+            "; _orig_mod. in front of names comes from torch.compile: save the model inside it" if compiled else ""
+        )
+
+
+def a_few(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
 
 
 def add_as_in(model: nn.Module, folder: Path) -> None:
@@ -56,19 +107,38 @@ def add_as_in(model: nn.Module, folder: Path) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder holds adapters and not a whole model."""
-    return (path / CONFIG_FILE).is_file() and not (path / "config.json").is_file()
+    """Whether a folder holds adapters. Some trainers put the config.json of the base beside them."""
+    return (path / CONFIG_FILE).is_file()
 
 
 def base_of(folder: Path) -> str:
-    """The folder or hub name of the model that adapters belong to."""
+    """The folder or hub name of the model that adapters belong to; a relative path may start at their folder."""
+    file = folder / CONFIG_FILE
     try:
-        base = json.loads((folder / CONFIG_FILE).read_text())["base_model_name_or_path"]
+        base = json.loads(file.read_text())["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} cannot be read ({error}); it is not a peft folder") from error
+        raise UserError(f"{file} cannot be read ({error}); it is not a peft folder") from error
     if not isinstance(base, str) or not base:
-        raise UserError(f"{folder / CONFIG_FILE} names no base model (base_model_name_or_path)")
-    return base
+        raise UserError(f"{file} names no base model (base_model_name_or_path)")
+    places = [folder / expanded(base), Path(expanded(base))]
+    place = next((place for place in places if place.is_dir()), None)
+    if place is None and (trained := _model_of_run(folder)) is not None:
+        return trained  # the path is that of another machine
+    if place is None and (places[1].is_absolute() or base.startswith(".") or base.count("/") > 1):
+        raise UserError(
+            f"{file} names as its base model (base_model_name_or_path) {base!r}, a folder that does not exist; write "
+            "there where the base is now, a path or a hub name"
+        )
+    return base if place is None else str(place.resolve())
+
+
+def _model_of_run(checkpoint: Path) -> str | None:
+    """What the run that a checkpoint lies in was started with, if that is here."""
+    try:
+        name = json.loads((checkpoint.parent.parent / "config.json").read_text())["model"]
+        return name if name == "tiny" or Path(expanded(name)).is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def has_adapters(model: nn.Module) -> bool:

@@ -111,8 +111,8 @@ def require_same_logits(policy: Policy, name: str) -> None:
     """Refuse a model that, run as rollouts run it, gives other logits than when it is left to itself."""
     vocabulary, model = policy.vocabulary, policy.model
     ids = (torch.arange(12, device=policy.device) * 7 % vocabulary.size)[None]
-    expected = full_precision(model(input_ids=ids).logits[0, :, : vocabulary.size])
-    logits = vocabulary.logits(policy.hidden_states(vocabulary.embed(ids))[0])[:, : vocabulary.size]
+    expected = vocabulary.of_tokens(full_precision(model(input_ids=ids).logits[0]))
+    logits = vocabulary.of_tokens(vocabulary.logits(policy.hidden_states(vocabulary.embed(ids))[0]))
     tolerance = 5e-2 if vocabulary.table.dtype in (torch.bfloat16, torch.float16) else 1e-3
     if not (logits - expected).abs().max() <= tolerance * expected.abs().max():
         raise UserError(f"{name} gives other logits when positions are given with the embeddings")

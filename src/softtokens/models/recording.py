@@ -51,19 +51,24 @@ class Recorder:
 
 
 class KeptBuffers:
-    """Buffers and the recordings made on them, by everything that both depend on; the last few."""
+    """Buffers and the recordings made on them, by everything that both depend on; the last few. Larger buffers serve
+    smaller needs too: the longest prompt of a batch changes from step to step."""
 
     def __init__(self, record: Callable[[Callable[[], None]], Callable[[], None]]):
         self._record = record
-        self._kept: OrderedDict[Hashable, tuple[Any, Recorder]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[int, Any, Recorder]] = OrderedDict()
 
-    def get(self, kind: Hashable, make: Callable[[], Any]) -> tuple[Any, Recorder]:
+    def get(self, kind: Hashable, positions: int, make: Callable[[], Any]) -> tuple[Any, Recorder]:
+        """positions: how many the buffers must have, which `make` gives them."""
+        if kind in self._kept and self._kept[kind][0] < positions:
+            del self._kept[kind]  # before the new ones take memory
         if kind not in self._kept:
-            self._kept[kind] = (make(), Recorder(self._record))
-            if len(self._kept) > _KEPT:
+            if len(self._kept) == _KEPT:
                 self._kept.popitem(last=False)
+            self._kept[kind] = (positions, make(), Recorder(self._record))
         self._kept.move_to_end(kind)
-        return self._kept[kind]
+        _, buffers, recorder = self._kept[kind]
+        return buffers, recorder
 
     def clear(self) -> None:
         self._kept.clear()

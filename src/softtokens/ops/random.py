@@ -34,7 +34,8 @@ class Stream(enum.IntEnum):
 class Keys:
     """Names of the random numbers of a batch of rollouts: one row each.
 
-    seed: the run's seed, 0 <= seed < 2**63. problem, rollout: int64 [rows], each in 0 .. 2**32 - 1.
+    seed: the run's seed, or `evaluation_seed` of it, 0 <= seed < 2**64. problem, rollout: int64 [rows], each in
+    0 .. 2**32 - 1.
     """
 
     seed: int
@@ -42,8 +43,8 @@ class Keys:
     rollout: Tensor
 
     def __post_init__(self):
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; it must be in 0 .. 2**63 - 1")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed is {self.seed}; it must be in 0 .. 2**64 - 1")
 
     def __getitem__(self, rows) -> Keys:
         return Keys(self.seed, self.problem[rows], self.rollout[rows])
@@ -52,6 +53,12 @@ class Keys:
         """The keys of one step (an int, or int64 [rows]) of every row; the stream too may differ by row."""
         step = torch.as_tensor(step, device=self.problem.device, dtype=torch.int64).expand_as(self.problem)
         return StepKeys.of(seed_words(self.seed, self.problem.device), self.problem, self.rollout, step, stream)
+
+
+def evaluation_seed(seed: int) -> int:
+    """Seeds that users give are below 2**63 and name the random numbers of training; an evaluation has the other half.
+    With the same numbers an evaluation on the training problems would replay the noise that was reinforced."""
+    return seed + 2**63
 
 
 @dataclasses.dataclass(frozen=True)

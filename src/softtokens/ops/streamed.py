@@ -132,8 +132,8 @@ class _Chunk:
         self.certain = readout.certain(logits, peak)  # bool [rows], or None if not looked for
         self.top = None if self.certain is None else logits.argmax(-1)
         shifted = logits.sub_(peak)
-        if vocabulary.bias is not None:
-            shifted.clamp_(min=torch.finfo(shifted.dtype).min)  # a bias may be -inf, and 0 * inf is no number
+        if vocabulary.may_be_infinite:
+            shifted.clamp_(min=torch.finfo(shifted.dtype).min)  # 0 * inf is no number
         if with_statistics:
             p = shifted.exp()
             mass = p.sum(-1)

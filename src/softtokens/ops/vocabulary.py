@@ -17,8 +17,8 @@ class Vocabulary:
     """Head and embedding table, as the model really uses them.
 
     head: [vocab, dim], logits = cap(scale * (hidden head^T + bias)). table: [vocab, dim], what a token feeds into the
-    first block is `table_scale * table[token]` (Gemma scales). size: rows at or beyond it belong to no token of the
-    tokenizer and get logit -inf.
+    first block is `table_scale * table[token]` (Gemma scales). Rows that belong to no token of the tokenizer get logit
+    -inf: those at or beyond `size`, and where token ids have holes those that are not in `owned`, int64, ascending.
     """
 
     head: Tensor
@@ -28,6 +28,7 @@ class Vocabulary:
     logit_scale: float = 1.0
     softcap: float | None = None
     table_scale: float = 1.0
+    owned: Tensor | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, dim] to [rows, vocab], at least float32."""
@@ -38,17 +39,37 @@ class Vocabulary:
         return logits
 
     def logits_and_slope(self, hidden: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Logits of all rows of the head, and the derivative of each with respect to hidden head^T: a number, or
-        [rows, vocab] where logits are capped."""
+        """Logits of all rows of the head (-inf in holes), and the derivative of each with respect to hidden head^T: a
+        number, or [rows, vocab] where logits are capped."""
         logits = product(hidden, self.head.T)
         if self.bias is not None:
             logits = logits + full_precision(self.bias)
         if self.logit_scale != 1.0:
             logits = logits * self.logit_scale
-        if self.softcap is None:
-            return logits, self.logit_scale
-        logits = torch.tanh(logits / self.softcap)
-        return self.softcap * logits, self.logit_scale * (1 - logits.square())
+        slope: Tensor | float = self.logit_scale
+        if self.softcap is not None:
+            capped = torch.tanh(logits / self.softcap)
+            logits, slope = self.softcap * capped, self.logit_scale * (1 - capped.square())
+        return logits if self.owned is None else self.to_rows(self.of_tokens(logits)), slope
+
+    @property
+    def may_be_infinite(self) -> bool:
+        """Whether logits of the known rows may be -inf."""
+        return self.bias is not None or self.owned is not None
+
+    @property
+    def tokens(self) -> Tensor:
+        """The rows that belong to a token, int64, ascending."""
+        return torch.arange(self.size, device=self.head.device) if self.owned is None else self.owned
+
+    def of_tokens(self, logits: Tensor) -> Tensor:
+        """Without what belongs to no token: [rows, vocab] to [rows, tokens]."""
+        return logits[:, : self.size] if self.owned is None else logits.index_select(-1, self.owned)
+
+    def to_rows(self, of_tokens: Tensor) -> Tensor:
+        """Back from `of_tokens`: -inf for what belongs to no token."""
+        logits = of_tokens.new_full((len(of_tokens), len(self.head)), float("-inf"))
+        return logits.index_copy(-1, self.tokens, of_tokens)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input embeddings of token ids, at least float32: [*ids, dim]."""
@@ -59,7 +80,7 @@ class Vocabulary:
         return product(weights, self.table) * self.table_scale
 
     def of_known_tokens(self) -> Vocabulary:
-        """Without the rows that belong to no token."""
+        """Without the rows at or beyond `size`."""
         if self.size == self.head.shape[0]:
             return self
         bias = None if self.bias is None else self.bias[: self.size]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 
 from softtokens.models import lora
-from softtokens.models.hf import HFPolicy, load_policy, load_without_weights
+from softtokens.models.files import load_without_weights
+from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.models.size import ModelSize
 from softtokens.ops.random import Keys
 from softtokens.plan.devices import Device, device_of

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from softtokens import __version__
 from softtokens.config import ReportConfig
+from softtokens.paths import expanded
 from softtokens.report import export
 from softtokens.report.compose import compose
 from softtokens.report.page import render
@@ -59,15 +60,15 @@ def build(config: ReportConfig, *, reload_seconds: float | None = None) -> Path:
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
     write_whole(output, render(made, version=__version__, made=now, reload_seconds=reload_seconds))
     if config.figures is not None:
-        export.write_all(made, Path(config.figures))
+        export.write_all(made, Path(expanded(config.figures)))
     return output
 
 
 def place(config: ReportConfig) -> Path:
     """Where the page goes: as asked, or into the one folder that it is about, or into the current folder."""
     if config.output is not None:
-        return Path(config.output)
-    return Path(config.runs[0]) / FILE if len(config.runs) == 1 else Path(FILE)
+        return Path(expanded(config.output))
+    return Path(expanded(config.runs[0])) / FILE if len(config.runs) == 1 else Path(FILE)
 
 
 def write_whole(path: Path, content: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softtokens.config import MODE_TEMPERATURES
+from softtokens.paths import expanded
 from softtokens.report.readers import (
     note_schema,
     number,
@@ -147,7 +148,7 @@ def find(paths: Sequence[str], notes: list[str]) -> tuple[list[Path], list[Path]
     runs: dict[Path, Path] = {}
     evaluations: dict[Path, Path] = {}
     for given in paths:
-        top = Path(given)
+        top = Path(expanded(given))
         if not top.exists():
             raise UserError(
                 f"runs has {given!r}, which does not exist; give folders of training runs or evaluations, or a folder "

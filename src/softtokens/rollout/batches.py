@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from softtokens.models.policy import Policy
+from softtokens.models.tokens import prompt_ids
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout, stream_rollouts
-from softtokens.rollout.limits import Limits, needed_positions
+from softtokens.rollout.limits import Limits, needed_positions, room_for_prompts
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
 from softtokens.types import Problem, UserError
@@ -18,18 +19,31 @@ RowName = tuple[int, int]  # position in the problems, number of the rollout
 
 
 def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int]]:
-    """Token ids of each problem's prompt, with whatever the tokenizer puts in front of a text."""
-    encoded = [policy.tokenizer.encode(problem.prompt) for problem in problems]
-    for problem, ids in zip(problems, encoded, strict=True):
-        if not ids:
-            raise UserError(f"the prompt of problem {problem.id} is empty")
-    return encoded
+    """Token ids of each problem's prompt. UserError for one that is empty or cannot be fed."""
+    return prompt_ids(policy, ((f"the prompt of problem {problem.id}", problem.prompt) for problem in problems))
 
 
-def require_room(policy: Policy, problems: Sequence[Problem], limits: Limits) -> int:
+def require_room(policy: Policy, problems: Sequence[Problem], limits: Limits, *, name: str) -> int:
     """Positions that the longest row may need. UserError if any prompt and the limits do not fit the model's context:
-    before a run, not days into it."""
-    return needed_positions(policy, encode_prompts(policy, problems), limits)
+    before a run, not days into it. name: of the problems, for errors."""
+    prompts = encode_prompts(policy, problems)
+    room = room_for_prompts(policy, limits)
+    too_long = [i for i, ids in enumerate(prompts) if len(ids) > room]
+    if too_long:
+        longest = max(too_long, key=lambda i: len(prompts[i]))
+        raise UserError(
+            f"{name} has {len(too_long)} of {len(problems)} prompts that do not fit: with max_thought_steps "
+            f"{limits.max_thought_steps} and max_answer_tokens {limits.max_answer_tokens} the model's context of "
+            f"{policy.context_length} has room for {max(room, 0)} tokens of prompt, but problem {problems[longest].id} "
+            f"(the first is 0) has {len(prompts[longest])}. Lower the limits"
+            + ("." if len(too_long) == len(problems) else f", or remove {_rows(problems, too_long)}.")
+        )
+    return needed_positions(policy, prompts, limits)
+
+
+def _rows(problems: Sequence[Problem], chosen: list[int]) -> str:
+    ids = ", ".join(str(problems[i].id) for i in chosen[:10])
+    return f"row{'s' * (len(chosen) > 1)} {ids}" + (", ..." if len(chosen) > 10 else "")
 
 
 def sample_problems(

@@ -16,6 +16,7 @@ from softtokens.models.policy import Policy
 from softtokens.models.prefix import PromptStates
 from softtokens.models.recording import Recorder
 from softtokens.ops.compiling import compiled_or_plain
+from softtokens.ops.denormals import flushing_denormals
 from softtokens.ops.random import Keys, seed_words
 from softtokens.rollout.limits import Limits, forced_texts, needed_positions, stop_table
 from softtokens.rollout.machine import BROKEN, DONE, REASONS, THINKING, Machine, Slots, Tape
@@ -73,14 +74,15 @@ def stream_rollouts(
     slots -= slots % _SLOT_MULTIPLE if slots > _SLOT_MULTIPLE else 0
     batch = _Batch(policy, thought, prompts, prompt_of_row, keys, limits, slots, keep_inputs)
     while waiting or batch.alive:
-        if waiting and batch.wants_more:
-            if batch.finished:
-                yield batch.take_finished()
-            batch.admit(waiting)
-            continue
-        if not waiting:
-            batch.shrink()
-        batch.step()
+        if waiting and batch.wants_more and batch.finished:
+            yield batch.take_finished()
+        with flushing_denormals():
+            if waiting and batch.wants_more:
+                batch.admit(waiting)
+                continue
+            if not waiting:
+                batch.shrink()
+            batch.step()
     yield batch.take_finished()
 
 
@@ -119,9 +121,9 @@ class _Batch:
         if policy.recordings is None:
             buffers = self._buffers(slots, positions, keep_inputs)
         else:
-            kind = (slots, positions, keep_inputs, thought, limits, keys.seed)
+            kind = (slots, keep_inputs, thought, limits, keys.seed)
             (self.machine, buffers), self.recorder = policy.recordings.get(
-                kind, lambda: (self.machine, self._buffers(slots, positions, keep_inputs))
+                kind, positions, lambda: (self.machine, self._buffers(slots, positions, keep_inputs))
             )
         self.slots, self.tape, self.kv = buffers
         self.slots.phase.fill_(DONE)

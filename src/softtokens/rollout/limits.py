@@ -71,17 +71,20 @@ def emitted_positions(policy: Policy, limits: Limits) -> int:
     return limits.max_thought_steps + longest_forced + limits.max_answer_tokens
 
 
+def room_for_prompts(policy: Policy, limits: Limits) -> int:
+    """Tokens that a prompt may have, so that thoughts, forced text and answer fit the model's context after it."""
+    return policy.context_length - emitted_positions(policy, limits)
+
+
 def needed_positions(policy: Policy, prompts: list[list[int]], limits: Limits) -> int:
     """How many positions the longest row may need. UserError when that is more than the model's context."""
-    longest_forced = forced_texts(policy.tokenizer, policy.device).longest
     if not prompts or min(map(len, prompts)) == 0:
         raise UserError("a prompt is empty; every prompt needs at least one token")
-    longest = max(map(len, prompts))
-    needed = longest + emitted_positions(policy, limits)
-    if needed > policy.context_length:
+    longest, room = max(map(len, prompts)), room_for_prompts(policy, limits)
+    if longest > room:
         raise UserError(
-            f"the longest prompt has {longest} tokens; with max_thought_steps {limits.max_thought_steps}, "
-            f"{longest_forced} forced and max_answer_tokens {limits.max_answer_tokens} it needs {needed} positions, "
-            f"but the model's context is {policy.context_length}. Lower the limits, or drop the long problems."
+            f"the longest prompt has {longest} tokens; with max_thought_steps {limits.max_thought_steps} and "
+            f"max_answer_tokens {limits.max_answer_tokens} the model's context of {policy.context_length} has room for "
+            f"{max(room, 0)}. Lower the limits, or drop the long prompts."
         )
-    return needed
+    return longest + policy.context_length - room

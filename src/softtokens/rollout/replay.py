@@ -14,6 +14,7 @@ from torch import Tensor
 from softtokens.models.policy import Policy
 from softtokens.models.prefix import PromptStates
 from softtokens.ops import streamed
+from softtokens.ops.denormals import flushing_denormals
 from softtokens.ops.random import Stream
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.record import Kind, Rollout
@@ -56,6 +57,7 @@ class ExpectedGradient:
         return None if of_rows is None else of_rows[row]
 
 
+@flushing_denormals()
 def replay(
     policy: Policy,
     thought: Thought,
@@ -118,6 +120,7 @@ def replay(
     )
 
 
+@flushing_denormals()
 @torch.no_grad()
 def hidden_before_thoughts(policy: Policy, rollout: Rollout) -> Tensor:
     """The hidden states that each thought step was drawn from, row by row: [thought steps of all rows, dim]."""

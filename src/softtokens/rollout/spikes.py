@@ -14,6 +14,8 @@ from torch import Tensor
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.thoughts import Draw, Thought
 
+_ROWS = 4096  # of the head, measured at once
+
 
 class Spikes:
     """Watches the backward pass. limit: scores longer than this are spikes. clips: scale them down to it.
@@ -67,5 +69,10 @@ class Spikes:
 
 def unit_of(vocabulary: Vocabulary) -> float:
     """Root mean square of the lengths of the head's rows."""
-    head = vocabulary.of_known_tokens().head.detach()
-    return float(full_precision(head).square().sum(-1).mean().sqrt())
+    head = vocabulary.head.detach()
+    # A float32 copy of a whole head takes gigabytes. Written in place: small results kept from every piece would lie in
+    # the holes that the piece before left.
+    squares = full_precision(head.new_empty(len(head)))
+    for rows, into in zip(head.split(_ROWS), squares.split(_ROWS), strict=True):
+        into.copy_(full_precision(rows).square().sum(-1))
+    return float(squares[vocabulary.tokens].mean().sqrt())

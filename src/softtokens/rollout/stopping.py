@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softtokens.models.tokens import owned_ids
 from softtokens.types import StopReason
 
 STOP_PHRASE = "The final answer is: "
@@ -78,10 +79,13 @@ def token_texts(tokenizer, vocab: int) -> list[str]:
     """What each token adds to a text. Decoded behind another token, because some tokenizers drop the space in front of
     the first; a token that holds part of a character gives the replacement character, which matches nothing."""
     anchor = tokenizer.encode("a", add_special_tokens=False)[-1]
-    known = range(min(vocab, len(tokenizer)))
+    owned = owned_ids(tokenizer, vocab)
     prefix = len(decode_text(tokenizer, [anchor]))
-    texts = tokenizer.batch_decode([[anchor, token] for token in known], clean_up_tokenization_spaces=False)
-    return [text[prefix:] for text in texts] + [""] * (vocab - len(known))
+    texts = [""] * vocab
+    whole = tokenizer.batch_decode([[anchor, token] for token in owned], clean_up_tokenization_spaces=False)
+    for token, text in zip(owned, whole, strict=True):
+        texts[token] = text[prefix:]
+    return texts
 
 
 def decode_text(tokenizer, ids: list[int]) -> str:

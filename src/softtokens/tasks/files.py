@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from softtokens.paths import expanded
 from softtokens.types import UserError
 
 JSON_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
@@ -35,7 +36,7 @@ def load_rows(
         raise UserError(f"limit is {limit}; give 1 or more, or leave it out to read every row.")
     if not source:
         raise UserError("the name of the data set is empty; give a file, a folder, or owner/name of the hub.")
-    path = Path(source).expanduser()
+    path = Path(expanded(source))
     if path.is_dir():
         rows = _read_folder(path, split, config, limit)
     elif path.exists():

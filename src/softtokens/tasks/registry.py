@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from softtokens.tasks import arithmetic
 from softtokens.tasks.deepscaler import DEEPSCALER
 from softtokens.tasks.files import Row, column_in, is_hub_name, load_rows, present_at, text_at
 from softtokens.tasks.gsm8k import GSM8K
 from softtokens.tasks.math import MATH, MATH500
 from softtokens.tasks.olympiadbench import OLYMPIADBENCH
-from softtokens.tasks.prompt import MATH_TEMPLATE, check_template, fill
+from softtokens.tasks.prompt import MATH_TEMPLATE, PLACE, check_template, fill
 from softtokens.tasks.spec import Reader, TaskSpec, final_answer
 from softtokens.types import Problem, UserError
 
@@ -26,6 +28,14 @@ ARITHMETIC = {"arithmetic": "short", "arithmetic-long": "long"}  # made on the s
 NAMES = frozenset((*ARITHMETIC, *TASKS))
 ARITHMETIC_TRAIN_COUNT, ARITHMETIC_COUNT = 1000, 200  # problems when no limit is given: they never run out
 _MOST_MADE = 1_000_000  # of the arithmetic tasks, which make all of them at the start
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """template: what the questions were put into; `{question}` alone where rows bring whole prompts."""
+
+    problems: list[Problem]
+    template: str
 
 
 def load_problems(
@@ -59,6 +69,32 @@ def load_problems(
     Rows with a column `prompt` are used as they are, unless `question` or `template` is given. `Problem.id` is the
     row's position, and `Problem.columns` hold what the prompt and the answer were not made of.
     """
+    return load_task(
+        task,
+        split=split,
+        limit=limit,
+        path=path,
+        config=config,
+        question=question,
+        answer=answer,
+        template=template,
+        seed=seed,
+    ).problems
+
+
+def load_task(
+    task: str,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    path: str | None = None,
+    config: str | None = None,
+    question: str | None = None,
+    answer: str | None = None,
+    template: str | None = None,
+    seed: int = 0,
+) -> TaskData:
+    """As `load_problems`, with the template that was used."""
     if template is not None:
         check_template(template)
     if task in ARITHMETIC:
@@ -74,15 +110,16 @@ def load_problems(
     return _problems(rows, spec, source, question=question, answer=answer, template=template)
 
 
-def _arithmetic(task: str, split: str | None, limit: int | None, template: str | None, seed: int) -> list[Problem]:
+def _arithmetic(task: str, split: str | None, limit: int | None, template: str | None, seed: int) -> TaskData:
     split = split or "train"
     count = limit if limit is not None else (ARITHMETIC_COUNT if split != "train" else ARITHMETIC_TRAIN_COUNT)
     if count > _MOST_MADE:
         raise UserError(f"limit is {count:,}; the task {task!r} makes at most {_MOST_MADE:,} problems. Lower it.")
     made = arithmetic.problems(split, count, difficulty=ARITHMETIC[task], seed=seed)
     if template is None:
-        return made
-    return [Problem(p.id, fill(template, p.columns["question"]), p.answer, p.columns) for p in made]
+        return TaskData(made, arithmetic.TEMPLATE)
+    filled = [Problem(p.id, fill(template, p.columns["question"]), p.answer, p.columns) for p in made]
+    return TaskData(filled, template)
 
 
 def _find(task: str, path: str | None) -> tuple[TaskSpec, str]:
@@ -113,8 +150,9 @@ def _hub_split(spec: TaskSpec, split: str | None) -> str | None:
 
 def _problems(
     rows: list[Row], spec: TaskSpec, source: str, *, question: str | None, answer: str | None, template: str | None
-) -> list[Problem]:
+) -> TaskData:
     has_prompt = question is None and template is None and any("prompt" in row for row in rows)
+    template = PLACE if has_prompt else template or MATH_TEMPLATE
     asked = "prompt" if has_prompt else None
     if asked is None:
         names = spec.questions if question is None else (question,)
@@ -126,10 +164,9 @@ def _problems(
     for position, row in enumerate(rows):
         where = f"{source}, row {position} (the first is row 0)"
         text = text_at(row, asked, where=where)
-        prompt = text if has_prompt else fill(MATH_TEMPLATE if template is None else template, text)
         columns = {name: value for name, value in row.items() if name not in (asked, answered)}
-        problems.append(Problem(position, prompt, _answer_at(row, answered, read, where), columns))
-    return problems
+        problems.append(Problem(position, fill(template, text), _answer_at(row, answered, read, where), columns))
+    return TaskData(problems, template)
 
 
 def _answer_at(row: Row, column: str, read: Reader, where: str) -> str:

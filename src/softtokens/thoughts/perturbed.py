@@ -70,15 +70,13 @@ class LogitGaussian(Thought):
 
     def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> PerturbedDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
-        real = logits[:, : vocabulary.size]
+        real = vocabulary.of_tokens(logits)
         if self.top_k is None:
             return PerturbedDistribution(logits, self, vocabulary, real, None)
-        if self.top_k > vocabulary.size:
-            raise UserError(
-                f"top_k is {self.top_k}; it must be at most {vocabulary.size}, the tokens of the vocabulary"
-            )
-        support = real.detach().topk(self.top_k, dim=-1).indices
-        return PerturbedDistribution(logits, self, vocabulary, real.gather(-1, support), support)
+        if self.top_k > real.shape[-1]:
+            raise UserError(f"top_k is {self.top_k}; it must be at most {real.shape[-1]}, the tokens of the vocabulary")
+        support = logits.detach().topk(self.top_k, dim=-1).indices
+        return PerturbedDistribution(logits, self, vocabulary, logits.gather(-1, support), support)
 
     def score(
         self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
@@ -128,7 +126,7 @@ class PerturbedDistribution(ThoughtDistribution):
         elif self.support is not None:
             noisy = self.logits.scatter(-1, self.support, value)
         else:
-            noisy = torch.cat((value, self.logits[:, self.vocabulary.size :]), dim=-1)
+            noisy = self.vocabulary.to_rows(value)
         return self.vocabulary.mix(tempered_softmax(noisy, self.thought.tau))
 
     def draw(self, keys: StepKeys) -> Draw:

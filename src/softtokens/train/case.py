@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from softtokens.models.hf import HFPolicy
+from softtokens.paths import expanded
 from softtokens.rollout.record import Rollout
 from softtokens.train.step import Step, Trainee
 from softtokens.types import UserError
@@ -76,6 +77,7 @@ def load_case(file: Path) -> Case:
     """UserError when the file is not one of ours, or its model is gone."""
     from safetensors import SafetensorError, safe_open
 
+    file = Path(expanded(file))
     try:
         with safe_open(file, framework="pt") as opened:
             about = json.loads((opened.metadata() or {}).get("case", "null"))
@@ -87,7 +89,7 @@ def load_case(file: Path) -> Case:
             step=about["step"],
             why=about["why"],
             config=about["config"],
-            model=Path(file).parent / about["model"],
+            model=file.parent / about["model"],
             total_rows=about["total_rows"],
             rollout=Rollout.load(file) if sampled else None,
             advantages=advantages,

@@ -25,10 +25,11 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from softtokens.checkpoints import FOLDER, STATE, checkpoint_name, checkpoints, step_of
+from softtokens.paths import expanded
 from softtokens.train.weights import Weights
 from softtokens.types import UserError
 
-_STATE = "trainer.json"
 _OPTIMIZER = "optimizer"
 _UNFINISHED = ".saving"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -54,8 +55,8 @@ class Progress:
 def save_checkpoint(run: Path, weights: Weights, optimizer: torch.optim.Optimizer, progress: Progress) -> Path:
     """Write step-N, point `last` (and `best`, if this is it) at it, and drop the ones that are neither. All processes
     take part."""
-    root = run / "checkpoints"
-    final = root / _name(progress.step)
+    root = run / FOLDER
+    final = root / checkpoint_name(progress.step)
     unfinished = root / f"{_UNFINISHED}-{final.name}"
     world = weights.world
     try:
@@ -87,7 +88,7 @@ def _finish(
     state = dataclasses.asdict(progress) | {
         "files": {str(path.relative_to(unfinished)): path.stat().st_size for path in files}
     }
-    (unfinished / _STATE).write_text(json.dumps(state, indent=1) + "\n")
+    (unfinished / STATE).write_text(json.dumps(state, indent=1) + "\n")
     _flush(unfinished)
     if final.exists():  # written by a run that was killed before it could use it
         shutil.rmtree(final)
@@ -99,21 +100,21 @@ def _finish(
 def tidy(run: Path, progress: Progress) -> None:
     """Point `last` and `best` at their checkpoints and drop the ones not needed. A resumed run does it again: the kill
     may have come between a save and this."""
-    root = run / "checkpoints"
-    _point(root / "last", _name(progress.step))
-    if progress.best_step is not None and (root / _name(progress.best_step)).is_dir():
-        _point(root / "best", _name(progress.best_step))
-    _retain(root, progress)
+    root = run / FOLDER
+    _point(root / "last", checkpoint_name(progress.step))
+    if progress.best_step is not None and (root / checkpoint_name(progress.best_step)).is_dir():
+        _point(root / "best", checkpoint_name(progress.best_step))
+    _retain(run, progress)
 
 
 def checkpoint_named(name: str) -> tuple[Path, Progress]:
     """The checkpoint RUN@STEP, RUN@last or RUN@best (RUN alone: the last), as the start of another run: its counts of
     what was logged and validated begin anew. UserError with those that there are."""
     run, _, which = name.rpartition("@") if "@" in name else (name, "", "last")
-    root = Path(run).expanduser() / "checkpoints"
-    folder = root / (_name(int(which)) if which.isdecimal() else which)
-    if (which not in ("last", "best") and not which.isdecimal()) or not (folder / _STATE).is_file():
-        there = ", ".join(str(step) for step in sorted(map(_step_of, root.glob("step-*")))) or "none"
+    root = Path(expanded(run)) / FOLDER
+    folder = root / (checkpoint_name(int(which)) if which.isdecimal() else which)
+    if (which not in ("last", "best") and not which.isdecimal()) or not (folder / STATE).is_file():
+        there = ", ".join(str(step_of(checkpoint)) for checkpoint in checkpoints(root.parent)) or "none"
         raise UserError(f"from is {name!r}, which is no checkpoint; give RUN@STEP, steps in {run!r}: {there}")
     try:
         progress = _verified(folder)
@@ -125,15 +126,18 @@ def checkpoint_named(name: str) -> tuple[Path, Progress]:
 def newest_checkpoint(run: Path) -> tuple[Path, Progress] | None:
     """The latest whole checkpoint of a run, None if there is none yet. Damaged ones are named in a warning and passed
     over; UserError when all are damaged, so that nothing is overwritten."""
-    folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
-    for folder in folders:
+    folders = checkpoints(run)
+    for folder in reversed(folders):
         try:
             return folder, _verified(folder)
         except _DAMAGE as error:
             warnings.warn(f"checkpoint {folder} is damaged ({error}); using the one before it", stacklevel=2)
     if folders:
+        raise UserError(f"all checkpoints in {run / FOLDER} are damaged; restore one, or give a new output folder")
+    if any((run / FOLDER / link).is_dir() for link in ("last", "best")):
         raise UserError(
-            f"all checkpoints in {run / 'checkpoints'} are damaged; restore one, or give a new output folder"
+            f"{run / FOLDER} has last or best, but no folder step-N, which these are links to in a run; copy the run "
+            "whole, or rename last to step-N, where N is the step in its trainer.json, with six digits"
         )
     return None
 
@@ -143,7 +147,7 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 def _verified(folder: Path) -> Progress:
     """Where the run was. One of _DAMAGE when a file is missing or has another size than when it was written."""
-    state = json.loads((folder / _STATE).read_text())
+    state = json.loads((folder / STATE).read_text())
     sizes = state.pop("files")
     bad = [n for n, size in sizes.items() if not (folder / n).is_file() or (folder / n).stat().st_size != size]
     if bad:
@@ -198,31 +202,27 @@ def _reason(error: BaseException) -> str:
     return str(error)
 
 
-def _name(step: int) -> str:
-    return f"step-{step:06d}"
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
 def _point(link: Path, target: str) -> None:
-    """Make `link` a symbolic link to a sibling, replacing it in one move."""
+    """Make `link` a symbolic link to a sibling, replacing it in one move. Where a copy of the run has a folder in its
+    place, that is a copy of a sibling."""
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
     fresh = link.with_name(f".{link.name}")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target, target_is_directory=True)
     os.replace(fresh, link)
 
 
-def _retain(root: Path, progress: Progress) -> None:
+def _retain(run: Path, progress: Progress) -> None:
     """Keep the last two (should the newest turn out damaged), the best, and the one that the run is at."""
-    kept = [*sorted(p.name for p in root.glob("step-*"))[-2:], _name(progress.step)]
+    folders = checkpoints(run)
+    kept = [*(folder.name for folder in folders[-2:]), checkpoint_name(progress.step)]
     if progress.best_step is not None:
-        kept.append(_name(progress.best_step))
-    for folder in root.glob("step-*"):
+        kept.append(checkpoint_name(progress.best_step))
+    for folder in folders:
         if folder.name not in kept:
             shutil.rmtree(folder)
-    for folder in root.glob(f"{_UNFINISHED}-*"):
+    for folder in (run / FOLDER).glob(f"{_UNFINISHED}-*"):
         shutil.rmtree(folder)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from softtokens.models.prefix import PromptStates
+from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.memory import is_out_of_memory, release
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import Replay, replay
@@ -43,6 +44,7 @@ class Gradient(NamedTuple):
     tokens_per_backward: int
 
 
+@flushing_denormals()
 def accumulate_gradient(
     weights: Weights,
     batch: Batch,

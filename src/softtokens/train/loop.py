@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from softtokens.assemble import grader_of, problems_of, template_of, validation_problems
+from softtokens.assemble import grader_of, task_data, validation_problems
 from softtokens.config import TrainConfig
 from softtokens.evaluate.accuracy import count_right
 from softtokens.launch import launch
@@ -35,6 +35,7 @@ from softtokens.train.checkpoint import (
 )
 from softtokens.train.fit import Fit, Share, choose
 from softtokens.train.memory import map_blocks_apart
+from softtokens.train.problems import Record, record_of, require_same, write
 from softtokens.train.scoring import RewardFunction, by_function, graded
 from softtokens.train.step import Step, Trainee, train_step
 from softtokens.train.stop import Stopped, StopRequest
@@ -55,9 +56,7 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     Raises UserError for what cannot work, CheckpointError when a checkpoint cannot be written, Stopped after SIGTERM or
     Ctrl-C when all is saved, FloatingPointError when too many steps in a row had to be left out.
     """
-    # thoughts at tau 1e-4 leave softmax tails of denormal numbers, which processors compute very slowly
-    torch.set_flush_denormal(True)
-    hold = rundir.Hold(Path(config.output))
+    hold = rundir.Hold(rundir.folder_of(config))
     with join(launch(), config.device) as world, StopRequest().listening() as stop, contextlib.closing(hold):
         return _train(config, world, stop, hold, reward_func, listener)
 
@@ -78,12 +77,17 @@ def _train(
             f"there are {world.size} processes for problems_per_step * group_size = {rows} rollouts; start fewer, or "
             "make more rollouts"
         )
-    problems = problems_of(config.task, default_split="train")
+    data = task_data(config.task, default_split="train")
+    problems = data.problems
     validation = validation_problems(config) if config.validate_every else []
+    record = record_of(training=problems, validation=validation)
+    world.from_main(lambda: _require_same_problems(run, config, record))
     folder, progress = checkpoint or (None, Progress())
-    weights = _weights(config, folder, world)
+    weights = _weights(config, folder, world, data.template)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
-    positions = require_room(weights.sampler, [*problems, *validation], limits)
+    positions = require_room(weights.sampler, problems, limits, name="the task")
+    if validation:
+        positions = max(positions, require_room(weights.sampler, validation, limits, name="validation"))
     fit = _fit(config, weights, positions, limits, len(validation))  # the optimizer's state is still to come
     optimizer = torch.optim.AdamW(
         weights.parameters.values(),
@@ -108,7 +112,7 @@ def _train(
 
     with contextlib.ExitStack() as closing:
         closing.callback(judge.close)
-        world.from_main(lambda: (rundir.open_run(config), hold.take()))
+        world.from_main(lambda: (rundir.open_run(config), hold.take(), write(run, record)))
         logs = _Logs(config, run, progress, closing) if world.is_main else None
         world.from_main(lambda: tidy(run, progress) if folder is not None and folder.is_relative_to(run) else None)
         _Run(trainee, run, validation, judge, logs, listener).go(progress)
@@ -119,12 +123,12 @@ def _start(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, tuple[Path, Pr
     run = rundir.check_output(config)
     hold.take()
     checkpoint = newest_checkpoint(run) if config.resume else None
-    if config.resume and (run / "config.json").is_file():
-        changed = rundir.changes(rundir.recorded(run), rundir.resolved(config))
-        if checkpoint and any(name.startswith("validation") for name in changed):
+    if checkpoint is not None:
+        changed = rundir.changed_since(run, config)
+        if _validates_otherwise(changed):
             folder, progress = checkpoint  # accuracies on other problems do not compare
             checkpoint = folder, dataclasses.replace(progress, best_step=None, best_accuracy=-1.0)
-        if checkpoint and "steps" in changed and config.schedule != "constant":
+        if "steps" in changed and config.schedule != "constant":
             log.warning(
                 "steps grew: the learning rate follows the %s of %d steps from here", config.schedule, config.steps
             )
@@ -140,15 +144,25 @@ def _start(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, tuple[Path, Pr
     return run, checkpoint
 
 
-def _weights(config: TrainConfig, folder: Path | None, world: World) -> Weights:
-    """The policy, from a checkpoint if there is one, in the form that the configuration asks for."""
+def _validates_otherwise(changed: dict[str, tuple]) -> bool:
+    return any(name.startswith("validation") for name in changed)
+
+
+def _require_same_problems(run: Path, config: TrainConfig, record: Record) -> None:
+    may_change = {"validation"} if _validates_otherwise(rundir.changed_since(run, config)) else set()
+    require_same(run, {name: part for name, part in record.items() if name not in may_change})
+
+
+def _weights(config: TrainConfig, folder: Path | None, world: World, template: str) -> Weights:
+    """The policy, from a checkpoint if there is one, in the form that the configuration asks for. template: of the
+    problems it is trained on."""
     scale = config.scale
 
     def load(device: torch.device) -> HFPolicy:
         policy = load_policy(
             folder or config.model, device=device, mask_unused=config.mask_unused, merge_adapters=False
         )
-        policy.template = template_of(config.task)
+        policy.template = template
         if scale.lora_rank and not lora.has_adapters(policy.model):
             lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
         return policy

@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 
 from softtokens.config import TrainConfig
+from softtokens.paths import expanded
 from softtokens.settings import flat, free_settings
 from softtokens.types import UserError
 
@@ -51,9 +52,13 @@ class Hold:
                 self._lock.release()
 
 
+def folder_of(config: TrainConfig) -> Path:
+    return Path(expanded(config.output))
+
+
 def check_output(config: TrainConfig) -> Path:
     """The run's folder, if the run may be written there: it is new or empty, or holds the run to be resumed."""
-    run = Path(config.output)
+    run = folder_of(config)
     file = run / _CONFIG
     if run.exists() and not run.is_dir():
         raise UserError(f"output is {config.output!r}, which is a file; give a folder")
@@ -73,6 +78,8 @@ def open_run(config: TrainConfig) -> Path:
     """Create the run's folder and write the resolved configuration, or that of a resumed run again. From here on it is
     a run."""
     run = check_output(config)
+    if (run / _CONFIG).is_file() and not changed_since(run, config):
+        return run
     try:
         run.mkdir(parents=True, exist_ok=True)
         unfinished = run / f".{_CONFIG}"
@@ -109,6 +116,14 @@ def _require_resumable(old: dict, new: dict, where: str) -> None:
             f"{where!r} holds a run with another configuration ({listed}); resume with the same one, give a new output "
             f"folder, or begin a new run from a checkpoint of this one with --from {where}@last"
         )
+
+
+def changed_since(run: Path, config: TrainConfig) -> dict[str, tuple]:
+    """Settings in which a resumed run differs from what its folder records, as they were and as they are."""
+    if not (run / _CONFIG).is_file():
+        return {}
+    changed = changes(recorded(run), resolved(config))
+    return {name: values for name, values in changed.items() if name not in ("output", "resume")}
 
 
 def changes(old: dict, new: dict) -> dict[str, tuple]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from softtokens.config import TrainConfig
+from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
@@ -79,6 +80,7 @@ class _Collected:
     samples: list[dict]
 
 
+@flushing_denormals()
 def train_step(t: Trainee, step: int) -> Step:
     """One update.
 

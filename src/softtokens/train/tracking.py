@@ -7,6 +7,7 @@ import importlib.util
 import json
 import logging
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,18 +15,22 @@ from typing import Any, Protocol
 from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
+_WANDB_ID = "wandb-id"
 
 
 class JsonLines:
     """An append-only file of JSON objects, one per line, that can be cut back to an earlier length on resume."""
 
     def __init__(self, path: Path, keep_bytes: int):
-        self._file = open(path, "ab")  # noqa: SIM115 (closed by close)
-        if self._file.tell() < keep_bytes:
+        self._file = open(path, "a+b")  # noqa: SIM115 (closed by close)
+        self._file.seek(max(keep_bytes - 1, 0))
+        last = self._file.read(1) if keep_bytes else b"\n"
+        if last != b"\n":
             self._file.close()
+            what = "is shorter" if not last else "has other line ends, or other lines,"
             raise UserError(
-                f"{path} is shorter than when the checkpoint was saved, so something else has written to it; resume "
-                "with the original file, or give a new output folder"
+                f"{path} {what} than when the checkpoint was saved, so something else has written to it; resume with "
+                "the original file (without the \\r of Windows line ends), or give a new output folder"
             )
         self._file.truncate(keep_bytes)
         self._file.seek(0, os.SEEK_END)
@@ -100,7 +105,11 @@ class _Wandb:
     def __init__(self, project: str, run: Path, config: dict):
         import wandb
 
-        self._run = wandb.init(project=project, name=run.name, dir=str(run), config=config, resume="allow")
+        file = run / _WANDB_ID  # without the id of its first start a run that is resumed would be another one there
+        known = file.read_text().strip() if file.is_file() else ""
+        number = known or uuid.uuid4().hex
+        file.write_text(number + "\n")
+        self._run = wandb.init(project=project, name=run.name, id=number, dir=str(run), config=config, resume="allow")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         self._run.log(metrics, step=step)

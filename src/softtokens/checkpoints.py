@@ -1,0 +1,46 @@
+"""Where a run keeps its models: checkpoints/step-N, and `best` and `last`, which are links to two of them.
+
+A copy of a run may have lost the links, or have folders in their place. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+FOLDER = "checkpoints"
+STATE = "trainer.json"
+_NAME = re.compile(r"step-(\d+)", re.ASCII)
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, by step. From a million steps on their names are longer and do not sort as text."""
+    return sorted(filter(_is_checkpoint, (run / FOLDER).glob("step-*")), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(_NAME.fullmatch(checkpoint.name)[1])
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return _NAME.fullmatch(path.name) is not None
+
+
+def best_checkpoint(path: Path) -> Path:
+    """Of a run's folder the best checkpoint, or the last of a run without validation; any other path as it is."""
+    links = [path / FOLDER / link for link in ("best", "last")]
+    linked = next((link for link in links if link.is_dir()), None)
+    steps = checkpoints(path)
+    if linked is not None or not steps:
+        return linked or path
+    try:
+        best = json.loads((steps[-1] / STATE).read_text())["best_step"]
+        named = path / FOLDER / checkpoint_name(best)
+    except (OSError, ValueError, KeyError, TypeError):
+        return steps[-1]
+    return named if named.is_dir() else steps[-1]

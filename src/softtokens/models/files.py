@@ -1,0 +1,247 @@
+"""From what a user names, a folder, a run or a hub name, to a model that is what its files say, and its tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from softtokens.checkpoints import best_checkpoint
+from softtokens.models import lora
+from softtokens.models.blocks import known_blocks
+from softtokens.models.lora import Misfit
+from softtokens.paths import expanded
+from softtokens.types import UserError, first_line
+
+log = logging.getLogger(__name__)
+TINY = "tiny"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """name: as the user gave it. folder: where its files are; None: on the hub. cached: take them from the hub's cache
+    without asking the hub."""
+
+    name: str
+    folder: Path | None
+    cached: bool = False
+
+    @property
+    def has_adapters(self) -> bool:
+        return self.folder is not None and lora.is_folder(self.folder)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a `from_pretrained` of transformers needs to load it; code that comes with a model is never run."""
+        place = self.name if self.folder is None else str(self.folder.resolve())
+        return {
+            "pretrained_model_name_or_path": place,
+            "local_files_only": self.cached,
+            "trust_remote_code": False,
+        }
+
+    def base(self) -> Source:
+        """The model that holds the weights: of adapters their base, else itself."""
+        if not self.has_adapters:
+            return self
+        base = find(lora.base_of(self.folder))
+        if base.has_adapters:
+            raise UserError(
+                f"{self.folder / lora.CONFIG_FILE} names as its base {base.name!r}, which holds adapters itself; merge "
+                f"those first (softtokens export {base.name} NEW_FOLDER) and name the new folder there"
+            )
+        return base
+
+
+def find(name: str) -> Source:
+    """UserError when there is no such folder, or when the hub says that it has no such model."""
+    path = tiny_checkpoint() if name == TINY else best_checkpoint(Path(expanded(name)))
+    _require_found(name, path)
+    return Source(name, path) if path.exists() else Source(name, None, cached=_only_cached(name))
+
+
+def tiny_checkpoint() -> Path:
+    """The folder of the embedded checkpoint: a 1-3 M parameter Llama that knows the arithmetic task."""
+    return Path(__file__).resolve().parent.parent / "assets" / "tiny-llama"
+
+
+def load_model(source: Source, dtype: torch.dtype, *, merge_adapters: bool) -> tuple[nn.Module, Any]:
+    """The model and its tokenizer. UserError when the files are not of one model, naming them and the weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _require_loadable(source)
+    base = source.base()
+    _require_loadable(base)
+    try:
+        with _without_noise():
+            tokenizer = AutoTokenizer.from_pretrained(**(source if _has_tokenizer(source) else base).options)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                **base.options,
+                dtype=dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported, with both sizes
+                output_loading_info=True,
+            )
+            if lora.has_adapters(model):
+                raise UserError(
+                    f"model is {base.name!r}, a hub repository of adapters; download it (hf download {base.name} "
+                    "--local-dir FOLDER) and give the folder"
+                )
+            _require_all_weights(base.name, model, report)
+            if source.has_adapters:
+                model = lora.load(model, source.folder, merge=merge_adapters)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises a dozen kinds, all of them about what the user named
+        raise UserError(
+            f"model {source.name!r} could not be loaded: {first_line(error)} "
+            "Give a folder with config.json, a tokenizer and *.safetensors, or a hub name reachable from here."
+        ) from error
+    _require_finite(model, source.name)
+    return model, tokenizer
+
+
+def load_without_weights(name: str | Path) -> nn.Module:
+    """The model of a folder, a run or a hub name as a module without data (on the meta device): its shapes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = find(str(name))
+    base = source.base()
+    try:
+        config = AutoConfig.from_pretrained(**base.options)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # as in `load_model`
+        raise UserError(
+            f"the configuration of model {str(name)!r} could not be loaded: {first_line(error)} "
+            "Give a folder with config.json, or a hub name reachable from here."
+        ) from error
+    if source.has_adapters:
+        lora.add_as_in(model, source.folder)
+    return model
+
+
+@contextlib.contextmanager
+def without_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """Without progress bars, and without what transformers logs about weights that do not fit: we refuse them."""
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return not any(words in record.getMessage() for words in ("LOAD REPORT", "checkpoint seem corrupted"))
+
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "integrations.peft")]
+    with without_progress_bars():
+        for logger in loggers:
+            logger.addFilter(is_no_report)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(is_no_report)
+
+
+def _has_tokenizer(source: Source) -> bool:
+    """Adapters are often saved without one: it is that of their base."""
+    return not source.has_adapters or any(source.folder.glob("tokenizer*")) or any(source.folder.glob("vocab*"))
+
+
+def _only_cached(name: str) -> bool:
+    """Whether the hub cannot be reached. Asked once: transformers would ask for several files, each with half a minute
+    of retries."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=10)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"model is {name!r}, which is neither a folder here nor a model of the Hugging Face hub that you may read; "
+            "check the spelling, or log in with `hf auth login` if it is private"
+        ) from error
+    except HfHubHTTPError:
+        return False  # transformers says what it is
+    except Exception:  # no network, or told to be offline
+        return True
+    return False
+
+
+def _require_found(name: str, path: Path) -> None:
+    beside_others = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+    looks_local = path.is_absolute() or name.startswith((".", "~", "$")) or len(path.parts) > 2 or beside_others
+    if not path.exists():
+        if looks_local:
+            raise UserError(f"model is {name!r}, a folder that does not exist; give a model folder or a hub name")
+        return
+    if not path.is_dir():
+        raise UserError(f"model is {name!r}, which is a file; give the folder that holds config.json and the weights")
+
+
+def _require_loadable(source: Source) -> None:
+    name, path = source.name, source.folder
+    if path is None:
+        return
+    weights = [file.name for file in path.glob("*.safetensors")]
+    has_adapters = lora.is_folder(path)
+    if not (path / "config.json").is_file() and not has_adapters:
+        raise UserError(f"model folder {name!r} has no config.json; it is not a Hugging Face model folder")
+    if (path / "metrics.jsonl").is_file():
+        raise UserError(f"model is {name!r}, a training run that has no checkpoint yet; let it reach its first save")
+    if not weights:
+        raise UserError(
+            f"model folder {name!r} holds no weights (*.safetensors). Other formats can run code when opened and are "
+            "not loaded; save the model again with save_pretrained(..., safe_serialization=True)."
+        )
+    if has_adapters and any(not file.startswith("adapter_model") for file in weights):
+        raise UserError(
+            f"model folder {name!r} holds adapters ({lora.CONFIG_FILE}) and a whole model "
+            f"({', '.join(sorted(weights))}); put one of them into a folder of its own"
+        )
+
+
+def _require_all_weights(name: str, model: nn.Module, report: dict[str, Iterable]) -> None:
+    """UserError when transformers found weights of the model missing or of another shape, or has left some of its
+    blocks unused. What lies outside of the blocks (heads for other uses, parts for images) is named in a warning."""
+    inside = tuple({f"{name.rpartition('.')[0]}." for name in _names_of_blocks(model)})
+    unused = sorted(report["unexpected_keys"])
+    of_blocks = [key for key in unused if inside and key.startswith(inside)]
+    shapes = [f"{key} is {list(is_now)}, not {list(wanted)}" for key, is_now, wanted in report["mismatched_keys"]]
+    misfit = Misfit(sorted(report["missing_keys"]), of_blocks, sorted(shapes))
+    if misfit:
+        raise UserError(
+            f"model {name!r} is not what its config.json describes: in its *.safetensors {misfit.in_words(unused)}. "
+            "Put the weights and the config.json of one model into the folder, saved by save_pretrained."
+        )
+    if unused:
+        log.warning("%s", f"model {name!r} has weights that {type(model).__name__} does not use: {lora.a_few(unused)}")
+
+
+def _names_of_blocks(model: nn.Module) -> list[str]:
+    blocks = {id(block) for block in known_blocks(model)}
+    return [name for name, module in model.named_modules() if id(module) in blocks]
+
+
+def _require_finite(model: nn.Module, name: str) -> None:
+    for parameter_name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise UserError(
+                f"model {name!r} has numbers that are not finite in {parameter_name}; its training went wrong before "
+                "it was saved. Use an earlier checkpoint."
+            )
