@@ -115,12 +115,8 @@ def test_shards_of_each_machine(compare, local):
 
 @pytest.mark.slow
 def test_what_shards_may_be_combined_with(compare):
-    parts = (
-        "--tokens-per-backward",
-        "20",
-        "--activation-checkpointing",
-        "always",
-    )  # processes have different numbers of parts
+    # processes have different numbers of parts
+    parts = ("--tokens-per-backward", "20", "--activation-checkpointing", "always")
     compare(
         (("--clip", "each"), ("--parallel", "fsdp", *parts)),
         (("--lora-rank", "4"), ("--parallel", "fsdp")),
@@ -163,7 +159,7 @@ MODULE.FUNCTION = killed
 @pytest.mark.parametrize(
     ("way", "rank", "module", "function"),
     [
-        ("ddp", 1, "step", "_sampled"),
+        ("ddp", 1, "step", "_sample"),
         ("fsdp", 1, "checkpoint", "_save_optimizer"),
         # the other moments were tried once: see docs/reliability.md
     ],
@@ -182,6 +178,34 @@ def test_one_of_two_is_killed(flags, tmp_path, start, text_rewards, together, wa
     together(flags(run, *settings, "--resume"))
     assert cli.main(flags(whole, *SHORT, "--save-every", "1")) == 0
     assert_same_up_to_rounding(run, whole)
+
+
+FULL = """
+import os, time, torch
+from softtokens.train import gradient, peers
+act, calls, tell = gradient._part, [], peers.Peers.tell
+def full(*arguments):
+    calls.append(1)
+    if os.environ["RANK"] == "1" and len(calls) == 2:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return act(*arguments)
+def tell_and_linger(self, error):
+    tell(self, error)
+    time.sleep(60)
+gradient._part, peers.Peers.tell = full, tell_and_linger
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_for_one_out_of_memory_is_told(flags, tmp_path, start):
+    """In the middle of a pass over shards; the connection to the one that failed is still open."""
+    port = str(free_port())
+    settings = (*SHORT, "--parallel", "fsdp", "--tokens-per-backward", "20")
+    both = [start(flags(tmp_path / "run", *settings), FULL, MASTER_PORT=port, **of_rank(i)) for i in range(2)]
+    _, message = both[0].communicate(timeout=120)
+    assert both[0].returncode == 1
+    assert "process 1 failed: CUDA out of memory" in message, message
+    assert both[1].poll() is None  # it would have been waited for
 
 
 def back_to(run: Path, *, step: int) -> None:

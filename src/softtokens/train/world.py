@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from softtokens.launch import Launch
 from softtokens.models.hf import resolve_device
+from softtokens.train.peers import Peers
 from softtokens.types import Elsewhere, UserError, first_line
 
 T = TypeVar("T")
@@ -124,13 +125,18 @@ def join(launch: Launch, device: str) -> Iterator[World]:
         world_size=launch.size,
         timeout=_PATIENCE,
     )
+    peers = Peers(launch.rank)
     try:
         yield World(launch, here)
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):  # gloo raises a plain RuntimeError
+    except BaseException as error:
+        with contextlib.suppress(RuntimeError):  # the store may be gone
+            peers.tell(error)
+        lost = isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error))
+        if lost:  # gloo raises a plain RuntimeError
             raise RuntimeError(
                 "another process of the run is gone, or cannot be reached; what it said last says why. Start all of "
                 f"them again with the same command and --resume. ({first_line(error)})"
             ) from error
         raise
+    peers.close()
     dist.destroy_process_group()  # after a failure the others may be anywhere; then the end of the process ends it
