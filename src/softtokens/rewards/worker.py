@@ -7,7 +7,6 @@ is killed by whoever started it when an answer takes too long.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -16,6 +15,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
+
+from softtokens.rewards.equality import is_equal
 
 MEMORY_BYTES = 2 * 1024**3  # of address space; Math-Verify itself needs a quarter of it
 GRACE_S = 5.0
@@ -32,26 +33,6 @@ def main() -> None:
         with _last_resort(timeout_s + GRACE_S):
             reply = _answer(json.loads(line))
         _send(replies, reply)
-
-
-def is_equal(given: str, expected: str) -> bool:
-    """Whether Math-Verify finds the two answers equal. No time limit of its own: the caller kills the process."""
-    from math_verify import verify
-
-    return verify(_parse_expected(expected), _parse(given), timeout_seconds=None)
-
-
-@functools.lru_cache(maxsize=1024)  # the rollouts of a group share their expected answer
-def _parse_expected(text: str) -> list[Any]:
-    return _parse(text)
-
-
-def _parse(text: str) -> list[Any]:
-    from math_verify import LatexExtractionConfig, parse
-
-    # LaTeX only: the default would also fish any number out of a text it cannot parse, such as `\frac{72`.
-    extraction = [LatexExtractionConfig(boxed_match_priority=0)]
-    return parse(rf"\boxed{{{text}}}", extraction, parsing_timeout=None)
 
 
 def _greeting() -> dict[str, Any]:
