@@ -9,12 +9,12 @@ from softtokens.config import TaskConfig, TrainConfig
 from softtokens.rewards import Grader, grader
 from softtokens.tasks import load_problems
 from softtokens.tasks.arithmetic import TEMPLATE as ARITHMETIC_TEMPLATE
-from softtokens.tasks.prompt import MATH_TEMPLATE
+from softtokens.tasks.prompt import MATH_TEMPLATE, check_template
 from softtokens.tasks.registry import ARITHMETIC, NAMES
 from softtokens.types import Problem, UserError
 
 
-def problems_of(task: TaskConfig, *, default_split: str) -> list[Problem]:
+def problems_of(task: TaskConfig, *, default_split: str, needs_answers: bool = True) -> list[Problem]:
     """The problems a task configuration names; `default_split` where it names no split and the task has several."""
     is_path = task.name not in NAMES and Path(task.name).expanduser().exists()
     split = task.split or (None if is_path else default_split)  # a local file is one split
@@ -28,6 +28,7 @@ def problems_of(task: TaskConfig, *, default_split: str) -> list[Problem]:
         answer=task.answer,
         template=task.template,
         seed=task.seed,
+        needs_answers=needs_answers,
     )
 
 
@@ -42,21 +43,27 @@ def is_arithmetic(task: TaskConfig) -> bool:
 
 def template_of(task: TaskConfig) -> str:
     """The prompt template of a task's problems."""
-    return task.template or (ARITHMETIC_TEMPLATE if is_arithmetic(task) else MATH_TEMPLATE)
+    if task.template is not None:
+        return check_template(task.template)
+    return ARITHMETIC_TEMPLATE if is_arithmetic(task) else MATH_TEMPLATE
+
+
+def validation_task(config: TrainConfig) -> TaskConfig:
+    """What a training run is validated on. It has a grader of its own kind, unless the configuration names one."""
+    name = config.validation
+    task = config.task if name is None else dataclasses.replace(config.task, name=name, path=None)
+    return dataclasses.replace(task, split=config.validation_split, limit=config.validation_problems)
 
 
 def validation_problems(config: TrainConfig) -> list[Problem]:
     """Problems to validate a training run on: those named, or the arithmetic task's own validation split."""
     task = config.task
-    if config.validation is not None:
-        task = dataclasses.replace(task, name=config.validation, path=None)
-    elif not is_arithmetic(task):
+    if config.validation is None and not is_arithmetic(task):
         raise UserError(
             f"validate_every is {config.validate_every}, but task {task.name!r} has no validation problems of its own; "
             "name some with --validation FILE (and --validation-split), or set --validate-every 0"
         )
-    task = dataclasses.replace(task, split=config.validation_split, limit=config.validation_problems)
-    return problems_of(task, default_split="validation")
+    return problems_of(validation_task(config), default_split="validation")
 
 
 def new_folder(output: str) -> Path:

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import re
+import zlib
 from typing import Any
 
-from softtokens.rewards.reading import Reading, read
+from softtokens.rewards.reading import read
 
+_AROUND_SIGNS = re.compile(r"\s*([,;=+()\[\]/-])\s*")
 _DIGITS = 50  # that irrational values are computed to
 _EQUAL = 10**-35  # relative: two irrational values this close are one value
 _LEAST_DECIMALS = 6  # a decimal with as many digits may be a rounding of another value
@@ -28,12 +32,34 @@ class _Number:
 def is_equal(given: str, expected: str) -> bool:
     """Whether the given answer equals the expected one. No time limit of its own: the caller kills the process."""
     one, other = read_cached(expected), read_cached(given)
+    one, other = one.with_unit_of(other, is_given=False), other.with_unit_of(one, is_given=True)
     if not one.may_equal(other):
         return False
-    if one.text == other.text:
+    if _close_up(one.text) == _close_up(other.text):
         return True
     golds, targets = parsed(one.text), parsed(other.text)
     return any(_same(gold, target) for gold in golds for target in targets)
+
+
+def value_of(answer: str) -> float | None:
+    """A number that equal answers share, but for rounding: the value, or that of a formula at a made-up point. None where
+    there is none, or where the same text may have several values."""
+    reading = read_cached(answer)
+    expressions = [e for e in parsed(reading.text) if not isinstance(e, str)]
+    if len(expressions) != 1 or reading.last_letter is not None:
+        return None
+    number = number_of(expressions[0])
+    if number is not None and number.percent:
+        return None
+    try:
+        value = float(_at_point(expressions[0]) if number is None else number.value)
+    except (TypeError, OverflowError):  # no number, a complex one, or one beyond floats
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _close_up(text: str) -> str:
+    return _AROUND_SIGNS.sub(r"\1", text)
 
 
 read_cached = functools.lru_cache(maxsize=4096)(read)
@@ -53,7 +79,7 @@ def parsed(text: str) -> list[Any]:
 
 def _same(gold: Any, target: Any) -> bool:
     from math_verify import verify
-    from sympy import Eq, FiniteSet, MatrixBase, Tuple
+    from sympy import Eq, FiniteSet, Interval, MatrixBase, Tuple
 
     if isinstance(gold, str) or isinstance(target, str):
         return verify(gold, target, timeout_seconds=None)
@@ -68,6 +94,8 @@ def _same(gold: Any, target: Any) -> bool:
         return _matched(_parts(gold), _parts(target))
     if isinstance(gold, Tuple) and isinstance(target, Tuple):
         return _all_same(list(gold), list(target))
+    if isinstance(gold, FiniteSet) and isinstance(target, (Tuple, Interval)):
+        return False  # brackets may be left out of the answer, but not added to it
     if _differ_at_points(gold, target) or not verify(gold, target, timeout_seconds=None):
         return False
     return _parts_agree(gold, target)
@@ -75,7 +103,7 @@ def _same(gold: Any, target: Any) -> bool:
 
 def _parts_agree(gold: Any, target: Any) -> bool:
     """False where Math-Verify, whose closeness is absolute, passed over parts that differ."""
-    from sympy import Basic, Eq, Interval
+    from sympy import Eq, Interval
     from sympy.core.relational import Relational
 
     if isinstance(target, Eq) and not isinstance(gold, Eq):
@@ -92,7 +120,6 @@ def _parts_agree(gold: Any, target: Any) -> bool:
         return True
     if isinstance(gold, Interval) and isinstance(target, Interval):
         return all(map(_parts_agree, ones, others))
-    del Basic
     return _matched(ones, others)
 
 
@@ -168,7 +195,7 @@ def number_of(expression: Any) -> _Number | None:
     decimals, digits = None, 0
     if floats:
         decimals = 10**6  # an exact combination of decimals: only noise is forgiven
-        if len(floats) == 1 and abs(value) == (written := _written(next(iter(floats)))):
+        if len(floats) == 1 and abs(value) == (written := abs(_written(next(iter(floats))))):
             decimals, digits = _places(written)
     return _Number(value, decimals, digits, percent)
 
@@ -189,32 +216,22 @@ def _places(value: Any) -> tuple[int, int]:
 
 
 def _differ_at_points(gold: Any, target: Any) -> bool:
-    """Whether two formulas of the same variables have different values at made-up points. Cheaper than simplifying their
-    difference, and relative: `10^{-25} x` is not `10^{-26} x`."""
-    from sympy import Expr
-
-    if not isinstance(gold, Expr) or not isinstance(target, Expr):
-        return False
-    symbols = gold.free_symbols
-    if not symbols or symbols != target.free_symbols:
-        return False
+    """Whether two formulas have different values at a made-up point. Cheaper than simplifying their difference, and
+    relative: `10^{-25} x` is not `10^{-26} x`."""
     one, other = _at_point(gold), _at_point(target)
-    if one is None or other is None:
-        return False
-    return bool(abs(one - other) > 1e-9 * max(abs(one), abs(other)))
+    return one is not None and other is not None and bool(abs(one - other) > 1e-9 * max(abs(one), abs(other)))
 
 
 @functools.lru_cache(maxsize=1024)
 def _at_point(expression: Any) -> Any:
-    from sympy import Float, Rational, nan, zoo
+    """The value where each variable is a number made of its name; None where there is no finite one."""
+    from sympy import Expr, Rational, nan, zoo
 
-    names = sorted(expression.free_symbols, key=str)
-    point = {symbol: Rational(37 + 13 * i + i * i, 23) for i, symbol in enumerate(names)}
+    if not isinstance(expression, Expr):
+        return None
+    point = {s: Rational(1000 + zlib.crc32(str(s).encode()) % 9973, 997) for s in expression.free_symbols}
     try:
         value = expression.xreplace(point).doit().evalf(20)
     except (TypeError, ValueError, ZeroDivisionError, AttributeError, NotImplementedError):
         return None
-    del Float
-    if not value.is_number or value.has(nan, zoo) or not value.is_finite or value.atoms() and value.free_symbols:
-        return None
-    return value
+    return value if value.is_number and not value.has(nan, zoo) and value.is_finite else None

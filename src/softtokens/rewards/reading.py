@@ -31,7 +31,7 @@ _THOUSANDS = re.compile(r"(?<![\w.])[0-9]{1,3}(?:(?:\\,|\{,\}|,\s*\\!|\\!,|,\\,)
 _SPACED_THOUSANDS = re.compile(r"([+-]?[1-9][0-9]{0,2}(?: [0-9]{3})+)(\.[0-9]+)?")
 _REPEATING = re.compile(r"(?<![\w.])([0-9]*)\.([0-9]{0,20})\\(?:overline|bar)\s*(?:\{([0-9]{1,20})\}|([0-9]))")
 
-_TOKEN = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+|\\.|[ap]\.\s?m\.|[A-Za-z][A-Za-z.'’-]*|\s+|\^\s*(?:\{[^{}]*\}|[0-9])|.", re.S)
+_TOKEN = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+|\\.|[ap]\.\s?m\.|[A-Za-z][A-Za-z.'’-]*|\s+|\^\s*(?:\{[^{}]*\}|[0-9]|\\circ)|.", re.S)
 _CURRENCY = re.compile(r"^([-+]?)\s*(?:US|\\text\s*\{\s*US\s*\})?(\\text\s*\{\s*\\\$\s*\}|\\\$|[$€£¥₹]|\\pounds|\\euro(?![a-z]))\s*(?=[-+.\d\\(])")
 _ORDINAL = re.compile(r"([0-9]+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)(?:\s*\})?\s*\}?")
 _ENDS_A_VALUE = re.compile(r"[0-9}\])!%°]$|\\(?:pi|infty|circ)$")
@@ -40,6 +40,8 @@ _MATHEMATICS = frozenset(
     "sin cos tan cot sec csc log ln exp sqrt frac pi theta alpha beta gamma delta lambda mu sigma omega phi max min gcd lcm mod "
     "inf infty infinity sinh cosh tanh arcsin arccos arctan det".split()
 )
+_LAST_LETTER = re.compile(r"(.*[0-9}])(\s*)([mgshlL])")
+_NO_VARIABLES = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+")
 _GEOMETRY = re.compile(r"\\(angle|measuredangle|overline|overleftrightarrow|triangle)\s*(?:\{\s*([A-Z]{2,3})\s*\}|([A-Z]{2,3})(?![A-Za-z]))")
 _ISOLATED = re.compile(
     r"\\text\s*\{[^{}]*\}|(?:(?<![^\s,;(\[$])|(?<=\\\{))[A-Za-z]{2,}(?:[ '’-]+[A-Za-z]+)*(?![^\s,;)\]$\\])(?!\\(?!\}))"
@@ -54,6 +56,10 @@ class Reading:
     unit: Unit = frozenset()
     bases: tuple[str, ...] = ()
     modulus: str | None = None
+    variables: frozenset[str] = frozenset()
+    """The single letters of a formula: Math-Verify reads R as r."""
+    last_letter: tuple[str, Unit, bool] | None = None
+    """Of `5 m`, which may be five metres: the text without the letter, the unit, and whether a space is between."""
 
     def may_equal(self, other: Reading) -> bool:
         """False where what stands besides the texts says that the two are different. What one side leaves out goes with
@@ -62,7 +68,22 @@ class Reading:
             may_be_same(self.unit, other.unit)
             and (not self.bases or not other.bases or self.bases == other.bases)
             and (self.modulus is None or other.modulus is None or self.modulus == other.modulus)
+            and (self.variables == other.variables or _lower(self.variables) != _lower(other.variables))
         )
+
+    def with_unit_of(self, other: Reading, *, is_given: bool) -> Reading:
+        """This answer to compare with the other: a last letter that may be a unit is one where the other has a unit. In
+        the given answer also where a number is expected; an expected `5 m` may be five times m, which is not 5."""
+        if self.last_letter is None or self.unit:
+            return self
+        text, unit, spaced = self.last_letter
+        if not (other.unit or is_given and spaced and not other.variables):
+            return self
+        return dataclasses.replace(self, text=text, unit=unit, variables=frozenset(), last_letter=None)
+
+
+def _lower(letters: frozenset[str]) -> frozenset[str]:
+    return frozenset(letter.lower() for letter in letters)
 
 
 def read(text: str) -> Reading:
@@ -85,13 +106,22 @@ def read(text: str) -> Reading:
     if {"am", "pm"} & unit:
         text = text.removesuffix(":00")
     text = _wrap_words(_plain_numbers(text))
-    return Reading(text, currency | unit, tuple(bases), next(filter(None, modulus.groups())) if modulus else None)
+    modulo = next(filter(None, modulus.groups())) if modulus else None
+    letter = _LAST_LETTER.fullmatch(text)
+    last_letter = (letter[1], unit_of(letter[3]), bool(letter[2])) if letter else None
+    return Reading(text, currency | unit, tuple(bases), modulo, _variables(text), last_letter)
+
+
+def _variables(text: str) -> frozenset[str]:
+    letters = re.findall(r"[A-Za-z]", _NO_VARIABLES.sub("", text))
+    return frozenset(letters) if len(text) > 1 else frozenset()
 
 
 def _tidy(text: str) -> str:
     text = text.translate(_SIGNS)
     text = _THOUSANDS.sub(lambda match: re.sub(r"[^0-9]", "", match[0]), text)
     text = _ONE_LETTER.sub(r"\1", _FONTS.sub(r"\\text{", text))
+    text = re.sub(r"\\text\s*\{([^{}A-Za-z]*)\}", r"\1", text)  # a number in another font is a number
     text = _PERCENT.sub(r"\\%", _SPACES.sub(" ", text).replace(r"\,", " "))
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] == "$":
@@ -171,9 +201,9 @@ def _is_degree(token: str) -> bool:
 
 
 def _is_plain_unit(word: str, spaced: bool) -> bool:
-    """Whether a word outside of \\text is a unit or a noun: `5 km`, `18 dollars`, `5 m`; not `5m`, `2xy`, `3 abc`."""
+    """Whether a word outside of \\text is a unit or a noun: `5km`, `18 dollars`; not `5 n`, `2xy`, `3 abc`."""
     if is_unit(word):
-        return spaced or len(word) > 1
+        return len(word) > 1
     return spaced and len(word) > 2 and not is_product(word) or word.lower() in ("of", "to")
 
 

@@ -1,4 +1,4 @@
-"""One grading process: for each line of JSON with a pair of answers, says whether Math-Verify finds them equal.
+"""One grading process: for each line of JSON with a pair of answers, says whether they are equal.
 
 Started by the math grader as `python -m softtokens.rewards.worker SECONDS`. It ends when its standard input ends, and
 is killed by whoever started it when an answer takes too long.
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from softtokens.rewards.equality import is_equal
+from softtokens.rewards.equality import is_equal, value_of
 
 MEMORY_BYTES = 2 * 1024**3  # of address space; Math-Verify itself needs a quarter of it
 GRACE_S = 5.0
@@ -48,6 +48,8 @@ def _greeting() -> dict[str, Any]:
 
 def _answer(request: dict[str, str]) -> dict[str, Any]:
     try:
+        if "answer" in request:
+            return {"value": value_of(request["answer"])}
         return {"right": bool(is_equal(request["given"], request["expected"]))}
     except MemoryError:
         os._exit(1)  # nothing works reliably from here; the caller starts another worker
