@@ -96,7 +96,9 @@ def _same(gold: Any, target: Any) -> bool:
         return _all_same(list(gold), list(target))
     if isinstance(gold, FiniteSet) and isinstance(target, (Tuple, Interval)):
         return False  # brackets may be left out of the answer, but not added to it
-    if _differ_at_points(gold, target) or not verify(gold, target, timeout_seconds=None):
+    if _differ_at_points(gold, target) or not verify(
+        gold, target, timeout_seconds=None, allow_set_relation_comp=True
+    ):
         return False
     return _parts_agree(gold, target)
 

@@ -18,6 +18,12 @@ _SIGNS = str.maketrans(
 )  # fmt: skip
 _FONTS = re.compile(r"\\(?:text(?:rm|bf|it|normal)|math(?:rm|bf|it|sf)|mbox|operatorname)\s*\{")
 _ONE_LETTER = re.compile(r"\\text\s*\{\s*([ei])\s*\}")
+_WHOLE_IN_TEXT = re.compile(r"^\s*\\text\s*\{\s*([-+0-9][^{}]*)\}\s*$")
+_SCALE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*(?:\\text\s*\{\s*)?([CF])\b(?:\s*\})?")
+_RATIO = re.compile(r"([0-9]+)\s+(?:\\text\s*\{\s*)?to(?:\s*\})?\s+([0-9]+)")
+_INNER_UNIT = re.compile(
+    r"(?<=[0-9}])\s*(?:\\text\s*\{([^{}]*)\}|([a-z]{2,}))(\s*\^\s*(?:\{\s*-?[0-9]\s*\}|[0-9]))?(?=\s*[,;)\]])"
+)
 _SPACES = re.compile(r"\\(?:quad|qquad|displaystyle|[;: ])(?![A-Za-z])|\\!|~")
 _PERCENT = re.compile(r"(?<=[0-9}])\s*(?:\\text\s*\{\s*)?(?:\\?%|per ?cent\b|percentage\b|pct\b)(?:\s*\})?")
 _MODULUS = re.compile(r"\\pmod\s*\{?\s*(\w+)\s*\}?|\\text\s*\{\s*\(\s*mod\s*(\w+)\s*\)\s*\}|\(\s*\\?b?mod\s*(\w+)\s*\)")
@@ -31,8 +37,8 @@ _THOUSANDS = re.compile(r"(?<![\w.])[0-9]{1,3}(?:(?:\\,|\{,\}|,\s*\\!|\\!,|,\\,)
 _SPACED_THOUSANDS = re.compile(r"([+-]?[1-9][0-9]{0,2}(?: [0-9]{3})+)(\.[0-9]+)?")
 _REPEATING = re.compile(r"(?<![\w.])([0-9]*)\.([0-9]{0,20})\\(?:overline|bar)\s*(?:\{([0-9]{1,20})\}|([0-9]))")
 
-_TOKEN = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+|\\.|[ap]\.\s?m\.|[A-Za-z][A-Za-z.'’-]*|\s+|\^\s*(?:\{[^{}]*\}|[0-9]|\\circ)|.", re.S)
-_CURRENCY = re.compile(r"^([-+]?)\s*(?:US|\\text\s*\{\s*US\s*\})?(\\text\s*\{\s*\\\$\s*\}|\\\$|[$€£¥₹]|\\pounds|\\euro(?![a-z]))\s*(?=[-+.\d\\(])")
+_TOKEN = re.compile(r"\\text\s*\{[^{}]*\}|\\[A-Za-z]+|\\.|[ap]\.\s?m\b\.?|[A-Za-z][A-Za-z.'’-]*|\s+|\^\s*(?:\{[^{}]*\}|[0-9]|\\circ)|.", re.S)
+_CURRENCY = re.compile(r"^([-+]?)\s*(?:US|\\text\s*\{\s*US\s*\})?(\\text\s*\{\s*\\\$\s*\}|\\\$|[$€£¥₹]|Rs\.?|\\pounds|\\euro(?![a-z]))\s*(?=[-+.\d\\(])")
 _ORDINAL = re.compile(r"([0-9]+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)(?:\s*\})?\s*\}?")
 _ENDS_A_VALUE = re.compile(r"[0-9}\])!%°]$|\\(?:pi|infty|circ)$")
 _CLAIMS = frozenset("or and not than is are times over plus minus divided factorial if where when for all any both".split())
@@ -103,8 +109,7 @@ def read(text: str) -> Reading:
     text = _BASE_IN_WORDS.sub("", text)
     text, currency = _without_currency(text.strip())
     text, unit = _without_units(text)
-    if {"am", "pm"} & unit:
-        text = text.removesuffix(":00")
+    text = re.sub(r"^([0-9]{1,2}):00$", r"\1", text)  # the time; a ratio to nothing it cannot be
     text = _wrap_words(_plain_numbers(text))
     modulo = next(filter(None, modulus.groups())) if modulus else None
     letter = _LAST_LETTER.fullmatch(text)
@@ -122,11 +127,16 @@ def _tidy(text: str) -> str:
     text = _THOUSANDS.sub(lambda match: re.sub(r"[^0-9]", "", match[0]), text)
     text = _ONE_LETTER.sub(r"\1", _FONTS.sub(r"\\text{", text))
     text = re.sub(r"\\text\s*\{([^{}A-Za-z]*)\}", r"\1", text)  # a number in another font is a number
+    text = _WHOLE_IN_TEXT.sub(r"\1", _SCALE.sub(_temperature, text))
     text = _PERCENT.sub(r"\\%", _SPACES.sub(" ", text).replace(r"\,", " "))
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] == "$":
         text = text[1:-1].strip()
     return text.removesuffix(".").rstrip()
+
+
+def _temperature(match: re.Match[str]) -> str:
+    return r"\text{ celsius}" if match[1] == "C" else r"\text{ fahrenheit}"
 
 
 def _number_word(word: str) -> str:
@@ -138,7 +148,7 @@ def _without_currency(text: str) -> tuple[str, Unit]:
     match = _CURRENCY.match(text)
     if match is None:
         return text, frozenset()
-    return match[1] + text[match.end() :], unit_of(re.search(r"\\?[$€£¥₹]|\\pounds|\\euro", match[2])[0])
+    return match[1] + text[match.end() :], unit_of(re.search(r"\\?[$€£¥₹]|Rs|\\pounds|\\euro", match[2])[0])
 
 
 def _without_units(text: str) -> tuple[str, Unit]:
@@ -149,13 +159,14 @@ def _without_units(text: str) -> tuple[str, Unit]:
     inner: list[str] = []
 
     def drop_inner(match: re.Match[str]) -> str:
-        words = re.findall(r"[A-Za-z.]+", match[1])
+        phrase = match[1] or match[2] or ""
+        words = re.findall(r"[A-Za-z.]+", phrase)
         if not words or not all(map(is_unit, words)):
             return match[0]
-        inner.append(match[1] + (match[2] or ""))
+        inner.append(phrase + (match[3] or ""))
         return ""
 
-    text = re.sub(r"(?<=[0-9}])\s*\\text\s*\{([^{}]*)\}(\s*\^\s*(?:\{\s*-?[0-9]\s*\}|[0-9]))?(?=\s*[,;)\]])", drop_inner, text)
+    text = _INNER_UNIT.sub(drop_inner, text)
     tokens = _TOKEN.findall(text)
     start = len(tokens)
     while start and _is_of_a_unit(tokens, start - 1):
@@ -166,12 +177,14 @@ def _without_units(text: str) -> tuple[str, Unit]:
     words = [word.lower() for word in re.findall(r"[A-Za-z.]+", re.sub(r"\\text", "", "".join(tail)))]
     spaced = "".join(tokens[:start]) != value
     plain = [token for token in tail if token[0].isalpha()]
+    compound = spaced and ("/" in tail or any(len(word) > 1 and is_unit(word) for word in plain))
     if (
         not tail
         or not value
         or _CLAIMS & set(words)
+        or words and words[0] in ("squared", "cubed")
         or not (_ENDS_A_VALUE.search(value) or not plain and re.search(r"[A-Za-z]$", value))
-        or not all(_is_plain_unit(word, spaced) for word in plain)
+        or not all(_is_plain_unit(word, spaced, compound) for word in plain)
     ):
         return text, unit_of(" ".join(inner))
     phrase = " ".join(token.replace(r"\text", " ").strip("{} ") if token.startswith(r"\text") else token for token in tail)
@@ -200,16 +213,19 @@ def _is_degree(token: str) -> bool:
     return r"\circ" in token
 
 
-def _is_plain_unit(word: str, spaced: bool) -> bool:
-    """Whether a word outside of \\text is a unit or a noun: `5km`, `18 dollars`; not `5 n`, `2xy`, `3 abc`."""
+def _is_plain_unit(word: str, spaced: bool, compound: bool) -> bool:
+    """Whether a word outside of \\text is a unit or a noun: `5km`, `18 dollars`, `5 sq m`; not `5 n`, `2xy`, `3 abc`."""
     if is_unit(word):
-        return len(word) > 1
+        return len(word) > 1 or compound
     return spaced and len(word) > 2 and not is_product(word) or word.lower() in ("of", "to")
 
 
 def _plain_numbers(text: str) -> str:
     text = _EXPONENT.sub(_without_exponent, text)
     text = _REPEATING.sub(_as_fraction, text)
+    ratio = _RATIO.fullmatch(text)
+    if ratio:
+        return f"{ratio[1]}:{ratio[2]}"
     match = _SPACED_THOUSANDS.fullmatch(text)
     if match:
         return match[1].replace(" ", "") + (match[2] or "")

@@ -43,8 +43,8 @@ day
 week wk
 month
 year yr
-am a.m.
-pm p.m.
+am a.m. a.m
+pm p.m. p.m
 cent ¢ penny pennies
 dollar $ \\$ usd buck
 euro € eur \\euro
