@@ -41,13 +41,13 @@ EQUAL = {
     ("2,4,3", "2,3,4"),
     ("-2,1", "(-2,1)"),  # the brackets of a point left out
 }
-MOST_PAIRS = 40_000  # of numbers per set: drawn at random beyond that
 SECONDS = 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--pairs", type=int, default=20_000, help="pairs per set and kind of answer, drawn at random")
     parser.add_argument("--only", help="sets whose name has this in it")
     parser.add_argument("--show", type=int, default=20, help="how many errors of each kind to print per set")
     arguments = parser.parse_args()
@@ -62,7 +62,7 @@ def main() -> None:
         started = time.perf_counter()
         spelled = [(other, answer) for answer in answers for other in spellings(answer)]
         false_wrong = [pair for pair in spelled if not right(grader, *pair)]
-        pairs = list(pairs_of(answers))
+        pairs = list(pairs_of(answers, arguments.pairs))
         pairs += [(expected, given) for given, expected in pairs if kind(given) != "number"]
         false_right = [pair for pair in pairs if right(grader, *pair) and not equal_by_hand(*pair)]
         print(
@@ -78,8 +78,8 @@ def main() -> None:
 def data_sets(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """The different answers of each file; those of multiple choice are no mathematics."""
     for path in sorted(folder.glob("*/*.jsonl*")):
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
-        with opened as lines:
+        open_file = gzip.open if path.suffix == ".gz" else open
+        with open_file(path, "rt", encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         if not any("choices" in row for row in rows):
             yield str(path.relative_to(folder)).split(".")[0], list(dict.fromkeys(str(row["answer"]) for row in rows))
@@ -114,9 +114,16 @@ def spellings(answer: str) -> list[str]:
         top, bottom = int(fraction[2] or fraction[3]), int(fraction[4] or fraction[5])
         return general + fractions(-top if fraction[1] else top, bottom)
     if word:
-        return [word[1], word[1].lower(), word[1].capitalize(), rf"\mathrm{{{word[1]}}}", rf"\textbf{{{word[1]}}}", *general]
+        return [
+            word[1],
+            word[1].lower(),
+            word[1].capitalize(),
+            rf"\mathrm{{{word[1]}}}",
+            rf"\textbf{{{word[1]}}}",
+            *general,
+        ]
     if base:
-        return [base[1], f"{base[1]}_{base[2]}", f"{base[1]}_{{{base[2]}}}", rf"{base[1]}_{{\text{{{'zero one two three four five six seven eight nine'.split()[int(base[2])]}}}}}", *general]  # fmt: skip
+        return [base[1], f"{base[1]}_{base[2]}", f"{base[1]}_{{{base[2]}}}", f"{base[1]} base {base[2]}", *general]
     return general + structures(answer)
 
 
@@ -124,7 +131,13 @@ def numbers(answer: str) -> list[str]:
     value = Decimal(answer)
     plain = format(value, "f")
     exact = Fraction(value)
-    forms = [plain, f"+{plain}" if value > 0 else plain, rf"{plain} \text{{ apples}}", f"{plain} dollars", f"{plain} km"]
+    forms = [
+        plain,
+        f"+{plain}" if value > 0 else plain,
+        rf"{plain} \text{{ apples}}",
+        f"{plain} dollars",
+        f"{plain} km",
+    ]
     forms += [rf"\text{{{plain}}}" if value == value.to_integral() else plain, rf"{plain}\%", f"{plain} units"]
     forms += [rf"\${plain}" if value >= 0 else rf"-\${-value:f}", f"{value:,f}", f"{value:,f}".replace(",", r"\,")]
     forms += [f"{value:,f}".replace(",", "{,}"), f"{value:,f}".replace(",", r",\!"), rf"{plain}^\circ", f"x = {plain}"]
@@ -146,8 +159,16 @@ def fractions(top: int, bottom: int) -> list[str]:
     sign, size = "-" if value < 0 else "", abs(value)
     top, bottom = size.numerator, size.denominator
     forms = [f"{sign}{top}/{bottom}", rf"{sign}\dfrac{{{top}}}{{{bottom}}}", rf"{sign}\tfrac{{{top}}}{{{bottom}}}"]
-    forms += [rf"\frac{{{sign}{top}}}{{{bottom}}}", rf"{sign}\frac{{{3 * top}}}{{{3 * bottom}}}", rf"{sign}\left(\frac{{{top}}}{{{bottom}}}\right)"]  # fmt: skip
-    forms += [f"{sign}{top / bottom:.8f}", rf"{sign}\frac{{{top}}}{{{bottom}}} \text{{ cm}}", f"x = {sign}{top}/{bottom}"]
+    forms += [
+        rf"\frac{{{sign}{top}}}{{{bottom}}}",
+        rf"{sign}\frac{{{3 * top}}}{{{3 * bottom}}}",
+        rf"{sign}\left(\frac{{{top}}}{{{bottom}}}\right)",
+    ]
+    forms += [
+        f"{sign}{top / bottom:.8f}",
+        rf"{sign}\frac{{{top}}}{{{bottom}}} \text{{ cm}}",
+        f"x = {sign}{top}/{bottom}",
+    ]
     rest = bottom
     for prime in (2, 5):
         while rest % prime == 0:
@@ -157,22 +178,38 @@ def fractions(top: int, bottom: int) -> list[str]:
         forms += [f"{sign}{decimal:f}", rf"{sign}{100 * decimal:f}\%", f"{sign}{decimal:e}"]
     whole, part = divmod(top, bottom)
     if whole and part:
-        forms += [rf"{sign}{whole}\frac{{{part}}}{{{bottom}}}", f"{sign}{whole} {part}/{bottom}", rf"{sign}{whole} \frac{{{part}}}{{{bottom}}}"]
+        forms += [
+            rf"{sign}{whole}\frac{{{part}}}{{{bottom}}}",
+            f"{sign}{whole} {part}/{bottom}",
+            rf"{sign}{whole} \frac{{{part}}}{{{bottom}}}",
+        ]
     return forms
 
 
 def structures(answer: str) -> list[str]:
-    forms = [answer.replace(r"\frac", r"\dfrac"), rf"\left({answer}\right)" if re.search(r"[\\a-z]", answer) and not re.search(r"[=,(\[]|\\(?:text|mbox|in|cup|pm|begin)", answer) else answer]  # fmt: skip
+    forms = [answer.replace(r"\frac", r"\dfrac")]
+    if not re.search(r"[=,(\[]|\\(?:text|mbox|in|cup|pm|begin)", answer):
+        forms.append(rf"\left({answer}\right)")
     forms.append(answer.replace(r"\left", "").replace(r"\right", ""))
     forms.append(re.sub(r"(?<=[,])\s*", " ", answer))
     if TUPLE.fullmatch(answer):
         forms.append(rf"\left({TUPLE.fullmatch(answer)[1]}\right)")
     root = ROOT.fullmatch(answer)
     if root:
-        forms += [rf"{root[1]} \cdot \sqrt{{{root[2]}}}", rf"\sqrt{{{int(root[1]) ** 2 * int(root[2])}}}", rf"\sqrt{{{root[2]}}} \cdot {root[1]}"]
-    if re.fullmatch(r"-?[\w.]+(?:\s*,\s*-?[\w.]+)+", answer):  # a list of solutions is a set
+        forms += [
+            rf"{root[1]} \cdot \sqrt{{{root[2]}}}",
+            rf"\sqrt{{{int(root[1]) ** 2 * int(root[2])}}}",
+            rf"\sqrt{{{root[2]}}} \cdot {root[1]}",
+        ]
+    if re.fullmatch(r"-?[\w.]+(?:\s*,\s*-?[\w.]+)+", answer) and not re.fullmatch(
+        r"\d{1,3}(?:,\d{3})+", answer
+    ):  # a list of solutions is a set
         parts = [part.strip() for part in answer.split(",")]
-        forms += [", ".join(reversed(parts)), r"\{" + ", ".join(parts) + r"\}", ", ".join(parts[:-1]) + " and " + parts[-1]]
+        forms += [
+            ", ".join(reversed(parts)),
+            r"\{" + ", ".join(parts) + r"\}",
+            ", ".join(parts[:-1]) + " and " + parts[-1],
+        ]
     if "pmatrix" in answer:
         forms += [answer.replace("pmatrix", "bmatrix")]
     if re.fullmatch(r".*\^\{?\\circ\}?", answer) and "," not in answer:
@@ -190,14 +227,14 @@ def kind(answer: str) -> str:
     return "text" if WORD.fullmatch(answer) else "mathematics"
 
 
-def pairs_of(answers: list[str]) -> Iterator[tuple[str, str]]:
+def pairs_of(answers: list[str], most: int) -> Iterator[tuple[str, str]]:
     """Pairs of different answers. Numbers with words would only be cheap successes."""
     kinds = collections.defaultdict(list)
     for answer in answers:
         kinds[kind(answer)].append(answer)
     for own in kinds.values():
         pairs = list(itertools.combinations(own, 2))
-        yield from pairs if len(pairs) <= MOST_PAIRS else random.Random(0).sample(pairs, MOST_PAIRS)
+        yield from pairs if len(pairs) <= most else random.Random(0).sample(pairs, most)
 
 
 def exact_value(answer: str) -> Fraction | None:
@@ -215,7 +252,7 @@ def exact_value(answer: str) -> Fraction | None:
 def equal_by_hand(given: str, expected: str) -> bool:
     values = exact_value(given), exact_value(expected)
     texts = {re.sub(r"\s|\\left|\\right", "", answer) for answer in (given, expected)}
-    return None not in values and values[0] == values[1] or len(texts) == 1 or (given, expected) in EQUAL
+    return (None not in values and values[0] == values[1]) or len(texts) == 1 or (given, expected) in EQUAL
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.naming import named_sources, split_name
 from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.summary import summarize, votes_of
-from softtokens.rewards.exact import ExactGrader
 from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.rewards.exact import ExactGrader
 from softtokens.thoughts import Gaussian, Hard, thought_setting
 from softtokens.types import UserError
 
@@ -119,11 +119,11 @@ def voted(*answers, grader=None):
 def test_a_vote_counts_as_right_exactly_the_answers_that_are_graded_right():
     wrong, right = ("1 1/2", "wrong"), ("11/2", "right")  # once white space is gone they are one text
     assert voted(wrong, right, wrong, wrong) == [[3, 0], [1, 1]]
-    assert voted(("+5", "wrong"), ("5", "wrong"), (r"\$5.0", "wrong"), ("-0", "wrong"), ("0", "wrong")) == [[3, 0], [2, 0]]
+    assert voted(*((text, "wrong") for text in ("+5", "5", r"\$5.0", "-0", "0"))) == [[3, 0], [2, 0]]
 
 
 def test_right_answers_share_a_vote_even_where_they_do_not_equal_each_other():
-    assert voted(("5 km", "right"), ("5 m", "right"), ("6", "wrong"), ("6", "wrong"), ("6", "wrong")) == [[3, 0], [2, 1]]
+    assert voted(("5 km", "right"), ("5 m", "right"), *[("6", "wrong")] * 3) == [[3, 0], [2, 1]]
 
 
 def test_answers_that_the_grader_fails_on_are_not_shown_to_it_again():
@@ -144,10 +144,9 @@ def test_votes_do_not_depend_on_the_order_of_samples():
                 leaders.append(next((j for j in leaders if abs(int(answers[j]) - int(answer)) <= 1), i))
             return leaders
 
-    own = [("1", "wrong"), ("2", "wrong"), ("3", "wrong"), ("3", "wrong"), ("4", "wrong"), ("4", "wrong"), ("4", "wrong")]
-    assert {str(voted(*order, grader=Near())) for order in itertools.islice(itertools.permutations(own), 0, 5040, 97)} == {
-        "[[5, 0], [2, 0]]"
-    }
+    own = [(text, "wrong") for text in "1233444"]
+    orders = itertools.islice(itertools.permutations(own), 0, 5040, 97)
+    assert {str(voted(*order, grader=Near())) for order in orders} == {"[[5, 0], [2, 0]]"}
 
 
 def test_summary_by_hand():

@@ -1,3 +1,5 @@
+# ruff: noqa: E501 (lists of answers read best in long lines)
+# fmt: off
 """What the math grader finds equal. Rows are (given, expected); the grader itself is asked, without its processes."""
 
 import re
@@ -8,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softtokens.rewards.equality import is_equal, value_of
-from softtokens.rewards.reading import is_product, read
+from softtokens.rewards.reading import read
 from softtokens.rewards.units import may_be_same, unit_of
+from softtokens.rewards.words import is_product
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

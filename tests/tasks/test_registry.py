@@ -153,7 +153,8 @@ def test_answers_may_be_missing_only_where_nothing_compares_with_them(file_of):
     path = file_of({"question": "A?", "level": 1}, {"question": "B?"})
     with pytest.raises(UserError, match=r"no column 'answer'.*grader compares.*reward function of your own"):
         load_problems(path)
-    assert load_problems(path, needs_answers=False) == [Problem(0, asked("A?"), None, {"level": 1}), Problem(1, asked("B?"), None)]
+    problems = [Problem(0, asked("A?"), None, {"level": 1}), Problem(1, asked("B?"), None)]
+    assert load_problems(path, needs_answers=False) == problems
     with pytest.raises(UserError, match="no column 'gold'"):  # named, so it is meant
         load_problems(path, answer="gold", needs_answers=False)
     mixed = file_of({"question": "A?", "answer": "1"}, {"question": "B?", "answer": None})
@@ -162,12 +163,11 @@ def test_answers_may_be_missing_only_where_nothing_compares_with_them(file_of):
 
 def test_numbers_of_a_file_are_answers_that_the_grader_reads(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(
-        '{"question": "A?", "answer": 1e-05}\n{"question": "B?", "answer": 1e23}\n{"question": "C?", "answer": 9007199254740993}\n'
-    )
+    rows = [f'{{"question": "A?", "answer": {number}}}\n' for number in ("1e-05", "1e23", "9007199254740993")]
+    path.write_text("".join(rows))
     assert [p.answer for p in load_problems(str(path))] == ["0.00001", "1" + "0" * 23, "9007199254740993"]
     path.write_text('{"question": "A?", "answer": 1}\n{"question": "B?", "answer": -Infinity}\n')
-    with pytest.raises(UserError, match=r"row 1 .*'answer': the answer is -inf; it has to be plain text or a finite number"):
+    with pytest.raises(UserError, match=r"row 1 .*'answer': the answer is -inf; it has to be .*a finite number"):
         load_problems(str(path))
 
 

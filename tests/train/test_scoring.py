@@ -84,11 +84,14 @@ def test_rewards_that_cannot_be_used_are_refused(returned, message):
         by_function(mine)(PROBLEMS, THOUGHTS, ANSWERS)
 
 
-@pytest.mark.parametrize("returned", [(1, 2.0), torch.tensor([1.0, 2.0]), np.array([1, 2]), [np.float32(1), torch.tensor(2)]])
+@pytest.mark.parametrize(
+    "returned", [(1, 2.0), torch.tensor([1.0, 2.0]), np.array([1, 2]), [np.float32(1), torch.tensor(2)]]
+)
 def test_every_sequence_of_numbers_is_rewards(returned):
     assert by_function(lambda **columns: returned)(PROBLEMS, THOUGHTS, ANSWERS)[0] == [1.0, 2.0]
 
 
 def test_a_reward_function_gets_none_for_answers_that_are_not_there():
     problem = Problem(0, "Say hello.", None)
-    assert by_function(lambda answer, **columns: [float(a is None) for a in answer])([problem], ["a"], ["b"])[0] == [1.0]
+    score = by_function(lambda answer, **columns: [float(a is None) for a in answer])
+    assert score([problem], ["a"], ["b"])[0] == [1.0]

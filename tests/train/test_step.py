@@ -123,3 +123,23 @@ def test_a_reward_function_and_a_listener(model_folder, data_file, tmp_path):
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     assert [s["reward"] for s in samples] == [len(s["thoughts"] + s["answer"]) for s in samples]
     assert len(samples) == 2 * 2  # the first rollout of each problem of each step
+
+
+def test_problems_without_answers_train_with_a_reward_function_only(model_folder, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"question": "Say hello."}\n{"question": "Say something."}\n')
+    config = config_for(model_folder, file, tmp_path / "run", steps=1)
+    run = train(config, reward_func=by_length)
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert {sample["expected"] for sample in samples} == {None}
+    with pytest.raises(UserError, match=r"no column 'answer'.*reward function of your own"):
+        train(dataclasses.replace(config, output=str(tmp_path / "graded")))
+
+
+def test_validation_has_the_grader_of_its_task(model_folder, data_file, tmp_path, monkeypatch):
+    judges = []
+    monkeypatch.setattr(loop, "count_right", lambda *arguments, **options: judges.append(arguments[4]) or 0)
+    config = config_for(model_folder, data_file, tmp_path / "run", steps=1)
+    task = TaskConfig(limit=4)  # arithmetic, which has the exact grader
+    train(dataclasses.replace(config, task=task, validation=str(data_file), validate_every=1), reward_func=by_length)
+    assert [type(judge) for judge in judges] == [MathGrader]

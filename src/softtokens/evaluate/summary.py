@@ -75,8 +75,8 @@ def summarize(
 def votes_of(samples: Sequence[Sample], grader: Grader) -> list[list[int]]:
     """[[how many samples gave this answer, 1 if it is right], ...] of one problem, the most frequent first.
 
-    The right answers are one: each equals the expected one. Of the others those are one that the grader finds equal; the
-    more frequent an answer, the earlier it is what others are compared with, so the order of samples does not matter.
+    The right answers are one: each equals the expected one. Of the others those are one that the grader finds equal.
+    Others are compared with the most frequent answer first, so the order of samples does not matter.
     """
     counts: Counter[str] = Counter(s["extracted"] for s in samples if s["extracted"] is not None)
     right = {s["extracted"] for s in samples if s["verdict"] == Verdict.RIGHT.value}

@@ -32,7 +32,7 @@ class _Number:
 def is_equal(given: str, expected: str) -> bool:
     """Whether the given answer equals the expected one. No time limit of its own: the caller kills the process."""
     one, other = read_cached(expected), read_cached(given)
-    one, other = one.with_unit_of(other, is_given=False), other.with_unit_of(one, is_given=True)
+    one, other = one.beside(other, is_given=False), other.beside(one, is_given=True)
     if not one.may_equal(other):
         return False
     if _close_up(one.text) == _close_up(other.text):
@@ -42,8 +42,8 @@ def is_equal(given: str, expected: str) -> bool:
 
 
 def value_of(answer: str) -> float | None:
-    """A number that equal answers share, but for rounding: the value, or that of a formula at a made-up point. None where
-    there is none, or where the same text may have several values."""
+    """A number that equal answers share, but for rounding: the value, or that of a formula at a made-up point. None
+    where there is none, or where the same text may have several values."""
     reading = read_cached(answer)
     expressions = [e for e in parsed(reading.text) if not isinstance(e, str)]
     if len(expressions) != 1 or reading.last_letter is not None:
@@ -79,7 +79,7 @@ def parsed(text: str) -> list[Any]:
 
 def _same(gold: Any, target: Any) -> bool:
     from math_verify import verify
-    from sympy import Eq, FiniteSet, Interval, MatrixBase, Tuple
+    from sympy import Eq, Expr, FiniteSet, Interval, MatrixBase, Set, Tuple
 
     if isinstance(gold, str) or isinstance(target, str):
         return verify(gold, target, timeout_seconds=None)
@@ -96,9 +96,13 @@ def _same(gold: Any, target: Any) -> bool:
         return _all_same(list(gold), list(target))
     if isinstance(gold, FiniteSet) and isinstance(target, (Tuple, Interval)):
         return False  # brackets may be left out of the answer, but not added to it
-    if _differ_at_points(gold, target) or not verify(
-        gold, target, timeout_seconds=None, allow_set_relation_comp=True
-    ):
+    if isinstance(gold, (Tuple, Interval)) and isinstance(target, FiniteSet):
+        is_point = isinstance(gold, Tuple) or gold.is_open  # (2, 3) is read as an interval
+        return is_point and _all_same(_parts(gold), _in_order(target))
+    for several, single in ((gold, target), (target, gold)):
+        if isinstance(several, (Set, Tuple)) and isinstance(single, Expr):
+            return isinstance(several, FiniteSet) and len(several) == 1 and _same(several.args[0], single)
+    if _differ_at_points(gold, target) or not verify(gold, target, timeout_seconds=None, allow_set_relation_comp=True):
         return False
     return _parts_agree(gold, target)
 
@@ -133,6 +137,11 @@ def _parts(expression: Any) -> list[Any]:
     return list(expression.args) if isinstance(expression, (FiniteSet, Tuple, Union)) else []
 
 
+def _in_order(listed: Any) -> list[Any]:
+    """The parts of a set as they were written: Math-Verify's kind of set keeps that."""
+    return list(getattr(listed, "_unsorted_args", listed.args))
+
+
 def _all_same(golds: list[Any], targets: list[Any]) -> bool:
     return len(golds) == len(targets) and all(map(_same, golds, targets))
 
@@ -140,12 +149,14 @@ def _all_same(golds: list[Any], targets: list[Any]) -> bool:
 def _matched(golds: list[Any], targets: list[Any]) -> bool:
     """Whether each part has a partner of its own."""
     rest = list(targets)
+    if len(golds) != len(targets):
+        return False
     for gold in golds:
         partner = next((i for i, target in enumerate(rest) if _same(gold, target)), None)
         if partner is None:
             return False
         del rest[partner]
-    return not rest
+    return True
 
 
 def numbers_equal(one: _Number, other: _Number) -> bool:
@@ -165,9 +176,8 @@ def _close(one: _Number, other: _Number) -> bool:
     if one.value == other.value:
         return True
     difference, size = abs(one.value - other.value), max(abs(one.value), abs(other.value))
-    if not one.value.is_Rational or not other.value.is_Rational:
-        if difference <= _EQUAL * size:
-            return True
+    if not (one.value.is_Rational and other.value.is_Rational) and difference <= _EQUAL * size:
+        return True
     if one.decimals is None and other.decimals is None:
         return False
     if difference <= min(_NOISE[0] * size, _NOISE[1]):

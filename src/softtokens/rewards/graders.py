@@ -20,9 +20,9 @@ class Grader(Protocol):
         ...
 
     def groups(self, answers: Sequence[str]) -> list[int]:
-        """For each answer the position of the first answer that it equals, perhaps its own: answers with the same number
-        are votes for one. Only first answers are compared with, so an answer joins one group, and a chain of answers
-        that are each close to the next does not become one."""
+        """For each answer the position of the first answer that it equals, perhaps its own: answers with the same
+        position are one group. Only the first answer of a group is compared with, so a chain of answers that are each
+        close to the next does not become one."""
         ...
 
     def close(self) -> None:

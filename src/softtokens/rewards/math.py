@@ -44,7 +44,7 @@ class MathGrader:
         )
 
     def groups(self, answers: Sequence[str]) -> list[int]:
-        """See `Grader.groups`. An answer that the workers fail on is a group of its own, with those of the same text."""
+        """See `Grader.groups`. An answer that the workers fail on is in a group with those of the same text only."""
         first: dict[str, int] = {}
         position = [first.setdefault(normalize(answer), i) for i, answer in enumerate(answers)]
         short = [i for i in sorted(first.values()) if len(answers[i]) <= self._max_answer_characters]

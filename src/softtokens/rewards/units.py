@@ -62,7 +62,7 @@ v volt
 """
 _NAMES = {alias: line.split()[0] for line in _ALIASES.strip().splitlines() for alias in line.split()}
 _COMPOUND = {"mph": "mi/h", "kmh": "km/h", "kph": "km/h", "kmph": "km/h", "fps": "ft/s"}
-_SAY_NOTHING = frozenset("unit units of the a an total altogether exactly each".split())
+_SAY_NOTHING = frozenset(["unit", "units", "of", "the", "a", "an", "total", "altogether", "exactly", "each"])
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_AFTER = {"squared": 2, "cubed": 3}
 _TOKEN = re.compile(r"\^\s*\{?\s*(-?[0-9])\s*\}?|([ap]\.\s?m\b\.?)|(\\?[^\W\d_]+|\\?[$¢€£¥₹])|(/)")
@@ -76,7 +76,7 @@ def is_unit(word: str) -> bool:
 
 
 def unit_of(phrase: str) -> Unit:
-    r"""The words of a phrase in one spelling: `\text{square feet}`, `sq ft` and `ft^2` are {ft^2}; `units` says nothing."""
+    """The words of a phrase in one spelling: `square feet`, `sq ft` and `ft^2` are {ft^2}; `units` says nothing."""
     names: list[str] = []
     exponents: list[int] = []
     power, sign = 1, 1
@@ -92,7 +92,7 @@ def unit_of(phrase: str) -> Unit:
             power = _POWERS[word]
         elif word in _POWERS_AFTER and exponents:
             exponents[-1] *= _POWERS_AFTER[word]
-        elif word and word not in _SAY_NOTHING:
+        elif word and word not in _SAY_NOTHING and word.removesuffix("s") not in MULTIPLES:
             names.append(_name(word) or word.removesuffix("s"))
             exponents.append(sign * power)
             power = 1

@@ -166,8 +166,8 @@ def _require_no_single_object(content: bytes, path: Path) -> None:
         value = json.loads(content.decode("utf-8-sig"))
         if isinstance(value, dict):
             raise UserError(
-                f"{path} holds one JSON object over several lines, with the keys {', '.join(map(repr, value))}. Give one "
-                "row a line, or a list of rows: [{...}, {...}]."
+                f"{path} holds one JSON object over several lines, with the keys {', '.join(map(repr, value))}. "
+                "Write one row a line, or a list of rows: [{...}, {...}]."
             )
 
 

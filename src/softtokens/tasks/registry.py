@@ -145,8 +145,9 @@ def _problems(
         text = text_at(row, asked, where=where)
         prompt = text if has_prompt else fill(MATH_TEMPLATE if template is None else template, text)
         columns = {name: value for name, value in row.items() if name not in (asked, answered)}
-        has_answer = needs_answers or answered is not None and row.get(answered) is not None
-        problems.append(Problem(position, prompt, _answer_at(row, answered, read, where) if has_answer else None, columns))
+        has_answer = needs_answers or row.get(answered) is not None
+        expected = _answer_at(row, answered, read, where) if has_answer else None
+        problems.append(Problem(position, prompt, expected, columns))
     return problems
 
 

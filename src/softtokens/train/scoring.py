@@ -63,7 +63,7 @@ def _checked(rewards: object, count: int, name: str) -> list[float]:
     if len(shape) != 1:
         raise UserError(f"the reward function {name} returned an array of shape {list(shape)}; {wanted}.")
     if len(rewards) != count:
-        raise UserError(f"the reward function {name} returned {len(rewards)} rewards for {count} completions; {wanted}.")
+        raise UserError(f"the reward function {name} returned {len(rewards)} rewards for {count} completions.")
     return [_number(reward, f"the reward function {name} returned", i) for i, reward in enumerate(rewards)]
 
 
