@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from softtokens.config import TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.rewards.math import MathGrader
 from softtokens.train import loop
 from softtokens.train import step as step_module
 from softtokens.train.gradient import accumulate_gradient
 from softtokens.train.loop import train
 from softtokens.train.step import learning_rate
+from softtokens.types import UserError
 
 
 def test_learning_rate_warms_up_peaks_and_falls_to_zero():
