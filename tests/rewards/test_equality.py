@@ -89,8 +89,17 @@ def test_values_are_compared_relative_to_their_size():
     wrong = [("3^{-70}", "3^{-71}"), ("3^{-70}", "0"), ("0.00000003", "0.00000004"), (r"\frac{1}{30!}", r"\frac{1}{31!}"), ("0.00033", "1/3000")]
     wrong += [("(0.00000003, 2)", "(0.00000004, 2)"), (r"\{10^{-30}, 2\}", r"\{10^{-31}, 2\}"), ("10^{-30}x", "10^{-31}x"), ("x=10^{-30}", "x=10^{-31}")]
     wrong += [(r"\begin{pmatrix}10^{-30}\\2\end{pmatrix}", r"\begin{pmatrix}10^{-31}\\2\end{pmatrix}"), ("x > 10^{-30}", "x > 10^{-31}")]
+    wrong += [("y=10^{-30}x", "y=10^{-31}x"), ("0 = x - 1", "0 = x - 2")]
     wrong += [("0.14", "1/7"), ("0.142857", "0.142858"), ("4567890.1", "4567890.2"), ("4567890", "4567890.2"), ("9007199254740993", "9007199254740992.0")]
     assert wrongly_graded(right, right=True) == wrongly_graded(wrong, right=False) == []
+
+
+def test_any_kind_of_mathematics_can_be_compared_with_any_other():
+    kinds = ["3", "x", "x+1", "x=3", "x>3", "(3, 4)", "[3, 4)", "3, 4", r"\{3\}", r"\begin{pmatrix}3\\4\end{pmatrix}", r"\text{east}"]
+    kinds += [r"(-\infty, 3) \cup (4, 5)", r"x \in [3, 4]", "f(x)=3", r"\infty", "1/0", r"\frac{", r"\emptyset", "f(x)", "i", "1 < x < 2"]
+    equal = {("3", "x=3"), ("x=3", "3"), ("3", r"\{3\}"), (r"\{3\}", "3"), ("3, 4", "(3, 4)"), ("f(x)=3", "3"), ("3", "f(x)=3"), ("x=3", r"\{3\}")}
+    right = {(one, other) for one in kinds for other in kinds if one != other and is_equal(one, other)}
+    assert right - equal - {(r"\{3\}", "x=3"), ("f(x)=3", r"\{3\}"), (r"\{3\}", "f(x)=3")} == set()
 
 
 def test_brackets_may_be_left_out_but_not_added():

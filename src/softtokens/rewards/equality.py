@@ -44,8 +44,10 @@ def is_equal(given: str, expected: str) -> bool:
 def value_of(answer: str) -> float | None:
     """A number that equal answers share, but for rounding: the value, or that of a formula at a made-up point. None
     where there is none, or where the same text may have several values."""
+    from sympy import Expr
+
     reading = read_cached(answer)
-    expressions = [e for e in parsed(reading.text) if not isinstance(e, str)]
+    expressions = [e for e in parsed(reading.text) if isinstance(e, Expr)]
     if len(expressions) != 1 or reading.last_letter is not None:
         return None
     number = number_of(expressions[0])
@@ -86,8 +88,8 @@ def _same(gold: Any, target: Any) -> bool:
     one, other = number_of(gold), number_of(target)
     if one is not None and other is not None:
         return numbers_equal(one, other)
-    if isinstance(gold, Eq) and isinstance(target, Eq) and gold.lhs == target.lhs:
-        return _same(gold.rhs, target.rhs)
+    if isinstance(gold, Eq) and isinstance(target, Eq) and gold.lhs == target.lhs and _same(gold.rhs, target.rhs):
+        return True
     if isinstance(gold, MatrixBase) and isinstance(target, MatrixBase):
         return gold.shape == target.shape and _all_same(list(gold), list(target))
     if isinstance(gold, FiniteSet) and isinstance(target, FiniteSet):
@@ -119,6 +121,8 @@ def _parts_agree(gold: Any, target: Any) -> bool:
     one, other = number_of(gold), number_of(target)
     if one is not None and other is not None:
         return numbers_equal(one, other)
+    if _differ_at_points(gold, target):
+        return False
     if isinstance(gold, Relational) and isinstance(target, Relational):
         return gold.func != target.func or gold.lhs != target.lhs or _parts_agree(gold.rhs, target.rhs)
     ones, others = _parts(gold), _parts(target)
@@ -230,6 +234,10 @@ def _places(value: Any) -> tuple[int, int]:
 def _differ_at_points(gold: Any, target: Any) -> bool:
     """Whether two formulas have different values at a made-up point. Cheaper than simplifying their difference, and
     relative: `10^{-25} x` is not `10^{-26} x`."""
+    from sympy import Expr
+
+    if not isinstance(gold, Expr) or not isinstance(target, Expr):
+        return False
     one, other = _at_point(gold), _at_point(target)
     return one is not None and other is not None and bool(abs(one - other) > 1e-9 * max(abs(one), abs(other)))
 
@@ -237,10 +245,8 @@ def _differ_at_points(gold: Any, target: Any) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _at_point(expression: Any) -> Any:
     """The value where each variable is a number made of its name; None where there is no finite one."""
-    from sympy import Expr, Rational, nan, zoo
+    from sympy import Rational, nan, zoo
 
-    if not isinstance(expression, Expr):
-        return None
     point = {s: Rational(1000 + zlib.crc32(str(s).encode()) % 9973, 997) for s in expression.free_symbols}
     try:
         value = expression.xreplace(point).doit().evalf(20)
