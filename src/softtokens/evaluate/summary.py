@@ -78,9 +78,10 @@ def votes_of(samples: Sequence[Sample], grader: Grader) -> list[list[int]]:
     The right answers are one: each equals the expected one. Of the others those are one that the grader finds equal.
     Others are compared with the most frequent answer first, so the order of samples does not matter.
     """
-    counts: Counter[str] = Counter(s["extracted"] for s in samples if s["extracted"] is not None)
-    right = {s["extracted"] for s in samples if s["verdict"] == Verdict.RIGHT.value}
-    failed = {s["extracted"] for s in samples if s["verdict"] in _FAILED} - right
+    answered = [sample for sample in samples if sample["extracted"] is not None]
+    counts: Counter[str] = Counter(s["extracted"] for s in answered)
+    right = {s["extracted"] for s in answered if s["verdict"] == Verdict.RIGHT.value}
+    failed = {s["extracted"] for s in answered if s["verdict"] in _FAILED} - right
     wrong = sorted(counts.keys() - right - failed, key=lambda answer: (-counts[answer], answer))
     votes: Counter[str] = Counter({answer: counts[answer] for answer in failed})  # the grader would fail again
     for answer, first in zip(wrong, grader.groups(wrong), strict=True):
