@@ -1,8 +1,9 @@
 """How often the math grader errs, on the answers of data sets: python benchmarks/grading.py FOLDER
 
 FOLDER holds data sets as folders of .jsonl or .jsonl.gz files with a column `answer` (the repository ships none). Every
-answer is graded in other usual spellings of itself, which have to be right, and against the other answers of its set,
-which have to be wrong unless they are equal in value. That is decided without the grader: plain numbers and fractions
+answer is graded in other usual spellings of itself, which have to be right, against near misses (another base, unit or
+order of letters, a number ten times as large), which have to be wrong, and against the other answers of its set, which
+have to be wrong unless they are equal in value. That is decided without the grader: plain numbers and fractions
 as exact fractions, everything else by hand (`EQUAL`). Run it at another commit with PYTHONPATH.
 """
 
@@ -53,8 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
     grader = MathGrader()
     logging.disable(logging.CRITICAL)  # Math-Verify warns that it has no time limit
-    print("| set | answers | other spellings | wrong | other answers | right though different |")
-    print("|---|---|---|---|---|---|")
+    print("| set | answers | other spellings | wrong | near misses | right | other answers | right though different |")
+    print("|---|---|---|---|---|---|---|---|")
     shown = []
     for name, answers in data_sets(arguments.folder):
         if arguments.only and not re.search(arguments.only, name):
@@ -62,14 +63,17 @@ def main() -> None:
         started = time.perf_counter()
         spelled = [(other, answer) for answer in answers for other in spellings(answer)]
         false_wrong = [pair for pair in spelled if not right(grader, *pair)]
+        near = [(other, answer) for answer in answers for other in near_misses(answer)]
+        near_right = [pair for pair in near if right(grader, *pair)]
         pairs = list(pairs_of(answers, arguments.pairs))
         pairs += [(expected, given) for given, expected in pairs if kind(given) != "number"]
         false_right = [pair for pair in pairs if right(grader, *pair) and not equal_by_hand(*pair)]
         print(
-            f"| {name} | {len(answers)} | {len(spelled)} | {len(false_wrong)} | {len(pairs)} | {len(false_right)} |",
+            f"| {name} | {len(answers)} | {len(spelled)} | {len(false_wrong)} | {len(near)} | {len(near_right)} "
+            f"| {len(pairs)} | {len(false_right)} |",
             flush=True,
         )
-        for sort, errors in (("wrong", false_wrong), ("right", false_right)):
+        for sort, errors in (("wrong", false_wrong), ("right", near_right + false_right)):
             shown += [f"{name}: {given!r} for {expected!r} is {sort}" for given, expected in errors[: arguments.show]]
         shown.append(f"{name}: {time.perf_counter() - started:.0f} s")
     print("", *shown, sep="\n")
@@ -218,6 +222,47 @@ def structures(answer: str) -> list[str]:
     unit = re.fullmatch(r"(.*?)\s*\\(?:text|mbox)\s*\{\s*([a-z]+)\s*\}(\^2)?", answer)
     if unit and unit[1]:
         forms += [unit[1], f"{unit[1]} {unit[2]}{unit[3] or ''}", rf"{unit[1]}\,\mathrm{{{unit[2]}}}{unit[3] or ''}"]
+    return forms
+
+
+def near_misses(answer: str) -> list[str]:
+    """Other answers that a careless grader takes for this one."""
+    word, base, point = WORD.fullmatch(answer), BASE.fullmatch(answer), TUPLE.fullmatch(answer)
+    if NUMBER.fullmatch(answer):
+        return near_numbers(Decimal(answer)) if Decimal(answer) else []
+    if word:
+        letters = word[1]
+        return [letters[::-1], letters[1:] + letters[0], rf"\text{{not {letters}}}"] if len(letters) > 1 else []
+    if base:
+        return [f"{base[1]}_{digit}" for digit in "23456789" if digit != base[2]]
+    if point:
+        parts = [part.strip() for part in point[1].split(",")]
+        return [f"({', '.join(reversed(parts))})"] if parts != parts[::-1] else []
+    unit = re.fullmatch(r"(.*?)\s*\\(?:text|mbox)\s*\{\s*([a-z]+)\s*\}(\^2)?", answer)
+    if unit and unit[1]:
+        return [rf"{unit[1]} \text{{ {other}}}" for other in ("km", "hours", "pounds", "dozen")]
+    return []
+
+
+def near_numbers(value: Decimal) -> list[str]:
+    plain = format(value, "f")
+    forms = [
+        f"{plain}x",
+        f"{plain}c",
+        rf"{plain} \text{{ million}}",
+        f"{plain} dozen",
+        f"{plain} or more",
+        f"not {plain}",
+    ]
+    forms += [f"{plain}e1", rf"{plain} \times 10^{{-1}}", rf"{plain} \pm 1", f"{value * Decimal('1.00001'):f}"]
+    if "." not in plain:
+        forms += [
+            f"{plain} 1/2",
+            rf"{plain}.\overline{{3}}",
+            f"{plain}.00001",
+            rf"{plain}\,000",
+            f"{plain} and {plain}7",
+        ]
     return forms
 
 
