@@ -40,7 +40,7 @@ EQUAL = {
     ("-2,1", "1,-2"),
     ("2,3,4", "2,4,3"),
     ("2,4,3", "2,3,4"),
-    ("-2,1", "(-2,1)"),  # the brackets of a point left out
+    ("-2,1", "(-2,1)"),  # the brackets of a point omitted
 }
 SECONDS = 10
 
@@ -169,7 +169,7 @@ def fractions(top: int, bottom: int) -> list[str]:
         rf"{sign}\left(\frac{{{top}}}{{{bottom}}}\right)",
     ]
     forms += [
-        f"{sign}{top / bottom:.8f}",
+        f"{sign}{top / bottom:.9g}",
         rf"{sign}\frac{{{top}}}{{{bottom}}} \text{{ cm}}",
         f"x = {sign}{top}/{bottom}",
     ]

@@ -32,7 +32,7 @@ class _Number:
 def is_equal(given: str, expected: str) -> bool:
     """Whether the given answer equals the expected one. No time limit of its own: the caller kills the process."""
     one, other = read_cached(expected), read_cached(given)
-    one, other = one.beside(other, is_given=False), other.beside(one, is_given=True)
+    one, other = one.compared_with(other, is_given=False), other.compared_with(one, is_given=True)
     if not one.may_equal(other):
         return False
     if _close_up(one.text) == _close_up(other.text):
@@ -97,7 +97,7 @@ def _same(gold: Any, target: Any) -> bool:
     if isinstance(gold, Tuple) and isinstance(target, Tuple):
         return _all_same(list(gold), list(target))
     if isinstance(gold, FiniteSet) and isinstance(target, (Tuple, Interval)):
-        return False  # brackets may be left out of the answer, but not added to it
+        return False  # an answer may omit the brackets, not add them
     if isinstance(gold, (Tuple, Interval)) and isinstance(target, FiniteSet):
         is_point = isinstance(gold, Tuple) or gold.is_open  # (2, 3) is read as an interval
         return is_point and _all_same(_parts(gold), _in_order(target))

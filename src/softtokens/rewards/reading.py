@@ -36,7 +36,7 @@ _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "e
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """An answer. `text` is what Math-Verify gets; the rest is what the answer says besides."""
+    """An answer in parts. `text` is what Math-Verify gets; the other fields are compared here."""
 
     text: str
     unit: Unit = frozenset()
@@ -48,8 +48,7 @@ class Reading:
     """Of `5 m`, which may be five metres: the text without the letter, the unit, and whether a space is between."""
 
     def may_equal(self, other: Reading) -> bool:
-        """False where what stands besides the texts says that the two are different. What one side leaves out goes with
-        anything."""
+        """False where two units, bases, moduli or variables differ. What one side omits goes with anything."""
         return (
             may_be_same(self.unit, other.unit)
             and (not self.bases or not other.bases or self.bases == other.bases)
@@ -57,9 +56,12 @@ class Reading:
             and (self.variables == other.variables or _lower(self.variables) != _lower(other.variables))
         )
 
-    def beside(self, other: Reading, *, is_given: bool) -> Reading:
-        """This answer to compare with the other: a last letter that may be a unit is one where the other has a unit. In
-        the given answer also where a number is expected; an expected `5 m` may be five times m, which is not 5."""
+    def compared_with(self, other: Reading, *, is_given: bool) -> Reading:
+        """This answer with its last letter read as a unit, where the other answer suggests it.
+
+        It does when it has a unit. A plain number that is expected also does: the given `5 m` is 5 metres then. An
+        expected `5 m` may be five times m, which is not 5.
+        """
         if self.last_letter is None or self.unit:
             return self
         text, unit, spaced = self.last_letter
