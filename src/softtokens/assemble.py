@@ -15,7 +15,7 @@ from softtokens.tasks.registry import ARITHMETIC, NAMES, TaskData, load_task
 from softtokens.types import Problem, UserError
 
 
-def task_data(task: TaskConfig, *, default_split: str) -> TaskData:
+def task_data(task: TaskConfig, *, default_split: str, needs_answers: bool = True) -> TaskData:
     """The problems a task configuration names, and their template; `default_split` where it names no split and the task
     has several."""
     is_path = task.name not in NAMES and Path(expanded(task.name)).exists()
@@ -30,6 +30,7 @@ def task_data(task: TaskConfig, *, default_split: str) -> TaskData:
         answer=task.answer,
         template=task.template,
         seed=task.seed,
+        needs_answers=needs_answers,
     )
 
 
@@ -52,18 +53,22 @@ def is_arithmetic(task: TaskConfig) -> bool:
     return task.name in ARITHMETIC
 
 
+def validation_task(config: TrainConfig) -> TaskConfig:
+    """What a training run is validated on. It has a grader of its own kind, unless the configuration names one."""
+    name = config.validation
+    task = config.task if name is None else dataclasses.replace(config.task, name=name, path=None)
+    return dataclasses.replace(task, split=config.validation_split, limit=config.validation_problems)
+
+
 def validation_problems(config: TrainConfig) -> list[Problem]:
     """Problems to validate a training run on: those named, or the arithmetic task's own validation split."""
     task = config.task
-    if config.validation is not None:
-        task = dataclasses.replace(task, name=config.validation, path=None)
-    elif not is_arithmetic(task):
+    if config.validation is None and not is_arithmetic(task):
         raise UserError(
             f"validate_every is {config.validate_every}, but task {task.name!r} has no validation problems of its own; "
             "name some with --validation FILE (and --validation-split), or set --validate-every 0"
         )
-    task = dataclasses.replace(task, split=config.validation_split, limit=config.validation_problems)
-    return problems_of(task, default_split="validation")
+    return problems_of(validation_task(config), default_split="validation")
 
 
 def new_folder(output: str) -> Path:

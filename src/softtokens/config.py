@@ -77,7 +77,7 @@ class TaskConfig:
     answer: str | None = None
     """Column that holds the final answer, where it is not the task's own."""
     template: str | None = None
-    """Prompt text with {question} in it; by default the task's own."""
+    """Prompt text with {question} in it; a backslash and an n are a line end. By default the task's own."""
     grader: Literal["exact", "math"] | None = None
     """exact: equal text or number. math: math-verify. By default the task's own."""
 
@@ -167,7 +167,8 @@ class TrainConfig:
     """Measure the gradient norms of the two terms apart every so many steps (costs a second backward pass); 0: never.
     With clip each they are known at every step."""
     validation: Annotated[str | None, FREE] = None
-    """Task or file with problems for validation, read like the training task; by default the arithmetic task's own."""
+    """Task or file with problems for validation, read like the training task and graded as its own task; by default the
+    arithmetic task's own."""
     validation_split: Annotated[str | None, FREE] = None
     """Which split of it."""
     validation_problems: Annotated[int, FREE] = 64

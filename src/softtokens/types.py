@@ -48,7 +48,7 @@ class Verdict(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One question with a checkable answer.
+    """One question, with a checkable answer unless only a reward function of the user's judges it.
 
     `id` is the position in its data set: with the run seed it keys the randomness of the problem's rollouts.
     `prompt` is the full text the model reads; `columns` holds the other fields of the row, handed to reward functions.
@@ -56,7 +56,7 @@ class Problem:
 
     id: int
     prompt: str
-    answer: str
+    answer: str | None
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 

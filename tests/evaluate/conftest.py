@@ -21,6 +21,9 @@ class ByText:
         judgements = [Verdict.RIGHT, Verdict.WRONG, Verdict.NO_ANSWER, Verdict.WRONG]
         return [judgements[(sum(map(ord, c)) + int(a)) % 4] for c, a in zip(completions, answers, strict=True)]
 
+    def groups(self, answers):
+        return list(range(len(answers)))
+
     def close(self):
         pass
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -7,8 +8,9 @@ from softtokens.config import ALL_SETTINGS
 from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.naming import named_sources, split_name
 from softtokens.evaluate.run import thought_of
-from softtokens.evaluate.summary import normalized, summarize, votes_of
+from softtokens.evaluate.summary import summarize, votes_of
 from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.rewards.exact import ExactGrader
 from softtokens.thoughts import Gaussian, Hard, thought_setting
 from softtokens.types import UserError
 
@@ -89,19 +91,6 @@ def test_two_of_the_same_name():
     assert named_sources("models", ["a/hard", "other=b/hard"]) == {"hard": "a/hard", "other": "b/hard"}
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [("42", " 42. "), ("42", "42.0"), ("1,000", "1000"), ("$7$", "7"), ("007", "7"), (".50", "0.5"), ("-3.10", "-3.1")],
-)
-def test_answers_that_are_the_same(one, other):
-    assert normalized(one) == normalized(other)
-
-
-@pytest.mark.parametrize(("one", "other"), [("1,2", "12"), ("-3", "3"), ("x", "X"), ("10", "1"), ("1/2", "0.5")])
-def test_answers_that_are_not(one, other):
-    assert normalized(one) != normalized(other)
-
-
 def sample(problem, number, extracted, verdict, *, thoughts=3, seconds=0.5):
     return {
         "problem": problem,
@@ -118,8 +107,46 @@ def sample(problem, number, extracted, verdict, *, thoughts=3, seconds=0.5):
 def test_votes():
     own = [sample(0, i, text, verdict) for i, (text, verdict) in enumerate([("7", "wrong"), (None, "no_answer")])]
     own += [sample(0, 2 + i, text, "right") for i, text in enumerate(("8", "8.0"))]
-    assert votes_of(own) == [[2, 1], [1, 0]]
-    assert votes_of(own[1:2]) == []
+    assert votes_of(own, ExactGrader()) == [[2, 1], [1, 0]]
+    assert votes_of(own[1:2], ExactGrader()) == []
+
+
+def voted(*answers, grader=None):
+    own = [sample(0, i, text, verdict) for i, (text, verdict) in enumerate(answers)]
+    return votes_of(own, grader or ExactGrader())
+
+
+def test_a_vote_counts_as_right_exactly_the_answers_that_are_graded_right():
+    wrong, right = ("1 1/2", "wrong"), ("11/2", "right")  # once white space is gone they are one text
+    assert voted(wrong, right, wrong, wrong) == [[3, 0], [1, 1]]
+    assert voted(*((text, "wrong") for text in ("+5", "5", r"\$5.0", "-0", "0"))) == [[3, 0], [2, 0]]
+
+
+def test_right_answers_share_a_vote_even_where_they_do_not_equal_each_other():
+    assert voted(("5 km", "right"), ("5 m", "right"), *[("6", "wrong")] * 3) == [[3, 0], [2, 1]]
+
+
+def test_answers_that_the_grader_fails_on_are_not_shown_to_it_again():
+    class Once(ExactGrader):
+        def groups(self, answers):
+            assert answers == ["2", "1"]
+            return super().groups(answers)
+
+    own = [("2", "wrong"), ("9^9^9", "grader_timeout"), ("9^9^9", "grader_timeout"), ("1", "wrong"), ("2", "wrong")]
+    assert voted(*own, grader=Once()) == [[2, 0], [2, 0], [1, 0]]
+
+
+def test_votes_do_not_depend_on_the_order_of_samples():
+    class Near(ExactGrader):  # equal to the next, so not transitive
+        def groups(self, answers):
+            leaders = []
+            for i, answer in enumerate(answers):
+                leaders.append(next((j for j in leaders if abs(int(answers[j]) - int(answer)) <= 1), i))
+            return leaders
+
+    own = [(text, "wrong") for text in "1233444"]
+    orders = itertools.islice(itertools.permutations(own), 0, 5040, 97)
+    assert {str(voted(*order, grader=Near())) for order in orders} == {"[[5, 0], [2, 0]]"}
 
 
 def test_summary_by_hand():
@@ -129,7 +156,7 @@ def test_summary_by_hand():
         sample(9, 0, "3", "wrong"),
         sample(9, 1, None, "no_answer", thoughts=4),
     ]
-    found = summarize(samples, [5, 9], "m", "t", Cell("hard-sample", 0.6, None), seed=3)
+    found = summarize(samples, [5, 9], "m", "t", Cell("hard-sample", 0.6, None), seed=3, grader=ExactGrader())
     assert found["right"] == [1, 0]
     assert found["votes"] == [[[1, 1], [1, 0]], [[1, 0]]]
     assert {k: v["value"] for k, v in found["pass@k"].items()} == {"1": 0.25, "2": 0.5}
@@ -148,7 +175,7 @@ def test_summary_by_hand():
 @pytest.mark.parametrize(("verdict", "value"), [("right", 1.0), ("wrong", 0.0)])
 def test_all_alike(verdict, value):
     samples = [sample(i, n, "1", verdict, seconds=0.0) for i in range(3) for n in range(2)]
-    found = summarize(samples, [0, 1, 2], "m", "t", Cell("soft-sample", 0.5, 0.33), seed=0)
+    found = summarize(samples, [0, 1, 2], "m", "t", Cell("soft-sample", 0.5, 0.33), seed=0, grader=ExactGrader())
     curves = [*found["pass@k"].values(), *found["maj@k"].values()]
     assert {curve["value"] for curve in curves} == {value}
     assert all(curve["low"] <= value <= curve["high"] and curve["low"] < curve["high"] for curve in curves)

@@ -1,7 +1,10 @@
 import os
 import sys
+import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from softtokens.rewards.math import MathGrader
 from softtokens.rewards.pool import WorkerPool
@@ -122,7 +125,7 @@ def write_math_verify(folder, body):
     (folder / "math_verify.py").write_text(body)
 
 
-STUB = "def LatexExtractionConfig(**options): ...\ndef parse(text, *rest, **options): return text[7:-1]\n"
+STUB = "def LatexExtractionConfig(**options): ...\ndef parse(text, *rest, **options): return [text[7:-1]]\n"
 
 
 def test_a_missing_math_verify_is_loud(tmp_path, monkeypatch):
@@ -175,6 +178,59 @@ def test_total_failure_is_noticed_in_small_batches():
         judge(grader, [(f"y+{i}", "y") for i in range(7)])
         with pytest.raises(RuntimeError, match="all 8 answers it last had to judge"):
             judge(grader, [("y+7", "y")])
+
+
+def test_answers_are_grouped_as_they_are_graded(grader):
+    groups = [
+        ["0.5", r"\frac{1}{2}", "2/4", r"0.50", "50%"],
+        ["1 1/2", "3/2", "1.5"],
+        ["11/2"],
+        [r"x^2 + 2x + 1", "(x+1)^2"],
+        ["x^2 + 1"],
+        ["7 km"],
+        ["7 m"],
+        [r"\{1, 2\}", "2, 1"],
+        ["(2, 1)"],
+        ["NOON"],
+        ["north"],
+        ["9" * 3000, "9" * 3000 + ".0"],
+    ]
+    answers = [answer for group in groups for answer in group]
+    expected = [answers.index(group[0]) for group in groups for _ in group]
+    assert grader.groups(answers) == expected
+    assert grader.groups([]) == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.fractions(-9, 9, max_denominator=8), min_size=1, max_size=12))
+def test_equal_values_share_a_group_and_different_values_never_do(grader, values):
+    spell = [
+        lambda v: rf"\frac{{{v.numerator}}}{{{v.denominator}}}",
+        lambda v: f"{3 * v.numerator}/{3 * v.denominator}",
+        lambda v: f"{float(v)!r}" if v.denominator in (1, 2, 4, 5, 8) else f"{v.numerator}/{v.denominator}",
+    ]
+    groups = grader.groups([spell[i % 3](value) for i, value in enumerate(values)])
+    assert groups == [values.index(value) for value in values]
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.sampled_from(["1/2", "0.5", "50", "50%", "7 m", "7 km", "7", "x", "y", "2", r"\pm 2"]), min_size=1))
+def test_two_answers_share_a_group_exactly_when_one_is_right_for_the_other(grader, answers):
+    groups = grader.groups(answers)
+    for i, first in enumerate(groups):
+        assert i == first or judge(grader, [(answers[i], answers[first])]) == [RIGHT]
+        leaders = sorted({j for j in groups[:i]})
+        verdicts = judge(grader, [(answers[i], answers[j]) for j in leaders])
+        assert first == next((j for j, verdict in zip(leaders, verdicts, strict=True) if verdict is RIGHT), i)
+
+
+def test_hostile_answers_are_groups_of_their_own_and_cost_one_time_limit_each():
+    with MathGrader(timeout_s=0.5) as grader:
+        grader.groups(["x"])
+        started = time.perf_counter()
+        assert grader.groups([*ENDLESS, "1/4", "\0\ud800", *ENDLESS]) == [0, 1, 2, 3, 0, 1]
+        # the workers are replaced, and that takes longer than the limit
+        assert time.perf_counter() - started < 30
 
 
 @pytest.mark.parametrize("options", [{"workers": 0}, {"timeout_s": 0}])

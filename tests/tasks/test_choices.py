@@ -64,9 +64,9 @@ def test_columns_and_template(file_of):
     path = file_of({"ctx": "A man", "endings": ["runs.", "is."], "label": "1"})
     (item,) = load_choice_items(path, question="ctx", choices="endings", answer="label", template="{question}")
     assert item == ChoiceItem(0, "A man", (" runs.", " is."), 1)
-    with pytest.raises(UserError, match=r"no column 'question'; it has 'ctx', 'endings', 'label'.*option question"):
+    with pytest.raises(UserError, match=r"no column 'question'; it has 'ctx', 'endings', 'label'.*Rename its column"):
         load_choice_items(path)
-    with pytest.raises(UserError, match=r"no column 'choices'.*option choices"):
+    with pytest.raises(UserError, match=r"no column 'choices'.*Rename.*load_choice_items\(\.\.\., choices=\.\.\.\)"):
         load_choice_items(path, question="ctx")
     with pytest.raises(UserError, match="template"):
         load_choice_items(path, template="Answer:")

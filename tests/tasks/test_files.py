@@ -1,8 +1,13 @@
+import datetime
+import decimal
 import gzip
 import json
 import os
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from softtokens.tasks.files import as_text, is_hub_name, load_rows
 from softtokens.types import UserError
@@ -129,6 +134,9 @@ def test_folder_saved_by_the_datasets_library(tmp_path):
         ("a.jsonl", "", r"a\.jsonl holds no rows"),
         ("a.jsonl", "\n \n", r"a\.jsonl holds no rows"),
         ("a.json", '[{"a": 1},\n{"a" 2}]', r"a\.json is not valid JSON: .*line 2"),
+        ("a.json", '{\n "a": [\n  {"q": 1}\n ]\n}', r"a\.json holds one JSON object over .* lines, with the keys 'a'"),
+        ("a.jsonl", '\n{"q": 1,\n"a": 2}\n', r"one JSON object over several lines, with the keys 'q', 'a'.*row a line"),
+        ("a.json", '{\n "a": 1\n}\n{\n "a": 2\n}', r"a\.json, line 1 is not valid JSON"),
         ("a.json", '[{"a": 1}, 7]', r"a\.json, item 1 is 7; each row"),
         ("a.json", "[]", r"a\.json holds no rows"),
         ("a.jsonl.gz", "not gzip", r"a\.jsonl\.gz cannot be read"),
@@ -241,3 +249,54 @@ def test_what_is_no_text(value, message):
     with pytest.raises(UserError, match=f"here.*{message}"):
         as_text(value, what="here")
     assert (as_text(7, what="here"), as_text(0.5, what="here"), as_text(" x ", what="here")) == ("7", "0.5", " x ")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.00001, "0.00001"),
+        (-2.5e-7, "-0.00000025"),
+        (1e16, "10000000000000000"),
+        (6.02e23, "602" + "0" * 21),
+        (0.1, "0.1"),
+        (2.0, "2.0"),
+        (2**64 + 1, "18446744073709551617"),
+        (decimal.Decimal("1E-7"), "0.0000001"),
+        (datetime.date(2024, 2, 29), "2024-02-29"),
+        (datetime.datetime(2024, 2, 29), "2024-02-29"),
+        (datetime.datetime(2024, 2, 29, 13, 5), "2024-02-29 13:05:00"),
+        (datetime.time(13, 5), "13:05:00"),
+    ],
+)
+def test_numbers_and_dates_are_written_as_people_write_them(value, text):
+    assert as_text(value, what="it") == text
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), decimal.Decimal("Infinity")])
+def test_a_number_without_a_value_is_refused(value):
+    with pytest.raises(UserError, match=r"it is .*(inf|nan|Inf).*has to be plain text or a finite number"):
+        as_text(value, what="it")
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_the_text_of_a_number_has_its_value_and_no_exponent(value):
+    text = as_text(value, what="it")
+    assert float(text) == value and "e" not in text.lower()
+
+
+def test_columns_of_parquet_keep_the_numbers_that_were_meant(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {
+        "single": pyarrow.array([0.1, None], pyarrow.float32()),
+        "half": pyarrow.array([np.float16(0.1), None], pyarrow.float16()),
+        "double": pyarrow.array([0.1, 1e-5]),
+        "whole": pyarrow.array([2**53 + 1, None]),
+        "day": pyarrow.array([datetime.date(2024, 2, 29), None]),
+    }
+    path = str(tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    first, second = load_rows(path)
+    assert first == {"single": 0.1, "half": 0.1, "double": 0.1, "whole": 2**53 + 1, "day": datetime.date(2024, 2, 29)}
+    assert second == {"single": None, "half": None, "double": 1e-5, "whole": None, "day": None}

@@ -136,6 +136,41 @@ def test_a_template_needs_a_place_for_the_question(file_of):
             load_problems(file_of({"question": "A?", "answer": "1"}), template=template)
 
 
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (r"User: {question}\nAssistant:", "User: A?\nAssistant:"),
+        (r"{question}\n\n", "A?\n\n"),
+        (r"$x \neq 1$ and \nabla f, \not \nu \ni x: {question}", r"$x \neq 1$ and \nabla f, \not \nu \ni x: A?"),
+        ("{question}\n\\boxed{}", "A?\n\\boxed{}"),
+    ],
+)
+def test_a_backslash_and_n_is_a_line_end_unless_it_begins_a_command(file_of, template, prompt):
+    assert load_problems(file_of({"question": "A?", "answer": "1"}), template=template)[0].prompt == prompt
+
+
+def test_answers_may_be_missing_only_where_nothing_compares_with_them(file_of):
+    path = file_of({"question": "A?", "level": 1}, {"question": "B?"})
+    with pytest.raises(UserError, match=r"no column 'answer'.*grader compares.*reward function of your own"):
+        load_problems(path)
+    problems = [Problem(0, asked("A?"), None, {"level": 1}), Problem(1, asked("B?"), None)]
+    assert load_problems(path, needs_answers=False) == problems
+    with pytest.raises(UserError, match="no column 'gold'"):  # named, so it is meant
+        load_problems(path, answer="gold", needs_answers=False)
+    mixed = file_of({"question": "A?", "answer": "1"}, {"question": "B?", "answer": None})
+    assert [p.answer for p in load_problems(mixed, needs_answers=False)] == ["1", None]
+
+
+def test_numbers_of_a_file_are_answers_that_the_grader_reads(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [f'{{"question": "A?", "answer": {number}}}\n' for number in ("1e-05", "1e23", "9007199254740993")]
+    path.write_text("".join(rows))
+    assert [p.answer for p in load_problems(str(path))] == ["0.00001", "1" + "0" * 23, "9007199254740993"]
+    path.write_text('{"question": "A?", "answer": 1}\n{"question": "B?", "answer": -Infinity}\n')
+    with pytest.raises(UserError, match=r"row 1 .*'answer': the answer is -inf; it has to be .*a finite number"):
+        load_problems(str(path))
+
+
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(UserError, match=r"task is 'gsm9k'; there is arithmetic, arithmetic-long, gsm8k, math, math500"):
         load_problems("gsm9k")

@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import torch
 
 from softtokens.rewards import RewardScale, grader
 from softtokens.train.scoring import by_function, graded
@@ -60,10 +62,36 @@ def test_columns_do_not_hide_prompts_and_answers():
         ([1.0, 2.0, 3.0], "3 rewards for 2 completions"),
         ([1.0, float("nan")], "nan for completion 1"),
         ([float("-inf"), 1.0], "-inf for completion 0"),
-        ([None, 1.0], "something other than a list of numbers"),
-        (None, "something other than a list of numbers"),
+        ([1.0, None], "None for completion 1"),
+        ([1.0, "2"], "'2' for completion 1"),
+        ([[1.0, 2.0], 1.0], r"\[1.0, 2.0\] for completion 0"),
+        ([1.0, {"a": 1}], "for completion 1"),
+        ([1.0, torch.ones(2)], r"tensor\(\[1., 1.\]\) for completion 1"),
+        ({0: 9.0, 1: 9.0}, "{0: 9.0, 1: 9.0}, a dict; it has to return a list of 2 numbers"),
+        ({9.0, 8.0}, "a set; it has to return a list of 2 numbers"),
+        ("12", "'12', a str; it has to return a list of 2 numbers"),
+        (torch.ones(2, 2), r"an array of shape \[2, 2\]; it has to return a list of 2 numbers"),
+        (torch.tensor(1.0), r"an array of shape \[\]"),
+        (1.0, "1.0, a float; it has to return a list of 2 numbers"),
+        (None, "None, a NoneType; it has to return a list of 2 numbers"),
     ],
 )
 def test_rewards_that_cannot_be_used_are_refused(returned, message):
-    with pytest.raises(UserError, match=message):
-        by_function(lambda **columns: returned)(PROBLEMS, THOUGHTS, ANSWERS)
+    def mine(**columns):
+        return returned
+
+    with pytest.raises(UserError, match=f"the reward function mine returned .*{message}"):
+        by_function(mine)(PROBLEMS, THOUGHTS, ANSWERS)
+
+
+@pytest.mark.parametrize(
+    "returned", [(1, 2.0), torch.tensor([1.0, 2.0]), np.array([1, 2]), [np.float32(1), torch.tensor(2)]]
+)
+def test_every_sequence_of_numbers_is_rewards(returned):
+    assert by_function(lambda **columns: returned)(PROBLEMS, THOUGHTS, ANSWERS)[0] == [1.0, 2.0]
+
+
+def test_a_reward_function_gets_none_for_answers_that_are_not_there():
+    problem = Problem(0, "Say hello.", None)
+    score = by_function(lambda answer, **columns: [float(a is None) for a in answer])
+    assert score([problem], ["a"], ["b"])[0] == [1.0]

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from softtokens.config import TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.rewards.math import MathGrader
 from softtokens.train import loop
 from softtokens.train import step as step_module
 from softtokens.train.gradient import accumulate_gradient
 from softtokens.train.loop import train
 from softtokens.train.step import learning_rate
+from softtokens.types import UserError
 
 
 def test_learning_rate_warms_up_peaks_and_falls_to_zero():
@@ -156,3 +158,23 @@ def test_schedules(schedule, half_way, end):
     assert [learning_rate(config, step) for step in (9, 19, 20)] == pytest.approx([5e-4, 1e-3, 1e-3])
     assert learning_rate(config, 60) == pytest.approx(half_way * 1e-3)
     assert learning_rate(config, 100) == pytest.approx(end * 1e-3, abs=1e-12)
+
+
+def test_problems_without_answers_train_with_a_reward_function_only(model_folder, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"question": "Say hello."}\n{"question": "Say something."}\n')
+    config = config_for(model_folder, file, tmp_path / "run", steps=1)
+    run = train(config, reward_func=by_length)
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert {sample["expected"] for sample in samples} == {None}
+    with pytest.raises(UserError, match=r"no column 'answer'.*reward function of your own"):
+        train(dataclasses.replace(config, output=str(tmp_path / "graded")))
+
+
+def test_validation_has_the_grader_of_its_task(model_folder, data_file, tmp_path, monkeypatch):
+    judges = []
+    monkeypatch.setattr(loop, "count_right", lambda *arguments, **options: judges.append(arguments[4]) or 0)
+    config = config_for(model_folder, data_file, tmp_path / "run", steps=1)
+    task = TaskConfig(limit=4)  # arithmetic, which has the exact grader
+    train(dataclasses.replace(config, task=task, validation=str(data_file), validate_every=1), reward_func=by_length)
+    assert [type(judge) for judge in judges] == [MathGrader]

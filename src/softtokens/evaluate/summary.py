@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +13,20 @@ from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import estimates
 from softtokens.evaluate.passk import MAX_VOTERS, maj_at_k, pass_at_k
 from softtokens.evaluate.samplefile import Sample
+from softtokens.rewards import Grader
 from softtokens.types import StopReason, Verdict
 
-_NUMBER = re.compile(r"(-?)([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+|(?=\.[0-9]))(?:\.([0-9]*))?", re.ASCII)
+_FAILED = (Verdict.GRADER_TIMEOUT.value, Verdict.GRADER_ERROR.value)
 
 
 def summarize(
-    samples: Sequence[Sample], problem_ids: Sequence[int], model: str, task: str, cell: Cell, seed: int
+    samples: Sequence[Sample],
+    problem_ids: Sequence[int],
+    model: str,
+    task: str,
+    cell: Cell,
+    seed: int,
+    grader: Grader,
 ) -> dict[str, Any]:
     """The content of summary.json (docs/evaluation.md); every problem has the same number of samples."""
     of_problem: dict[int, list[Sample]] = {i: [] for i in problem_ids}
@@ -29,7 +35,7 @@ def summarize(
     n = len(samples) // len(problem_ids)
     assert all(len(own) == n for own in of_problem.values()), "a cell is summarized when it is full"
     right = [sum(s["verdict"] == Verdict.RIGHT.value for s in own) for own in of_problem.values()]
-    votes = [votes_of(own) for own in of_problem.values()]
+    votes = [votes_of(own, grader) for own in of_problem.values()]
     tokens = sum(s["thought_length"] + s["answer_length"] for s in samples)
     seconds = sum(s["seconds"] for s in samples)
     verdicts, stops = (Counter(s[key] for s in samples) for key in ("verdict", "stop"))
@@ -66,31 +72,23 @@ def summarize(
     }
 
 
-def votes_of(samples: Sequence[Sample]) -> list[list[int]]:
+def votes_of(samples: Sequence[Sample], grader: Grader) -> list[list[int]]:
     """[[how many samples gave this answer, 1 if it is right], ...] of one problem, the most frequent first.
 
-    Answers are the same when their texts are, but for white space, a dollar sign and a full stop at an end, and the
-    commas and trailing zeros of plain numbers. Two ways of writing one value are two answers, right ones too.
+    The right answers are one: each equals the expected one. Of the others those are one that the grader finds equal.
+    Others are compared with the most frequent answer first, so the order of samples does not matter.
     """
-    counts: Counter[str] = Counter()
-    right: set[str] = set()
-    for sample in samples:
-        if sample["extracted"] is not None:
-            answer = normalized(sample["extracted"])
-            counts[answer] += 1
-            if sample["verdict"] == Verdict.RIGHT.value:
-                right.add(answer)
-    return [[count, int(answer in right)] for answer, count in counts.most_common()]
-
-
-def normalized(answer: str) -> str:
-    text = "".join(answer.split()).strip("$").rstrip(".")
-    match = _NUMBER.fullmatch(text)
-    if not match:
-        return text
-    sign, whole, decimals = match.groups()
-    whole, decimals = whole.replace(",", "").lstrip("0") or "0", (decimals or "").rstrip("0")
-    return f"{sign}{whole}.{decimals}" if decimals else f"{sign}{whole}"
+    answered = [sample for sample in samples if sample["extracted"] is not None]
+    counts: Counter[str] = Counter(s["extracted"] for s in answered)
+    right = {s["extracted"] for s in answered if s["verdict"] == Verdict.RIGHT.value}
+    failed = {s["extracted"] for s in answered if s["verdict"] in _FAILED} - right
+    wrong = sorted(counts.keys() - right - failed, key=lambda answer: (-counts[answer], answer))
+    votes: Counter[str] = Counter({answer: counts[answer] for answer in failed})  # the grader would fail again
+    for answer, first in zip(wrong, grader.groups(wrong), strict=True):
+        votes[wrong[first]] += counts[answer]
+    of_right = sum(counts[answer] for answer in right)
+    tally = [[of_right, 1]] * bool(right) + [[count, 0] for count in votes.values()]
+    return sorted(tally, key=lambda vote: -vote[0])
 
 
 def _curves(right: list[int], votes: list, n: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -35,6 +35,10 @@ class ExactGrader:
     def grade(self, completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         return [_verdict(completion, answer) for completion, answer in zip(completions, answers, strict=True)]
 
+    def groups(self, answers: Sequence[str]) -> list[int]:
+        first: dict[str, int] = {}
+        return [first.setdefault(normalize(answer), i) for i, answer in enumerate(answers)]
+
     def close(self) -> None:
         """Nothing to close: this grader holds no resources."""
 

@@ -19,6 +19,12 @@ class Grader(Protocol):
         """
         ...
 
+    def groups(self, answers: Sequence[str]) -> list[int]:
+        """For each answer the position of the first answer that it equals, perhaps its own: answers with the same
+        position are one group. Only the first answer of a group is compared with, so a chain of answers that are each
+        close to the next does not become one."""
+        ...
+
     def close(self) -> None:
         """Give back what the grader holds. It may be used again and then starts afresh."""
         ...

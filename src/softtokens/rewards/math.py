@@ -39,7 +39,27 @@ class MathGrader:
         self._failed: set[tuple[str | None, str]] = set()  # since the last answer that could be judged
 
     def grade(self, completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
-        pairs = [(answer_in(completion), answer) for completion, answer in zip(completions, answers, strict=True)]
+        return self._judge(
+            [(answer_in(completion), answer) for completion, answer in zip(completions, answers, strict=True)]
+        )
+
+    def groups(self, answers: Sequence[str]) -> list[int]:
+        """See `Grader.groups`. An answer that the workers fail on is in a group with those of the same text only."""
+        first: dict[str, int] = {}
+        position = [first.setdefault(normalize(answer), i) for i, answer in enumerate(answers)]
+        short = [i for i in sorted(first.values()) if len(answers[i]) <= self._max_answer_characters]
+        outcomes = self._pool.ask_all([{"answer": answers[i]} for i in short])
+        values = {i: o["value"] for i, o in zip(short, outcomes, strict=True) if isinstance(o, dict) and "value" in o}
+        leader, rest = {}, list(values)
+        while rest:
+            head, *others = rest
+            near = [i for i in others if _may_be_near(values[head], values[i])]
+            verdicts = self._judge([(answers[i], answers[head]) for i in near])
+            leader.update({i: head for i, verdict in zip(near, verdicts, strict=True) if verdict is Verdict.RIGHT})
+            rest = [i for i in others if i not in leader]
+        return [leader.get(i, i) for i in position]
+
+    def _judge(self, pairs: Sequence[tuple[str | None, str]]) -> list[Verdict]:
         # The rollouts of a group often agree: each different pair is judged once.
         verdicts = {pair: self._verdict_without_worker(*pair) for pair in pairs}
         unsure = [pair for pair, verdict in verdicts.items() if verdict is None]
@@ -84,6 +104,11 @@ class MathGrader:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _may_be_near(one: float | None, other: float | None) -> bool:
+    """Whether it is worth asking if two answers are equal. Twice as far apart as the grader accepts is far enough."""
+    return one is None or other is None or abs(one - other) <= 1e-5 * max(abs(one), abs(other))
 
 
 def _read(outcome: dict | Failure) -> Verdict:

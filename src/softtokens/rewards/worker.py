@@ -1,4 +1,4 @@
-"""One grading process: for each line of JSON with a pair of answers, says whether Math-Verify finds them equal.
+"""One grading process: for each line of JSON with a pair of answers, says whether they are equal.
 
 Started by the math grader as `python -m softtokens.rewards.worker SECONDS`. It ends when its standard input ends, and
 is killed by whoever started it when an answer takes too long.
@@ -7,7 +7,6 @@ is killed by whoever started it when an answer takes too long.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -16,6 +15,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
+
+from softtokens.rewards.equality import is_equal, value_of
 
 MEMORY_BYTES = 2 * 1024**3  # of address space; Math-Verify itself needs a quarter of it
 GRACE_S = 5.0
@@ -34,26 +35,6 @@ def main() -> None:
         _send(replies, reply)
 
 
-def is_equal(given: str, expected: str) -> bool:
-    """Whether Math-Verify finds the two answers equal. No time limit of its own: the caller kills the process."""
-    from math_verify import verify
-
-    return verify(_parse_expected(expected), _parse(given), timeout_seconds=None)
-
-
-@functools.lru_cache(maxsize=1024)  # the rollouts of a group share their expected answer
-def _parse_expected(text: str) -> list[Any]:
-    return _parse(text)
-
-
-def _parse(text: str) -> list[Any]:
-    from math_verify import LatexExtractionConfig, parse
-
-    # LaTeX only: the default would also fish any number out of a text it cannot parse, such as `\frac{72`.
-    extraction = [LatexExtractionConfig(boxed_match_priority=0)]
-    return parse(rf"\boxed{{{text}}}", extraction, parsing_timeout=None)
-
-
 def _greeting() -> dict[str, Any]:
     """The first line of a worker: ready, or the reason why it will never be."""
     try:
@@ -67,6 +48,8 @@ def _greeting() -> dict[str, Any]:
 
 def _answer(request: dict[str, str]) -> dict[str, Any]:
     try:
+        if "answer" in request:
+            return {"value": value_of(request["answer"])}
         return {"right": bool(is_equal(request["given"], request["expected"]))}
     except MemoryError:
         os._exit(1)  # nothing works reliably from here; the caller starts another worker

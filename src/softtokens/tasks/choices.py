@@ -33,10 +33,11 @@ def load_choice_items(
     """
     if source == FACTS:
         return arithmetic.multiple_choice(FACTS_COUNT if limit is None else limit, seed=seed)
-    check_template(template)
+    template = check_template(template)
     rows = load_rows(source, split=split, config=config, limit=limit)
     for parameter, column in (("question", question), ("choices", choices), ("answer", answer)):
-        column_in(rows, (column,), parameter=parameter, source=source)
+        advice = f"Rename its column in the file, or in Python name it: load_choice_items(..., {parameter}=...)."
+        column_in(rows, (column,), source=source, advice=advice)
     items = []
     for position, row in enumerate(rows):
         where = f"{source}, row {position} (the first is row 0)"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import datetime
 import gzip
 import itertools
 import json
+import math
 import re
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,20 +61,19 @@ def is_hub_name(source: str) -> bool:
     return bool(_HUB_NAME.fullmatch(source)) and not source.startswith(".") and not source.lower().endswith(ENDINGS)
 
 
-def column_in(rows: Sequence[Row], names: Sequence[str], *, parameter: str, source: str) -> str:
-    """The first of `names` that is a column of the rows; `parameter` is what the user sets to name another."""
+def column_in(rows: Sequence[Row], names: Sequence[str], *, source: str, advice: str) -> str:
+    """The first of `names` that is a column of the rows; `advice` is what the user can do where there is none."""
     present = dict.fromkeys(column for row in rows for column in row)
     for name in names:
         if name in present:
             return name
     raise UserError(
-        f"{source} has no column {' or '.join(map(repr, names))}; it has {', '.join(map(repr, present))}. "
-        f"Name the right one with the option {parameter}."
+        f"{source} has no column {' or '.join(map(repr, names))}; it has {', '.join(map(repr, present))}. {advice}"
     )
 
 
 def text_at(row: Row, column: str, *, where: str) -> str:
-    """A text that has to be there; numbers become text."""
+    """A text that has to be there; numbers and dates become text."""
     return as_text(present_at(row, column, where=where), what=f"{where}: {column!r}")
 
 
@@ -83,9 +85,10 @@ def present_at(row: Row, column: str, *, where: str) -> Any:
 
 
 def as_text(value: object, *, what: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value != value:
-        raise UserError(f"{what} is {_shown(value)}, a {type(value).__name__}; it has to be plain text or a number.")
-    text = str(value)
+    text = _written(value)
+    if text is None:
+        kind = "" if isinstance(value, (float, Decimal)) else f", a {type(value).__name__}"
+        raise UserError(f"{what} is {_shown(value)}{kind}; it has to be plain text or a finite number.")
     if not text.strip():
         raise UserError(f"{what} is empty. Fill it in or remove the row.")
     try:
@@ -93,6 +96,19 @@ def as_text(value: object, *, what: str) -> str:
     except UnicodeEncodeError as error:
         raise UserError(f"{what} holds half a surrogate pair, which no tokenizer reads ({error}).") from error
     return text
+
+
+def _written(value: object) -> str | None:
+    """A text, number or date as people write it; None for anything else. Python would write 0.00001 as 1e-05."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, (float, Decimal)):
+        return format(Decimal(str(value)), "f") if math.isfinite(value) else None
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time() and value.tzinfo is None:
+        return str(value.date())  # what a date has become in a column of timestamps
+    return str(value) if isinstance(value, (datetime.date, datetime.time)) else None
 
 
 def _shown(value: object) -> str:
@@ -127,7 +143,12 @@ def _json_rows(path: Path) -> Iterator[Row]:
             else:
                 lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
                 for number, line in lines:
-                    yield from _checked([_parsed(line, f"{path}, line {number}")], path, f"line {number}")
+                    try:
+                        row = _parsed(line, f"{path}, line {number}")
+                    except UserError:
+                        _require_no_single_object(line + file.read(), path)
+                        raise
+                    yield from _checked([row], path, f"line {number}")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}. Is it complete, and is its ending right?") from error
 
@@ -139,6 +160,16 @@ def _begins_with_list(file: BinaryIO) -> bool:
             file.seek(0)
             return content.startswith(b"[")
     return False
+
+
+def _require_no_single_object(content: bytes, path: Path) -> None:
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(content.decode("utf-8-sig"))
+        if isinstance(value, dict):
+            raise UserError(
+                f"{path} holds one JSON object over several lines, with the keys {', '.join(map(repr, value))}. "
+                "Write one row a line, or a list of rows: [{...}, {...}]."
+            )
 
 
 def _parsed(content: bytes, where: str) -> Any:
@@ -213,8 +244,24 @@ def _first_rows(data: Any, split: str | None, limit: int | None, what: str) -> l
         if split is not None and split not in data:
             raise UserError(f"split is {split!r}; {what} has {', '.join(map(str, data))}.")
         data = data[split if split is not None else next(iter(data))]
+    short = _short_floats(data.features or {})
     with contextlib.closing(iter(data)) as rows:  # a stream that ends early would leave its file open
-        return [dict(row) for row in itertools.islice(rows, limit)]
+        return [
+            {name: _shortest(value, short[name]) if name in short else value for name, value in row.items()}
+            for row in itertools.islice(rows, limit)
+        ]
+
+
+def _short_floats(features: Any) -> dict[str, str]:
+    kinds = {name: getattr(kind, "dtype", None) for name, kind in features.items()}
+    return {name: kind for name, kind in kinds.items() if kind in ("float16", "float32")}
+
+
+def _shortest(value: float | None, dtype: str) -> float | None:
+    """The shortest decimal that the column's type holds as this number: 0.1, not 0.10000000149011612."""
+    import numpy as np
+
+    return None if value is None else float(str(np.dtype(dtype).type(value)))
 
 
 @contextlib.contextmanager

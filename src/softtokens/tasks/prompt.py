@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from softtokens.types import UserError
 
 PLACE = "{question}"
@@ -15,10 +17,18 @@ MATH_TEMPLATE = (
 CHOICE_TEMPLATE = "Question: {question}\nAnswer:"
 
 
+# A shell hands on a backslash and an n as they are. They are a line end unless they begin a command of LaTeX.
+_LINE_END = re.compile(
+    r"\\n(?!(?:abla|eg?|eqq?|eq|ot|otin|u|i|mid|leq|geq|less|gtr|parallel|subseteq|earrow|warrow|exists|ewline|onumber|"
+    r"ormalsize|obreak|atural|cong|prec|succ|sim)(?![A-Za-z]))"
+)
+
+
 def check_template(template: str) -> str:
+    r"""The template, with line ends for `\n`. UserError where it has no place for the question."""
     if PLACE not in template:
         raise UserError(f"template is {template!r}; it has to say where the question goes: {PLACE}.")
-    return template
+    return _LINE_END.sub("\n", template)
 
 
 def fill(template: str, question: str) -> str:

@@ -27,6 +27,10 @@ TASKS = {
 ARITHMETIC = {"arithmetic": "short", "arithmetic-long": "long"}  # made on the spot -> difficulty
 NAMES = frozenset((*ARITHMETIC, *TASKS))
 ARITHMETIC_TRAIN_COUNT, ARITHMETIC_COUNT = 1000, 200  # problems when no limit is given: they never run out
+_NO_ANSWERS = (
+    "Name the right one with the option answer. A grader compares with the answer, in training, validation and "
+    "evaluation; only training with a reward function of your own, and --validate-every 0, needs none."
+)
 _MOST_MADE = 1_000_000  # of the arithmetic tasks, which make all of them at the start
 
 
@@ -49,6 +53,7 @@ def load_problems(
     answer: str | None = None,
     template: str | None = None,
     seed: int = 0,
+    needs_answers: bool = True,
 ) -> list[Problem]:
     """The first `limit` problems of a registered task, a local file or folder, or a hub data set `owner/name`.
 
@@ -65,6 +70,7 @@ def load_problems(
     - `config`: the hub's configuration of a data set.
     - `question`, `answer`: the columns to use, where they have other names.
     - `seed`: of the arithmetic tasks; rows of data sets keep their order.
+    - `needs_answers`: if False, rows may lack an answer: `Problem.answer` is None there. For rewards that need none.
 
     Rows with a column `prompt` are used as they are, unless `question` or `template` is given. `Problem.id` is the
     row's position, and `Problem.columns` hold what the prompt and the answer were not made of.
@@ -79,6 +85,7 @@ def load_problems(
         answer=answer,
         template=template,
         seed=seed,
+        needs_answers=needs_answers,
     ).problems
 
 
@@ -93,10 +100,11 @@ def load_task(
     answer: str | None = None,
     template: str | None = None,
     seed: int = 0,
+    needs_answers: bool = True,
 ) -> TaskData:
     """As `load_problems`, with the template that was used."""
     if template is not None:
-        check_template(template)
+        template = check_template(template)
     if task in ARITHMETIC:
         named = {"path": path, "config": config, "question": question, "answer": answer}
         for name, value in named.items():
@@ -107,7 +115,9 @@ def load_task(
     if source == spec.hub:
         split, config = _hub_split(spec, split), config or spec.config
     rows = load_rows(source, split=split, config=config, limit=limit)
-    return _problems(rows, spec, source, question=question, answer=answer, template=template)
+    return _problems(
+        rows, spec, source, question=question, answer=answer, template=template, needs_answers=needs_answers
+    )
 
 
 def _arithmetic(task: str, split: str | None, limit: int | None, template: str | None, seed: int) -> TaskData:
@@ -149,23 +159,34 @@ def _hub_split(spec: TaskSpec, split: str | None) -> str | None:
 
 
 def _problems(
-    rows: list[Row], spec: TaskSpec, source: str, *, question: str | None, answer: str | None, template: str | None
+    rows: list[Row],
+    spec: TaskSpec,
+    source: str,
+    *,
+    question: str | None,
+    answer: str | None,
+    template: str | None,
+    needs_answers: bool,
 ) -> TaskData:
     has_prompt = question is None and template is None and any("prompt" in row for row in rows)
     template = PLACE if has_prompt else template or MATH_TEMPLATE
     asked = "prompt" if has_prompt else None
     if asked is None:
         names = spec.questions if question is None else (question,)
-        asked = column_in(rows, names, parameter="question", source=source)
+        asked = column_in(rows, names, source=source, advice="Name the right one with the option question.")
     names = tuple(spec.answers) if answer is None else (answer,)
-    answered = column_in(rows, names, parameter="answer", source=source)
+    answered = None
+    if needs_answers or answer is not None or any(name in row for row in rows for name in names):
+        answered = column_in(rows, names, source=source, advice=_NO_ANSWERS)
     read = spec.answers.get(answered, final_answer)
     problems = []
     for position, row in enumerate(rows):
         where = f"{source}, row {position} (the first is row 0)"
         text = text_at(row, asked, where=where)
         columns = {name: value for name, value in row.items() if name not in (asked, answered)}
-        problems.append(Problem(position, fill(template, text), _answer_at(row, answered, read, where), columns))
+        has_answer = needs_answers or row.get(answered) is not None
+        expected = _answer_at(row, answered, read, where) if has_answer else None
+        problems.append(Problem(position, fill(template, text), expected, columns))
     return TaskData(problems, template)
 
 

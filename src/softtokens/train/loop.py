@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from softtokens.assemble import grader_of, task_data, validation_problems
+from softtokens.assemble import grader_of, task_data, validation_problems, validation_task
 from softtokens.config import TrainConfig
 from softtokens.evaluate.accuracy import count_right
 from softtokens.launch import launch
@@ -77,7 +77,7 @@ def _train(
             f"there are {world.size} processes for problems_per_step * group_size = {rows} rollouts; start fewer, or "
             "make more rollouts"
         )
-    data = task_data(config.task, default_split="train")
+    data = task_data(config.task, default_split="train", needs_answers=reward_func is None)
     problems = data.problems
     validation = validation_problems(config) if config.validate_every else []
     record = record_of(training=problems, validation=validation)
@@ -98,7 +98,7 @@ def _train(
     if folder is not None:
         load_optimizer(folder, weights, optimizer)
 
-    judge = grader_of(config.task)
+    judge, validator = grader_of(config.task), grader_of(validation_task(config))
     scale = RewardScale(**dataclasses.asdict(config.reward))
     score = graded(judge, scale) if reward_func is None else by_function(reward_func)
     sampler = weights.sampler
@@ -112,10 +112,11 @@ def _train(
 
     with contextlib.ExitStack() as closing:
         closing.callback(judge.close)
+        closing.callback(validator.close)
         world.from_main(lambda: (rundir.open_run(config), hold.take(), write(run, record)))
         logs = _Logs(config, run, progress, closing) if world.is_main else None
         world.from_main(lambda: tidy(run, progress) if folder is not None and folder.is_relative_to(run) else None)
-        _Run(trainee, run, validation, judge, logs, listener).go(progress)
+        _Run(trainee, run, validation, validator, logs, listener).go(progress)
     return run
 
 

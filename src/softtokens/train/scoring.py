@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Protocol
 
 from softtokens.rewards import Grader, RewardScale
@@ -36,7 +36,8 @@ def by_function(function: RewardFunction) -> Scorer:
     """A reward function as users of TRL know it: `function(prompts, completions, **columns) -> list of floats`.
 
     A completion is the (shadow) text of the thoughts, the forced text and the answer. The columns are those of the
-    data set's rows, and `answer`.
+    data set's rows, and `answer`, which is None where a row has none. UserError, with the name of the function and the
+    number of the completion, for rewards that are no finite numbers.
     """
 
     def score(problems, thoughts, answers):
@@ -48,15 +49,38 @@ def by_function(function: RewardFunction) -> Scorer:
             answer=[problem.answer for problem in problems],
             **columns,
         )
-        try:
-            rewards = [float(reward) for reward in rewards]
-        except TypeError as error:  # None, for one
-            raise UserError(f"the reward function returned something other than a list of numbers: {error}") from error
-        if len(rewards) != len(problems):
-            raise UserError(f"the reward function returned {len(rewards)} rewards for {len(problems)} completions")
-        for i, reward in enumerate(rewards):
-            if not math.isfinite(reward):
-                raise UserError(f"the reward function returned {reward} for completion {i}; rewards must be finite")
-        return rewards, None
+        return _checked(rewards, len(problems), getattr(function, "__name__", type(function).__name__)), None
 
     return score
+
+
+def _checked(rewards: object, count: int, name: str) -> list[float]:
+    """One finite float per completion, from a list, tuple or other sequence, an array or a one-dimensional tensor."""
+    wanted = f"it has to return a list of {count} numbers, one per completion"
+    if isinstance(rewards, (str, bytes, Mapping, Set)) or not hasattr(rewards, "__len__"):
+        raise UserError(f"the reward function {name} returned {_shown(rewards)}, a {type(rewards).__name__}; {wanted}.")
+    shape = tuple(getattr(rewards, "shape", (count,)))
+    if len(shape) != 1:
+        raise UserError(f"the reward function {name} returned an array of shape {list(shape)}; {wanted}.")
+    if len(rewards) != count:
+        raise UserError(f"the reward function {name} returned {len(rewards)} rewards for {count} completions.")
+    return [_number(reward, f"the reward function {name} returned", i) for i, reward in enumerate(rewards)]
+
+
+def _number(reward: object, returned: str, completion: int) -> float:
+    try:
+        if isinstance(reward, (str, bytes)):
+            raise TypeError("a text")
+        number = float(reward)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor of several numbers
+        raise UserError(
+            f"{returned} {_shown(reward)} for completion {completion} (the first is 0); a reward has to be a number."
+        ) from error
+    if not math.isfinite(number):
+        raise UserError(f"{returned} {number} for completion {completion} (the first is 0); rewards have to be finite.")
+    return number
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
