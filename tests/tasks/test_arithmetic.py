@@ -54,12 +54,13 @@ def test_questions_of_one_list_differ_and_ids_are_positions(split, difficulty):
 def test_every_step_of_a_chain_is_true_and_leads_to_the_answer(split, difficulty):
     fewest, most = {"short": (2, 4), "long": (5, 7)}[difficulty]
     for problem in arithmetic.problems(split, 200, difficulty=difficulty):
-        *steps, ending = re.split(r"(?<=\.) ", arithmetic.worked_chain(problem).removeprefix(" "))
+        opening, *steps, ending = re.split(r"(?<=\.) ", arithmetic.worked_chain(problem).removeprefix(" "))
         assert fewest <= len(steps) <= most
         numbers = [int(n) for n in re.findall(r"\d+", problem.columns["question"])]
         value = numbers[0]
+        assert opening == f"{value}."
         for step in steps:
-            left, sign, right, result = re.fullmatch(r"(\d+)([-+*])(\d+)=(\d+)\.", step).groups()
+            left, sign, right, result = re.fullmatch(r"Then (\d+)([-+*])(\d+)=(\d+)\.", step).groups()
             assert int(left) == value
             value = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}[sign]
             assert int(result) == value
