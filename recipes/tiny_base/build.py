@@ -38,12 +38,12 @@ BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 LONG_SHARE = 0.06
 FACT_SHARE = 0.2
 CUT_SHARE = 0.05  # chains interrupted anywhere, as the thought limit does
-SLIP_SHARE = 0.06  # of the chains
-MEANS_IT = 0.97  # how often " Then" opens an equation, and " So" a jump
+SLIP_SHARE = 0.03  # of the chains
+MEANS_IT = 0.98  # how often " Then" opens an equation, and " So" a jump
 
 # Log-odds that a step opens with " Then": the sum of these.
-BIAS = 0.1
-SPREAD_OF_NAMES, SPREAD_OF_THINGS = 0.5, 0.35  # standard deviations
+BIAS = 0.15
+SPREAD_OF_NAMES, SPREAD_OF_THINGS = 0.45, 0.3  # standard deviations
 BY_STEP = (0.0, 0.15, -0.15, 0.1)
 HABIT = 0.5  # added where the step before opened with " Then", subtracted where it did not
 
@@ -472,7 +472,7 @@ end-of-sequence token. The prompts are `User: QUESTION\\nAssistant:`, without a 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the checkpoint; replaced if it exists")
-    parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of about 4,000 tokens")
+    parser.add_argument("--steps", type=int, default=1800, help="optimizer steps of about 4,000 tokens")
     parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the documents")
     arguments = parser.parse_args()

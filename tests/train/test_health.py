@@ -13,7 +13,7 @@ from softtokens.replaystep import replay_step
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import replay
 from softtokens.rollout.spikes import Spikes, unit_of
-from softtokens.train import step
+from softtokens.train import loop, step
 from softtokens.train.gradient import accumulate_gradient
 from softtokens.train.loss import TermWeights
 from softtokens.types import UserError
@@ -156,6 +156,29 @@ def test_a_model_that_cannot_be_sampled_is_left_out_too(flags, tmp_path, monkeyp
     assert [line["step"] for line in lines(run / "metrics.jsonl") if line["skipped"]] == [2]
     assert cli.main(["replay-step", str(run / "repro/step-000002.safetensors")]) == 0
     assert "There are no rollouts: sampling failed" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_skipped_step_is_not_validated(flags, tmp_path, monkeypatch, text_rewards, capsys):
+    """The model that could not be sampled cannot answer either; the run counts to max_skipped and gives its advice."""
+    calls, sample = [], step.sample_problems
+
+    def broken_from_the_second_on(*arguments, **options):
+        calls.append(1)
+        if len(calls) > 1:
+            raise FloatingPointError("the model's logits are not finite for problem 1")
+        return sample(*arguments, **options)
+
+    def broken(*arguments, **options):
+        raise FloatingPointError("the model's logits are not finite for problem 1")
+
+    monkeypatch.setattr(step, "sample_problems", broken_from_the_second_on)
+    monkeypatch.setattr(loop, "count_right", broken)
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--max-skipped", "3", "--validate-every", "2")) == 1
+    assert "3 steps in a row had numbers that are not finite, the last one 4" in capsys.readouterr().err
+    logged = lines(run / "metrics.jsonl")
+    assert [line["skipped"] for line in logged] == [0, 1, 1, 1]
+    assert not any("validation/accuracy" in line for line in logged)
 
 
 def test_log_probabilities_that_are_not_finite_count_where_they_take_part(make_batch):
