@@ -159,7 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _show_thread_error
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as head, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        return EXIT_RUNTIME
     except UserError as error:
         return _complain(str(error), EXIT_USAGE)
     except Stopped as stopped:

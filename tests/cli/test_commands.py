@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -186,3 +188,11 @@ def test_secrets_of_the_environment_stay_there(run, model_folder, data_file, tmp
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {"report.html", "config.json", "metrics.jsonl"} <= {file.name for file in files}
     assert [file for file in files if b"secret-" in file.read_bytes()] == []
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    flags = [sys.executable, "-m", "softtokens.cli", "train", "--dry-run"]
+    process = subprocess.Popen(flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
