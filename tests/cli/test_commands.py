@@ -192,7 +192,7 @@ def test_secrets_of_the_environment_stay_there(run, model_folder, data_file, tmp
 
 def test_a_reader_that_has_seen_enough_is_no_error():
     flags = [sys.executable, "-m", "softtokens.cli", "train", "--dry-run"]
-    process = subprocess.Popen(flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 1
+    with subprocess.Popen(flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
