@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -64,7 +65,11 @@ def test_hard_training_raises_the_reward(tmp_path):
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 8
 
 
-def test_recipes_of_the_quickstart_are_valid(tmp_path):
-    for mode in MODES:
-        config = train_config(mode, tmp_path, QuickstartConfig())
+def test_the_modes_of_the_quickstart_share_one_recipe(tmp_path):
+    configs = {mode: train_config(mode, tmp_path, QuickstartConfig()) for mode in MODES}
+    for mode, config in configs.items():
         assert config.thought.mode == mode and config.thought.gamma == 0.33
+        assert config.thought_weight == config.answer_weight == 1
+        assert dataclasses.replace(config, thought=configs["hard"].thought, output="") == dataclasses.replace(
+            configs["hard"], output=""
+        )

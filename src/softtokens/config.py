@@ -183,6 +183,9 @@ class TrainConfig:
     resume: Annotated[bool, FREE] = False
     """Go on from the last checkpoint in output. Settings that do not change the gradient may differ from before (how
     often to save and validate, memory, devices, logs); steps may grow."""
+    logits_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Round finished logits to this precision, in rollouts and replay alike. bfloat16 makes exact ties of the two
+    likeliest tokens, which is what fuzzy thoughts at the paper's temperature learn from. Evaluations use float32."""
     mask_unused: bool = True
     """Vocabulary rows that no token owns get no probability, unless --no-mask-unused is given."""
     device: Annotated[str, FREE] = "auto"
@@ -215,6 +218,7 @@ class TrainConfig:
         require_choice("clip", self.clip, ("sum", "each"))
         require_choice("schedule", self.schedule, ("cosine", "linear", "constant"))
         require_choice("decoding", self.decoding, ("auto", "plain", "compiled"))
+        require_choice("logits_dtype", self.logits_dtype, ("float32", "bfloat16"))
         if self.group_size < 2:
             raise UserError(
                 f"group_size is {self.group_size}; the leave-one-out baseline needs at least 2 rollouts per problem. "
@@ -321,7 +325,7 @@ class QuickstartConfig:
     samples: int = 32
     """Samples per problem in the sampled settings."""
     steps: int | None = None
-    """Updates of each run; by default those of the recipe. Fewer make it quick, and teach little."""
+    """Updates of each run; by default 40. Fewer make it quick, and teach little."""
 
     def __post_init__(self):
         for name in ("problems", "samples"):

@@ -16,6 +16,7 @@ from softtokens.rollout.spikes import Spikes, unit_of
 from softtokens.thoughts import build_thought
 from softtokens.train.case import Case, load_case
 from softtokens.train.gradient import Batch, accumulate_gradient
+from softtokens.train.loop import rounding_of
 from softtokens.train.loss import TermWeights
 from softtokens.train.weights import Weights, total_norm
 
@@ -56,6 +57,7 @@ def _findings(case: Case, config: ReplayStepConfig) -> list[RowFinding]:
     policy = load_policy(
         config.model or case.model, device=resolve_device(config.device), dtype=dtype, mask_unused=settings.mask_unused
     )
+    policy.logits_rounding = rounding_of(settings)
     weights, thought = Weights(policy), build_thought(settings.thought, policy.embedding_rms)
     terms = TermWeights(settings.thought_weight, settings.answer_weight)
     case.require_sizes_of(policy, config.model or str(case.model))

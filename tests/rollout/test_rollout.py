@@ -342,6 +342,24 @@ def test_a_stored_step_is_of_the_size_of_an_embedding(policy, prompts, tmp_path)
             assert policy.vocabulary.head.shape[0] not in value.shape
 
 
+@pytest.mark.parametrize("name", ["hard", "soft", "fuzzy"])
+def test_rounded_logits_are_rounded_alike_in_rollout_and_replay(make_policy, prompts, name):
+    """But for the few logits that lie at the edge between two values of bfloat16."""
+    policy = make_policy("llama-untied")
+    policy.logits_rounding = torch.bfloat16
+    (thought,) = thoughts_of(policy, [name]).values()
+    rollout = sample(policy, thought, prompts)
+    again = replay(policy, thought, rollout)
+    steps = again.is_thought_step
+    apart = (again.thought_log_prob[steps] - rollout.log_prob[rollout.is_thought]).abs()
+    assert (apart < 1e-3).float().mean() > 0.9
+    answers = (again.answer_log_prob[again.is_answer_step] - rollout.log_prob[rollout.is_answer]).abs()
+    assert (answers < 1e-3).float().mean() > 0.9 and answers.max() < 0.1
+    policy.logits_rounding = None
+    other = replay(policy, thought, rollout).answer_log_prob[again.is_answer_step]
+    assert ((other - rollout.log_prob[rollout.is_answer]).abs() > 1e-4).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("name", ["hard", "soft", "soft-density", "fuzzy"])
 def test_log_probs_move_with_the_weights(policy, prompts, name):
     """A ratio or a divergence can be built on them, whatever the estimator of the gradient."""

@@ -47,6 +47,12 @@ def vocabulary():
 
 
 @pytest.fixture
+def rounding(vocabulary):
+    """The same with logits rounded to bfloat16."""
+    return dataclasses.replace(vocabulary, rounding=torch.bfloat16)
+
+
+@pytest.fixture
 def hidden():
     return torch.randn(5, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
@@ -333,3 +339,42 @@ def test_scores_are_those_of_the_distribution(thought, hidden, vocabulary, known
             assert (ours is None or not ours.any()) and (theirs is None or not theirs.any())
         else:
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9 * float(theirs.abs().max()))
+
+
+def test_logits_are_rounded_and_their_gradients_are_not(hidden, vocabulary, rounding):
+    hidden = hidden.requires_grad_()
+    plain, rounded = vocabulary.logits(hidden), rounding.logits(hidden)
+    assert torch.equal(rounded[:, :TOKENS], plain[:, :TOKENS].bfloat16().double())
+    assert not torch.equal(rounded, plain)
+    upstream = torch.randn(5, TOKENS, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    ours, theirs = (
+        torch.autograd.grad(logits[:, :TOKENS], hidden, upstream, retain_graph=True) for logits in (rounded, plain)
+    )
+    torch.testing.assert_close(ours, theirs)
+
+
+@every_thought
+def test_streamed_scores_of_rounded_logits_are_those_of_the_distribution(thought, hidden, rounding):
+    """A near tie becomes a tie, whose mixture carries a gradient at any temperature."""
+    hidden = near_tie(hidden, rounding, gap=1e-4).requires_grad_()
+    drawn = thought.at(hidden, rounding).draw(keys(len(hidden)))
+    distribution = thought.at(hidden, rounding)
+    scores = thought.score(hidden, rounding, drawn)
+    torch.testing.assert_close(scores.surrogate, distribution.surrogate(drawn))
+    upstream = torch.linspace(-1, 1, len(hidden), dtype=torch.float64)
+    ours, theirs = (
+        torch.autograd.grad(x, hidden, upstream.to(x.dtype), retain_graph=True)[0]
+        for x in (scores.surrogate, distribution.surrogate(drawn))
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9 * float(theirs.abs().max()) + 1e-12)
+
+
+def test_fuzzy_thoughts_learn_from_rounded_ties(hidden, vocabulary, rounding):
+    """Of the same hidden states, float32 logits apart by much more than tau give no gradient."""
+    thought, near = Gaussian(1e-4, SIGMA), near_tie(hidden, vocabulary, gap=2e-3)
+    norms = []
+    for words in (vocabulary, rounding):
+        leaf = near.clone().requires_grad_()
+        distribution = thought.at(leaf, words)
+        norms.append(torch.autograd.grad(distribution.surrogate(distribution.draw(keys(5))).sum(), leaf)[0].norm())
+    assert norms[0] < 1e-2 * norms[1]

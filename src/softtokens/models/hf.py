@@ -56,6 +56,7 @@ class HFPolicy:
         self.tokenizer = tokenizer
         self.mask_unused = mask_unused
         self.template = template
+        self.logits_rounding: torch.dtype | None = None  # see ops.vocabulary
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", 2**20))
         self.eos_ids = _eos_ids(model, tokenizer)
@@ -88,7 +89,9 @@ class HFPolicy:
 
     def around(self, model: nn.Module) -> HFPolicy:
         """The same policy with another model of the same architecture."""
-        return HFPolicy(model, self.tokenizer, mask_unused=self.mask_unused, template=self.template, like=self)
+        policy = HFPolicy(model, self.tokenizer, mask_unused=self.mask_unused, template=self.template, like=self)
+        policy.logits_rounding = self.logits_rounding
+        return policy
 
     def _drive(self, name: str) -> None:
         """Decode with our cache where that gives what the model gives, else without any."""
@@ -116,6 +119,7 @@ class HFPolicy:
             size=self._size,
             owned=None if self._owned is None else self._owned.to(head.weight.device),
             bias=head.bias,
+            rounding=self.logits_rounding,
             **self._transform,
         )
 

@@ -1,7 +1,8 @@
 """The two vocabulary-sized matrices of a language model, and the logits they give.
 
 Logits are computed in float32 (float64 when a matrix is float64) whatever the model's dtype: in bfloat16 exact ties of
-the two largest logits are common, and at small temperatures a tie decides everything (docs/method.md).
+the two largest logits are common, and at small temperatures a tie decides everything (docs/method.md). Whoever wants
+those ties asks for them with `rounding`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class Vocabulary:
     head: [vocab, dim], logits = cap(scale * (hidden head^T + bias)). table: [vocab, dim], what a token feeds into the
     first block is `table_scale * table[token]` (Gemma scales). Rows that belong to no token of the tokenizer get logit
     -inf: those at or beyond `size`, and where token ids have holes those that are not in `owned`, int64, ascending.
+    rounding: the dtype that finished logits are rounded to; gradients pass as if they were not.
     """
 
     head: Tensor
@@ -29,6 +31,7 @@ class Vocabulary:
     softcap: float | None = None
     table_scale: float = 1.0
     owned: Tensor | None = None
+    rounding: torch.dtype | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, dim] to [rows, vocab], at least float32."""
@@ -50,6 +53,8 @@ class Vocabulary:
         if self.softcap is not None:
             capped = torch.tanh(logits / self.softcap)
             logits, slope = self.softcap * capped, self.logit_scale * (1 - capped.square())
+        if self.rounding is not None:
+            logits = rounded(logits, self.rounding)
         return logits if self.owned is None else self.to_rows(self.of_tokens(logits)), slope
 
     @property
@@ -114,6 +119,14 @@ def product(rows: Tensor, matrix: Tensor) -> Tensor:
         low = (rows - high.float()).to(matrix.dtype)
         return sum(torch.mm(torch.cat((high, low)), matrix, out_dtype=torch.float32).split(len(rows)))
     return full_precision(rows) @ full_precision(matrix).to(full_precision(rows).dtype)
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest values that the dtype has, in x's own; gradients pass straight through."""
+    value = x.detach().to(dtype).to(x.dtype)
+    if not x.requires_grad:
+        return value
+    return x + (value - x.detach()).nan_to_num(nan=0.0)  # exact: the two are close; -inf stays
 
 
 def full_precision(x: Tensor) -> Tensor:

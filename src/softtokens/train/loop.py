@@ -145,6 +145,11 @@ def _start(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, tuple[Path, Pr
     return run, checkpoint
 
 
+def rounding_of(config: TrainConfig) -> torch.dtype | None:
+    """What finished logits are rounded to."""
+    return None if config.logits_dtype == "float32" else getattr(torch, config.logits_dtype)
+
+
 def _validates_otherwise(changed: dict[str, tuple]) -> bool:
     return any(name.startswith("validation") for name in changed)
 
@@ -164,6 +169,7 @@ def _weights(config: TrainConfig, folder: Path | None, world: World, template: s
             folder or config.model, device=device, mask_unused=config.mask_unused, merge_adapters=False
         )
         policy.template = template
+        policy.logits_rounding = rounding_of(config)
         if scale.lora_rank and not lora.has_adapters(policy.model):
             lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
         return policy
