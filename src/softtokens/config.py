@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from softtokens.scaleconfig import ScaleConfig
-from softtokens.settings import FREE
+from softtokens.settings import FREE, require, require_choice
 from softtokens.types import UserError
 
 Mode = Literal["hard", "soft", "fuzzy"]
@@ -349,15 +349,3 @@ class ReportConfig:
 
     def __post_init__(self):
         require("runs", "empty", bool(self.runs), "one folder or more: a training run, an evaluation, a quickstart")
-
-
-def require(name: str, value: object, allowed: bool, what: str) -> None:
-    """Raise UserError unless `allowed`, and for a float that is not finite, or too small for a normal float32."""
-    if not allowed:
-        raise UserError(f"{name} is {value}; it must be {what}")
-    if isinstance(value, float) and value != 0 and not 2.0**-126 <= abs(value) < 2.0**127:
-        raise UserError(f"{name} is {value}, which float32 cannot compute with; give 0 or a size of 1e-37 to 1e38")
-
-
-def require_choice(name: str, value: object, choices: tuple) -> None:
-    require(name, repr(value), value in choices, "one of " + ", ".join(map(str, choices)))

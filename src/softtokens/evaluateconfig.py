@@ -8,7 +8,8 @@ from typing import Literal
 
 import tyro
 
-from softtokens.config import ALL_SETTINGS, MODE_TEMPERATURES, TaskConfig, require, require_choice
+from softtokens.config import ALL_SETTINGS, MODE_TEMPERATURES, TaskConfig
+from softtokens.settings import require, require_choice
 from softtokens.types import UserError
 
 PAPER_TEMPERATURES, PAPER_TAUS, PAPER_GAMMAS = (MODE_TEMPERATURES["hard"],), (MODE_TEMPERATURES["soft"],), (0.33,)

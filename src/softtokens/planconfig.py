@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from softtokens.config import TrainConfig, require
+from softtokens.config import TrainConfig
+from softtokens.settings import require
 from softtokens.types import UserError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal
 
-from softtokens.settings import FREE
+from softtokens.settings import FREE, require, require_choice
 from softtokens.types import UserError
 
 
@@ -29,16 +29,10 @@ class ScaleConfig:
     """Linear layers that get adapters, by the end of their names; by default every one in the blocks."""
 
     def __post_init__(self):
-        for name, choices in (
-            ("parallel", ("auto", "ddp", "fsdp", "hsdp")),
-            ("dtype", ("float32", "bfloat16")),
-            ("activation_checkpointing", ("auto", "always", "never")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
-        if self.lora_rank < 0:
-            raise UserError(f"lora_rank is {self.lora_rank}; it must be 0 (no adapters) or more")
-        if self.lora_alpha is not None and not 0 < self.lora_alpha < float("inf"):
-            raise UserError(f"lora_alpha is {self.lora_alpha}; it must be a positive number, or left out")
+        require_choice("parallel", self.parallel, ("auto", "ddp", "fsdp", "hsdp"))
+        require_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        require_choice("activation_checkpointing", self.activation_checkpointing, ("auto", "always", "never"))
+        require("lora_rank", self.lora_rank, self.lora_rank >= 0, "0 (no adapters) or more")
+        require("lora_alpha", self.lora_alpha, self.lora_alpha is None or self.lora_alpha > 0, "a positive number")
         if not self.lora_rank and (self.lora_alpha is not None or self.lora_targets):
             raise UserError("lora_alpha or lora_targets is given, but lora_rank is 0; give a rank such as 16")

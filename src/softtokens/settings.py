@@ -1,10 +1,12 @@
-"""Which settings do not change what is learned, marked once beside each field of the configuration classes."""
+"""What the configuration classes share: what is allowed, and which settings do not change what is learned."""
 
 from __future__ import annotations
 
 import dataclasses
 import typing
 from typing import Annotated
+
+from softtokens.types import UserError
 
 FREE = "does not change the gradient"  # as in `save_every: Annotated[int, FREE] = 50`
 
@@ -28,3 +30,15 @@ def flat(settings: dict) -> dict:
         inner = {f"{name}.{key}": entry for key, entry in flat(value).items()} if isinstance(value, dict) else {}
         entries |= inner or {name: value}
     return entries
+
+
+def require(name: str, value: object, allowed: bool, what: str) -> None:
+    """Raise UserError unless `allowed`, and for a float that is not finite, or too small for a normal float32."""
+    if not allowed:
+        raise UserError(f"{name} is {value}; it must be {what}")
+    if isinstance(value, float) and value != 0 and not 2.0**-126 <= abs(value) < 2.0**127:
+        raise UserError(f"{name} is {value}, which float32 cannot compute with; give 0 or a size of 1e-37 to 1e38")
+
+
+def require_choice(name: str, value: object, choices: tuple) -> None:
+    require(name, repr(value), value in choices, "one of " + ", ".join(map(str, choices)))

@@ -133,3 +133,13 @@ def test_the_unit_of_scores_is_measured_in_pieces(monkeypatch):
     assert sum(sizes) == head.numel() and max(sizes) < head.numel() / 2
     monkeypatch.undo()
     assert unit == pytest.approx(float(head[:9_000].float().square().sum(-1).mean().sqrt()), rel=1e-6)
+
+
+def test_an_end_token_that_nobody_owns_is_warned_of(make_policy, caplog):
+    """It is masked, so no answer would ever end."""
+    policy = make_policy("llama")
+    policy.model.generation_config.eos_token_id = len(policy.tokenizer) + 1  # a padding row of the table
+    tokenizer = copy.deepcopy(policy.tokenizer)
+    tokenizer.eos_token = None
+    HFPolicy(policy.model, tokenizer)
+    assert "names an end-of-sequence token that the tokenizer has; every answer runs to its limit" in caplog.text

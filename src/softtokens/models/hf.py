@@ -60,11 +60,6 @@ class HFPolicy:
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", 2**20))
         self.eos_ids = _eos_ids(model, tokenizer)
-        if not self.eos_ids:
-            log.warning(
-                "neither the tokenizer nor the model names an end-of-sequence token; every answer runs to its limit "
-                "(max_answer_tokens). Set eos_token in tokenizer_config.json if there is one."
-            )
         self._window, self._mask_by_layer_type = _sliding_window(config)
         self._step = self._plain_step
         self.compiled: dict[Hashable, Callable[..., None]] | None = None
@@ -79,6 +74,12 @@ class HFPolicy:
             self.eos_ids, self._transform, self.embedding_rms = like.eos_ids, like._transform, like.embedding_rms
             self._recompute = like._recompute and Recompute(self.hidden_states, self.context_length)
             return
+        if not self.eos_ids & set(owned):
+            log.warning(
+                "neither the tokenizer nor the model names an end-of-sequence token%s; every answer runs to its limit "
+                "(max_answer_tokens). Set eos_token in tokenizer_config.json if there is one.",
+                " that the tokenizer has" if self.eos_ids else "",
+            )
         _require_rows_for(tokenizer, rows)
         self._transform = probe(model, self._size)
         self._drive(type(model).__name__)
