@@ -83,12 +83,12 @@ def _train(
     record = record_of(training=problems, validation=validation)
     world.from_main(lambda: _require_same_problems(run, config, record))
     folder, progress = checkpoint or (None, Progress())
-    weights = _weights(config, folder, world, data.template)
+    weights = load_weights(config, folder, world, data.template)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
     positions = require_room(weights.sampler, problems, limits, name="the task")
     if validation:
         positions = max(positions, require_room(weights.sampler, validation, limits, name="validation"))
-    fit = _fit(config, weights, positions, limits, len(validation))  # the optimizer's state is still to come
+    fit = fit_of(config, weights, positions, limits, len(validation))  # the optimizer's state is still to come
     optimizer = torch.optim.AdamW(
         weights.parameters.values(),
         lr=config.learning_rate,
@@ -154,7 +154,7 @@ def _require_same_problems(run: Path, config: TrainConfig, record: Record) -> No
     require_same(run, {name: part for name, part in record.items() if name not in may_change})
 
 
-def _weights(config: TrainConfig, folder: Path | None, world: World, template: str) -> Weights:
+def load_weights(config: TrainConfig, folder: Path | None, world: World, template: str) -> Weights:
     """The policy, from a checkpoint if there is one, in the form that the configuration asks for. template: of the
     problems it is trained on."""
     scale = config.scale
@@ -177,7 +177,7 @@ def _weights(config: TrainConfig, folder: Path | None, world: World, template: s
     return Weights(policy, world) if dtype == torch.float32 else WithMasters(policy, world)
 
 
-def _fit(config: TrainConfig, weights: Weights, positions: int, limits: Limits, validation: int) -> Fit:
+def fit_of(config: TrainConfig, weights: Weights, positions: int, limits: Limits, validation: int) -> Fit:
     """How much runs at a time, in all processes. positions: of the longest rollout, with its prompt. validation:
     problems. Where memory asks for it, activations are recomputed from here on."""
     world, group = weights.world, config.group_size
