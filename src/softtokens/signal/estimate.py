@@ -24,9 +24,9 @@ from softtokens.signalconfig import FEWEST_BATCHES
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """norm: median over batches. cosine: mean over pairs of batches; a gradient of 0 agrees with none. signal: of a
-    batch; noise: of one rollout. noise_scale, in rollouts: None where the signal is not above its 95 % margin, and low
-    is then what it is more than; low and high: 95 % interval. All three are None where every gradient is 0, and high
-    also where there is no noise_scale."""
+    batch; noise: of one rollout. noise_scale, in rollouts, with low and high, its 95 % interval: where the signal is
+    not above its margin noise_scale and high are None, and low is what it is more than; low is None too where too few
+    of the batches have a gradient."""
 
     norm: float
     cosine: float
@@ -36,6 +36,11 @@ class Estimate:
     noise_scale: float | None
     low: float | None
     high: float | None
+
+    @property
+    def is_zero(self) -> bool:
+        """No batch has a gradient."""
+        return self.signal == self.noise == 0
 
 
 def estimate(gram: Tensor, rows: int) -> Estimate:
@@ -51,11 +56,8 @@ def estimate(gram: Tensor, rows: int) -> Estimate:
     squares_without = (squares.sum() - squares) / (batches - 1)
     noise = squares.mean() - signal
     noises_without = squares_without - signals_without
-    scale, low, high = _noise_scale(
-        float(_ratio(signal, noise)), _error(_ratio(signals_without, noises_without)), batches, rows
-    )
-    if not squares.any():
-        scale = low = high = None
+    ratio, error = float(_ratio(signal, noise)), _error(_ratio(signals_without, noises_without))
+    scale, low, high = _noise_scale(ratio, error, batches, rows) if squares.any() else (None, None, None)
     return Estimate(
         norm=float(norms.quantile(0.5)),
         cosine=float(cosine),
@@ -68,15 +70,20 @@ def estimate(gram: Tensor, rows: int) -> Estimate:
     )
 
 
-def _noise_scale(ratio: float, error: float, batches: int, rows: int) -> tuple[float | None, float, float | None]:
+def _noise_scale(
+    ratio: float, error: float, batches: int, rows: int
+) -> tuple[float | None, float | None, float | None]:
     """In rollouts, and its interval. ratio: signal over noise of one batch, with its standard error."""
     if math.isinf(ratio):  # every batch has the same gradient
         return 0.0, 0.0, 0.0
+    if not math.isfinite(error):  # without one of the batches there is no gradient, or no noise
+        return None, None, None
     margin = student(batches - 1) * error
-    if ratio <= margin:
-        # a ratio far below 0 is bad luck, and no reason to promise more than the margin alone would
-        return None, rows / max(ratio + margin, margin / 2), None
-    return rows / ratio, rows / (ratio + margin), rows / (ratio - margin)
+    if ratio > margin:
+        return rows / ratio, rows / (ratio + margin), rows / (ratio - margin)
+    # a ratio far below 0 is bad luck, and no reason to promise more than the margin alone would
+    most = max(ratio + margin, margin / 2)
+    return None, rows / most if most > 0 else None, None
 
 
 def _ratio(signal: Tensor, noise: Tensor) -> Tensor:

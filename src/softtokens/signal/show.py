@@ -45,8 +45,10 @@ def sentence(signal: Signal, one: Measured) -> str:
             f"this needs about {rounded(e.noise_scale)} rollouts a step for signal to equal noise "
             f"(95 %: {rounded(e.low)} to {rounded(e.high)}); a step has {signal.rows:,}."
         )
-    if e.low is None:
+    if e.is_zero:
         return f"no gradient: it is 0 in all {drawn:,} rollouts."
+    if e.low is None:
+        return f"no signal was measurable with {drawn:,} rollouts: too few of the batches have a gradient."
     return (
         f"no signal was measurable with {drawn:,} rollouts: for signal to equal noise a step needs more than "
         f"{rounded(e.low)}, and has {signal.rows:,}."
@@ -66,7 +68,9 @@ def _parts(thought: ThoughtConfig) -> list[str]:
 def _scale(e: Estimate) -> str:
     if e.noise_scale is not None:
         return rounded(e.noise_scale)
-    return "no gradient" if e.low is None else f"> {rounded(e.low)}"
+    if e.low is None:
+        return "no gradient" if e.is_zero else "unknown"
+    return f"> {rounded(e.low)}"
 
 
 def rounded(count: float) -> str:
