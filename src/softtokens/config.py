@@ -343,7 +343,7 @@ class ReportConfig:
     """Write one HTML page about training runs and evaluations; everything is inside it, and it needs no network."""
 
     runs: tuple[str, ...]
-    """Folders of training runs or evaluations, or folders that hold some (such as a quickstart), in any mix."""
+    """Folders of training runs, evaluations or signal, or folders that hold some (such as a quickstart), in any mix."""
     output: str | None = None
     """The page; by default report.html in the folder, or in the current one if several are given."""
     figures: str | None = None

@@ -43,6 +43,21 @@ def test_nine_of_ten_intervals_hold_the_noise_scale(batches, signal):
     assert sum(held) > 0.89 * len(held)
 
 
+@pytest.mark.parametrize("tail", [1.0, 2.0])
+@pytest.mark.parametrize("signal", [0.02, 0.5, 4.0])
+def test_intervals_hold_where_a_few_batches_are_much_longer(signal, tail):
+    """Deviations of the noise are log-normal over batches, with a mean square of 1."""
+    generator = torch.Generator().manual_seed(7)
+    held = 0
+    for seed in range(400):
+        lengths = torch.exp(tail * torch.randn(8, 1, generator=generator, dtype=torch.float64) - tail**2)
+        noise = gradients(8, 1.0, 0.0, seed) * lengths
+        noise[:, 3] += signal**0.5
+        e = estimate(gram_of(noise), ROWS)
+        held += e.low <= ROWS / signal <= (math.inf if e.high is None else e.high)
+    assert held > 0.89 * 400
+
+
 @pytest.mark.parametrize("batches", [3, 8, 16])
 def test_without_signal_none_is_claimed(batches):
     made = estimates(batches, 1.0, 0.0, times=400)

@@ -12,9 +12,9 @@ from softtokens.config import ReportConfig, RewardConfig, TaskConfig, ThoughtCon
 from softtokens.ops import sketch
 from softtokens.report.build import report
 from softtokens.signal import measure
-from softtokens.signal.estimate import gram_of
+from softtokens.signal.estimate import Estimate, gram_of
 from softtokens.signal.keep import SKETCH, keeping, sketch_size
-from softtokens.signal.measure import estimates, signal
+from softtokens.signal.measure import Measured, Signal, estimates, signal
 from softtokens.signal.show import FILE, as_json, rounded, sentence
 from softtokens.signalconfig import SMALLEST_SKETCH, SignalConfig
 from softtokens.train import step as step_module
@@ -64,14 +64,14 @@ def always(value):
 
 def kept_gradients(monkeypatch) -> list[torch.Tensor]:
     """The vectors that measuring keeps, thought terms first."""
-    seen = []
+    kept = []
 
     def spy(vectors):
-        seen.append(vectors)
+        kept.append(vectors)
         return gram_of(vectors)
 
     monkeypatch.setattr(measure, "gram_of", spy)
-    return seen
+    return kept
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])
@@ -219,6 +219,31 @@ def test_a_gradient_that_is_not_finite_ends_it(make_config, monkeypatch):
     monkeypatch.setattr(measure, "keeping", lambda *sizes: lambda gradient: sum(g.sum() for g in gradient) * torch.inf)
     with pytest.raises(FloatingPointError, match="batch 1: the gradient of the thought term is not finite"):
         signal(make_config(), reward_func=by_length)
+
+
+@pytest.mark.parametrize(
+    ("e", "words"),
+    [
+        (
+            dict(noise_scale=190.0, low=160.0, high=260.0),
+            "about 190 rollouts a step for signal to equal noise (95 %: 160",
+        ),
+        (
+            dict(low=1900.0),
+            "no signal was measurable with 16 rollouts: for signal to equal noise a step needs more than",
+        ),
+        (dict(low=50.0, cosine=0.4), "there is signal (cosine +0.400 ±0.010), but a few long gradients hide how much"),
+        (dict(), "no signal was measurable with 16 rollouts: too few of the batches have a gradient."),
+        (dict(signal=0.0, noise=0.0), "no gradient: it is 0 in all 16 rollouts."),
+    ],
+)
+def test_each_setting_ends_in_a_sentence(e, words):
+    nothing = dict(
+        norm=1.0, cosine=0.0, cosine_error=0.01, signal=1.0, noise=1.0, noise_scale=None, low=None, high=None
+    )
+    made = Measured(ThoughtConfig(), {"sum": Estimate(**nothing | e)}, 1.0, (0.0, 2.0), None, spread=0.5, seconds=1.0)
+    measured = Signal(SignalConfig(batches=4, problems_per_step=2, group_size=2), 10, None, [made])
+    assert words in sentence(measured, made)
 
 
 @pytest.mark.parametrize(

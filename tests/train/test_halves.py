@@ -39,14 +39,14 @@ def test_cosine_and_noise_scale_are_those_of_the_two_gradients(make_batch, mode,
     batch = make_batch(mode)
     first = torch.tensor([True, True, True, False, False, False])
     g, h = of_half(batch, first), of_half(batch, ~first)
-    said = measured(batch, first, tokens_per_backward=tokens)
-    assert said["signal/cosine"] == pytest.approx(float(g @ h / (g.norm() * h.norm())), abs=0.01)
+    metrics = measured(batch, first, tokens_per_backward=tokens)
+    assert metrics["signal/cosine"] == pytest.approx(float(g @ h / (g.norm() * h.norm())), abs=0.01)
     signal, noise = g @ h, 3 * ((g @ g + h @ h) / 2 - g @ h)
     assert abs(signal) > 0.02 * g.norm() * h.norm()  # else the sketch could not tell its sign
     if signal > 0:
-        assert said["signal/noise_scale"] == pytest.approx(float(noise / signal), rel=0.2)
+        assert metrics["signal/noise_scale"] == pytest.approx(float(noise / signal), rel=0.2)
     else:
-        assert math.isnan(said["signal/noise_scale"])
+        assert math.isnan(metrics["signal/noise_scale"])
     assert all(p.grad is None for p in batch.parameters)
 
 
@@ -54,10 +54,10 @@ def test_halves_of_different_size_are_each_a_mean_of_their_own(make_batch):
     batch = make_batch("hard")
     first = torch.tensor([True, True, False, False, False, False])
     g, h = of_half(batch, first), of_half(batch, ~first)
-    said, signal = measured(batch, first), float(g @ h)
+    metrics, signal = measured(batch, first), float(g @ h)
     noise = (2 * (float(g @ g) - signal) + 4 * (float(h @ h) - signal)) / 2
-    assert said["signal/cosine"] == pytest.approx(signal / float(g.norm() * h.norm()), abs=0.01)
-    assert math.isnan(said["signal/noise_scale"]) or said["signal/noise_scale"] == pytest.approx(
+    assert metrics["signal/cosine"] == pytest.approx(signal / float(g.norm() * h.norm()), abs=0.01)
+    assert math.isnan(metrics["signal/noise_scale"]) or metrics["signal/noise_scale"] == pytest.approx(
         noise / signal, rel=0.2
     )
 
@@ -65,9 +65,9 @@ def test_halves_of_different_size_are_each_a_mean_of_their_own(make_batch):
 def test_a_half_without_spread_agrees_with_nothing(make_batch):
     batch = make_batch("soft")
     first = torch.tensor([True, True, True, False, False, False])
-    said = measured(dataclasses.replace(batch, advantages=batch.advantages * first), first)
-    assert said["signal/cosine"] == 0.0
-    assert math.isnan(said["signal/noise_scale"])
+    metrics = measured(dataclasses.replace(batch, advantages=batch.advantages * first), first)
+    assert metrics["signal/cosine"] == 0.0
+    assert math.isnan(metrics["signal/noise_scale"])
 
 
 def test_a_process_without_rows_of_a_half_runs_one_for_nothing(make_batch):

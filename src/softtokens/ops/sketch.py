@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 64
-_CHUNK = 1 << 18  # entries hashed at a time
+_CHUNK = {"cpu": 1 << 16, "cuda": 1 << 21}  # entries hashed at a time: a CPU's caches, or enough work for a GPU
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _LOW = 0xFFFFFFFF
 
@@ -38,7 +38,7 @@ class CountSketch:
         for tensor in tensors:
             if sketch is None:
                 sketch = torch.zeros(self.size, dtype=torch.float64, device=tensor.device)
-            for chunk in tensor.detach().flatten().split(_CHUNK):
+            for chunk in tensor.detach().flatten().split(_CHUNK[tensor.device.type]):
                 places, signs = self._hashed(position, position + len(chunk), chunk.device)
                 sketch.index_add_(0, places, chunk.double() * signs)
                 position += len(chunk)

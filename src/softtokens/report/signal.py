@@ -9,6 +9,7 @@ from typing import Any
 from softtokens.report.blocks import MINUS, MODES, Block, Entry, Table, Words, percent, plain
 from softtokens.report.readers import number, rows_of, table, text
 from softtokens.report.training import short_name
+from softtokens.report.visible import shown
 
 _TERMS = ("thought", "answer", "sum")
 
@@ -19,7 +20,7 @@ def blocks(signals: Sequence[tuple[Path, dict[str, Any]]]) -> list[Block]:
     for index, (_, signal) in enumerate(signals):
         settings = rows_of(signal.get("settings"))
         made.append(_table(index, signal, settings))
-        made += [Words(text(one.get("sentence"))) for one in settings if one.get("sentence")]
+        made += [Words(shown(text(one.get("sentence")), 400)) for one in settings if one.get("sentence")]
     return made
 
 
@@ -43,7 +44,7 @@ def _row(one: dict[str, Any]) -> list[Entry]:
     terms = {term: table(table(one.get("terms")).get(term)) for term in _TERMS}
     shares = [number(one.get(name)) for name in ("solved", "spread")]
     return [
-        Entry(text(one.get("name"), "unknown"), mode=mode if mode in MODES else ""),
+        Entry(shown(text(one.get("name"), "unknown"), 48), mode=mode if mode in MODES else ""),
         Entry(plain(number(one.get("reward")))),
         *(Entry(percent(share, 0), share) for share in shares),
         *(_cosine(term) for term in terms.values()),

@@ -114,8 +114,8 @@ def _signal(
         for setting, thought in thoughts.items():
             own = dataclasses.replace(config, thought=setting, modes=(), taus=(), gammas=())
             trainee = Trainee(own, weights, optimizer, thought, data.problems, score, limits, fit)
-            heard = listener if world.is_main else None
-            measured.append(_measure(trainee, first, keeping(sketch, parameters), heard))
+            keep = keeping(sketch, parameters)
+            measured.append(_measure(trainee, first, keep, listener if world.is_main else None))
     finally:
         judge.close()
     _require_spread(measured, config)

@@ -8,7 +8,7 @@ import math
 from rich.table import Table
 
 from softtokens.config import ThoughtConfig
-from softtokens.signal.estimate import Estimate
+from softtokens.signal.estimate import Estimate, student
 from softtokens.signal.measure import Measured, Signal
 
 SCHEMA = 1
@@ -49,6 +49,11 @@ def sentence(signal: Signal, one: Measured) -> str:
         return f"no gradient: it is 0 in all {drawn:,} rollouts."
     if e.low is None:
         return f"no signal was measurable with {drawn:,} rollouts: too few of the batches have a gradient."
+    if e.cosine > student(signal.config.batches - 1) * e.cosine_error:
+        return (
+            f"there is signal (cosine {e.cosine:+.3f} ±{e.cosine_error:.3f}), but a few long gradients hide how much: "
+            f"for it to equal noise a step needs more than {rounded(e.low)} rollouts, and has {signal.rows:,}."
+        )
     return (
         f"no signal was measurable with {drawn:,} rollouts: for signal to equal noise a step needs more than "
         f"{rounded(e.low)}, and has {signal.rows:,}."
