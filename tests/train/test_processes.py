@@ -103,6 +103,21 @@ def test_shards_do_what_one_process_does(compare):
     compare((("--mode", "soft"), ("--parallel", "fsdp")))
 
 
+def test_signal_measured_by_shards_is_that_of_one_process(model_folder, data_file, tmp_path, text_rewards, together):
+    """Of every gradient a sketch, which has to be that of the whole."""
+    flags = ["signal", "--model", str(model_folder), "--task", str(data_file), "--template", "User: {question}"]
+    flags += ["--grader", "exact", "--group-size", "4", "--max-thought-steps", "5", "--max-answer-tokens", "4"]
+    flags += ["--batches", "3", "--mode", "soft", "--sketch", "512", "--device", "cpu"]
+    together([*flags, "--output", str(tmp_path / "two"), "--parallel", "fsdp"])
+    assert cli.main([*flags, "--output", str(tmp_path / "one")]) == 0
+    ours, theirs = (json.loads((tmp_path / name / "signal.json").read_text()) for name in ("two", "one"))
+    for term, expected in theirs["settings"][0]["terms"].items():
+        measured = {name: value for name, value in expected.items() if value is not None}
+        assert {name: ours["settings"][0]["terms"][term][name] for name in measured} == pytest.approx(
+            measured, rel=1e-3, abs=1e-4
+        ), term
+
+
 @pytest.mark.slow
 def test_every_mode_and_way_does_what_one_process_does(compare):
     compare(*((("--mode", mode), ("--parallel", way)) for mode in MODES for way in ("ddp", "fsdp")))

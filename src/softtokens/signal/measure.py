@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from softtokens.train.loop import fit_of, load_weights
 from softtokens.train.loss import TermWeights
 from softtokens.train.scoring import RewardFunction, by_function, graded
 from softtokens.train.step import Collected, Trainee, collect, spikes_of
-from softtokens.train.weights import Weights, complete
+from softtokens.train.weights import whole_gradient
 from softtokens.train.world import World, join
 from softtokens.types import UserError
 
@@ -162,15 +162,9 @@ def gradients_of(t: Trainee, batch: Collected, keep: Keep) -> dict[str, Tensor]:
             spikes = spikes_of(t) if t.config.clip_spikes else None
             done = accumulate_gradient(t.weights, rows, terms, tokens_per_backward=t.fit.positions, spikes=spikes)
             t.fit.lower_positions(done.tokens_per_backward)
-        kept[name] = keep(_gradient(t.weights))
+        kept[name] = keep(whole_gradient(t.weights))
         t.weights.put_gradients(None)
     return kept
-
-
-def _gradient(weights: Weights) -> Iterable[Tensor]:
-    """Of each parameter, whole, one at a time. All processes take part."""
-    for parameter in weights.parameters.values():
-        yield complete(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
 
 
 def estimates(gram: Tensor, weights: TermWeights, rows: int) -> dict[str, Estimate]:

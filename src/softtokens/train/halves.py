@@ -12,7 +12,7 @@ from softtokens.ops.sketch import CountSketch
 from softtokens.rollout.spikes import Spikes
 from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.loss import TermWeights
-from softtokens.train.weights import Weights, complete
+from softtokens.train.weights import Weights, whole_gradient
 
 _SKETCH = CountSketch(1 << 20)  # 8 MB; a cosine of sketches is off by 0.001
 
@@ -38,7 +38,8 @@ def signal_of_halves(
         tokens = accumulate_gradient(
             weights, half, terms, tokens_per_backward=tokens, spikes=spikes
         ).tokens_per_backward
-        sketches.append(sketch_of_gradient(weights, _SKETCH).cpu())
+        sketches.append(_SKETCH.of(whole_gradient(weights)).cpu())
+    weights.put_gradients(None)
     first, second = (sketch * (batch.total_rows / count) for sketch, count in zip(sketches, rows, strict=True))
     signal = float(first @ second)
     squares = [float(first @ first), float(second @ second)]
@@ -49,14 +50,6 @@ def signal_of_halves(
         "signal/cosine": signal / lengths if lengths != 0 else 0.0,
         "signal/noise_scale": max(noise, 0.0) / signal if signal > 0 else math.nan,
     }
-
-
-def sketch_of_gradient(weights: Weights, sketch: CountSketch) -> Tensor:
-    """Of what is in `.grad` of the parameters, which is forgotten."""
-    gradient = weights.parameters.values()
-    made = sketch.of(complete(torch.zeros_like(p) if p.grad is None else p.grad) for p in gradient)
-    weights.put_gradients(None)
-    return made
 
 
 def _only(batch: Batch, chosen: Tensor) -> Batch:

@@ -199,6 +199,12 @@ def complete(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def whole_gradient(weights: Weights) -> Iterator[Tensor]:
+    """The `.grad` of each parameter, complete, one at a time; zeros where there is none. All processes take part."""
+    for parameter in weights.parameters.values():
+        yield complete(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
