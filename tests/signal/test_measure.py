@@ -67,7 +67,7 @@ def kept_gradients(monkeypatch) -> list[torch.Tensor]:
     kept = []
 
     def spy(vectors):
-        kept.append(vectors)
+        kept.append(torch.stack(vectors))
         return gram_of(vectors)
 
     monkeypatch.setattr(measure, "gram_of", spy)

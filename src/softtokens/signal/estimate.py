@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import torch
@@ -114,10 +115,10 @@ def student(freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3 + fourth / freedom**4
 
 
-def gram_of(vectors: Tensor, chunk: int = 1 << 18) -> Tensor:
-    """Inner products of the rows of [vectors, entries], float64, some columns at a time."""
+def gram_of(vectors: Sequence[Tensor], chunk: int = 1 << 18) -> Tensor:
+    """Inner products of vectors of one length, float64, so many entries at a time."""
     gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
-    for part in vectors.split(chunk, dim=1):
-        columns = part.double()
-        gram += columns @ columns.T
+    for start in range(0, len(vectors[0]), chunk):
+        part = torch.stack([vector[start : start + chunk].double() for vector in vectors])
+        gram += part @ part.T
     return gram

@@ -141,7 +141,7 @@ def _measure(t: Trainee, first: int, keep: Keep, listener: Listener | None) -> M
         if listener is not None:
             listener(config.thought, number + 1)
     rewards = torch.stack(rewards)
-    gram = gram_of(torch.stack([*gradients["thought"], *gradients["answer"]]))
+    gram = gram_of([*gradients["thought"], *gradients["answer"]])
     return Measured(
         thought=config.thought,
         terms=estimates(gram, TermWeights(config.thought_weight, config.answer_weight), rewards[0].numel()),
