@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from softtokens import config, evaluateconfig
+from softtokens import config, evaluateconfig, signalconfig
 from softtokens.config import (
     ALL_SETTINGS,
     GenerateConfig,
@@ -21,9 +21,10 @@ from softtokens.config import (
 from softtokens.configfile import from_dict, load_defaults
 from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.scaleconfig import ScaleConfig
+from softtokens.signalconfig import SignalConfig
 from softtokens.types import UserError
 
-COMMANDS = [TrainConfig, EvaluateConfig, CompareConfig, GenerateConfig, QuickstartConfig]
+COMMANDS = [TrainConfig, EvaluateConfig, CompareConfig, GenerateConfig, QuickstartConfig, SignalConfig]
 REQUIRED = {GenerateConfig: "1 + 1?", CompareConfig: "runs/eval"}  # first field, of those that need it
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -55,6 +56,17 @@ REFUSED = [
     (TrainConfig, {"validation_problems": 0}, "validation_problems is 0; it must be at least 1"),
     (TrainConfig, {"warmup_steps": -1}, "warmup_steps is -1; it must be 0 or more"),
     (TrainConfig, {"term_norms_every": -1}, "term_norms_every is -1; it must be 0 or more"),
+    (TrainConfig, {"signal_every": -1}, "signal_every is -1; it must be 0 or more"),
+    (TrainConfig, {"signal_every": 10, "problems_per_step": 1}, "give at least 2 problems, or signal_every 0"),
+    (SignalConfig, {"batches": 1}, "batches is 1; it must be at least 3"),
+    (SignalConfig, {"sketch": 63}, "sketch is 63; it must be at least 64"),
+    (SignalConfig, {"memory": 0.0}, "memory is 0.0; it must be a positive number of GB"),
+    (SignalConfig, {"modes": ("liquid",)}, "modes is 'liquid'; it must be one of hard, soft, fuzzy"),
+    (SignalConfig, {"modes": ("soft", "soft")}, "modes is ('soft', 'soft'); it must be values that all differ"),
+    (SignalConfig, {"taus": (0.0,)}, "taus is 0.0; it must be numbers above 0"),
+    (SignalConfig, {"gammas": (0.33, 0.0)}, "thoughts without noise have no log-probability, so no gradient"),
+    (SignalConfig, {"modes": ("hard",), "gammas": (0.5,)}, "soft and fuzzy are not among the modes"),
+    (SignalConfig, {"thought": ThoughtConfig(tau=0.1), "modes": ("soft",)}, "give --taus instead"),
     (TrainConfig, {"clip_norm": -1.0}, "clip_norm is -1.0; it must be 0 or more"),
     (TrainConfig, {"clip_norm": NAN}, "clip_norm is nan; it must be 0 or more"),
     (TrainConfig, {"clip": "none"}, "clip is 'none'; it must be one of sum, each"),
@@ -134,7 +146,7 @@ def test_configurations_do_not_change():
 
 def test_every_field_is_explained():
     """The text under a field is its help."""
-    trees = [ast.parse(Path(module.__file__).read_text()) for module in (config, evaluateconfig)]
+    trees = [ast.parse(Path(module.__file__).read_text()) for module in (config, evaluateconfig, signalconfig)]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
     assert {node.name for node in classes} >= {kind.__name__ for kind in COMMANDS}
     for node in classes:
@@ -236,6 +248,8 @@ def test_files_that_cannot_be_read(tmp_path, content):
         (GenerateConfig, "gamma"),
         (EvaluateConfig, "memory"),
         (EvaluateConfig, "taus"),
+        (SignalConfig, "taus"),
+        (SignalConfig, "memory"),
     ],
 )
 def test_numbers_that_float32_cannot_compute_with_are_refused(kind, name):

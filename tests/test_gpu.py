@@ -14,6 +14,7 @@ import torch
 
 from softtokens import cli
 from softtokens.config import ThoughtConfig
+from softtokens.ops.sketch import CountSketch
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.memory import USABLE, free_bytes
@@ -98,6 +99,12 @@ def test_bfloat16_is_near_float32(make_policy):
     whole, rollout = gradient_on(CUDA, make_policy, "hard")
     half, _ = gradient_on(CUDA, make_policy, "hard", rollout, masters=True)
     assert 0 < (half - whole).norm() < 0.1 * whole.norm()
+
+
+def test_sketches_are_those_of_the_cpu():
+    entries = torch.randn(3_000_000)
+    sketch = CountSketch(1024)
+    torch.testing.assert_close(sketch.of([entries.to(CUDA)]).cpu(), sketch.of([entries]))
 
 
 def test_free_bytes_counts_what_torch_keeps_for_itself():

@@ -24,6 +24,7 @@ ALLOWED = {
     "configfile": {"types"},
     "evaluateconfig": {"config", "settings", "types"},
     "planconfig": {"config", "settings", "types"},
+    "signalconfig": {"config", "settings", "types"},
     "rewards": {"types"},
     "tasks": {"types"},
     "models": {"ops", "types"},
@@ -38,6 +39,7 @@ ALLOWED["tables"] = {"evaluate"}  # they show results, which are plain data
 ALLOWED["live"] = set()
 ALLOWED["report"] = {"config", "settings", "evaluate", "types", ""}  # of evaluate the arithmetic only, see below
 ALLOWED["plan"] = {"planconfig", "train", "rollout", "thoughts", "models", "ops", "types"}
+ALLOWED["signal"] = ALLOWED["plan"] - {"planconfig"} | {"signalconfig", "config", "assemble", "launch", "rewards"}
 EVERYTHING = {*ALLOWED, "configfile"} - {"report"}
 ALLOWED["generate"] = EVERYTHING - {"train", "evaluate", "generate"}
 ALLOWED["export"] = {"assemble", "config", "models"}
@@ -138,6 +140,7 @@ def test_configuration_knows_no_heavy_library(module):
         "configfile.py",
         "evaluateconfig.py",
         "planconfig.py",
+        "signalconfig.py",
         "types.py",
         "cli.py",
         "__init__.py",

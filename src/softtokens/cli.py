@@ -29,6 +29,7 @@ from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
 from softtokens.launch import launch
 from softtokens.paths import expanded
 from softtokens.planconfig import PlanConfig
+from softtokens.signalconfig import SignalConfig
 from softtokens.train.stop import Stopped
 from softtokens.types import Elsewhere, UserError
 
@@ -73,6 +74,29 @@ def _plan(config: PlanConfig) -> None:
     live.console.print(memory_table(found))
     live.console.print(time_table(found))
     for line in verdict(found):
+        live.console.print(line, highlight=False, markup=False)
+
+
+def _signal(config: SignalConfig) -> None:
+    from softtokens import live
+    from softtokens.assemble import new_folder
+    from softtokens.signal.measure import signal
+    from softtokens.signal.show import FILE, as_json, name_of, sentence, signal_table
+
+    if not launch().is_main:
+        signal(config)
+        return
+    folder = new_folder(config.output) if config.output is not None else None
+    with live.signal(len(config.settings), config.batches) as listener:
+        measured = signal(config, listener=listener)
+    if folder is not None:
+        (folder / FILE).write_text(json.dumps(as_json(measured), indent=1) + "\n")
+    if config.json:
+        print(json.dumps(as_json(measured), indent=1))
+        return
+    live.console.print(signal_table(measured))
+    for one in measured.settings:
+        line = f"{name_of(one.thought)}: {sentence(measured, one)}"
         live.console.print(line, highlight=False, markup=False)
 
 
@@ -141,6 +165,7 @@ COMMANDS = {
     "quickstart": Command(QuickstartConfig, _quickstart, "train a tiny model in all three modes and compare (minutes)"),
     "train": Command(TrainConfig, _train, "train a model by RLOO while it thinks in hard, soft or fuzzy tokens"),
     "plan": Command(PlanConfig, _plan, "say what a training run will take of memory and time"),
+    "signal": Command(SignalConfig, _signal, "say how much of a training run's gradient is signal, before the run"),
     "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k of models in the six settings of inference"),
     "compare": Command(CompareConfig, _compare, "tell which differences in an evaluation are more than luck"),
     "report": Command(ReportConfig, _report, "write one HTML page about training runs and evaluations"),

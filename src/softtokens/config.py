@@ -166,6 +166,9 @@ class TrainConfig:
     term_norms_every: Annotated[int, FREE] = 10
     """Measure the gradient norms of the two terms apart every so many steps (costs a second backward pass); 0: never.
     With clip each they are known at every step."""
+    signal_every: Annotated[int, FREE] = 0
+    """Measure every so many steps how much of the gradient is signal, by whether the two halves of the batch agree
+    (signal/cosine, signal/noise_scale); costs as much as one more update, so give 10 or more. 0: never."""
     validation: Annotated[str | None, FREE] = None
     """Task or file with problems for validation, read like the training task and graded as its own task; by default the
     arithmetic task's own."""
@@ -199,7 +202,7 @@ class TrainConfig:
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         if self.tokens_per_backward is not None:
             require("tokens_per_backward", self.tokens_per_backward, self.tokens_per_backward >= 1, "at least 1")
-        for name in ("warmup_steps", "term_norms_every", "validate_every", "clip_norm"):
+        for name in ("warmup_steps", "term_norms_every", "signal_every", "validate_every", "clip_norm"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         require("weight_decay", self.weight_decay, 0 <= self.weight_decay <= 1, "in 0 .. 1")
         for name in ("thought_weight", "answer_weight", "answer_temperature"):
@@ -228,6 +231,11 @@ class TrainConfig:
             raise UserError(
                 f"problems_per_step is {self.problems_per_step:,} and group_size {self.group_size:,}, which makes "
                 f"{rows:,} rollouts a step; at most {MOST_ROLLOUTS_PER_STEP:,} are allowed. Lower one of them."
+            )
+        if self.signal_every and self.problems_per_step < 2:
+            raise UserError(
+                f"signal_every is {self.signal_every} with problems_per_step {self.problems_per_step}; it compares two "
+                "halves of the problems, so give at least 2 problems, or signal_every 0"
             )
         if self.answer_temperature == 0:
             raise UserError(
@@ -339,7 +347,7 @@ class ReportConfig:
     """Write one HTML page about training runs and evaluations; everything is inside it, and it needs no network."""
 
     runs: tuple[str, ...]
-    """Folders of training runs or evaluations, or folders that hold some (such as a quickstart), in any mix."""
+    """Folders of training runs, evaluations or signal, or folders that hold some (such as a quickstart), in any mix."""
     output: str | None = None
     """The page; by default report.html in the folder, or in the current one if several are given."""
     figures: str | None = None

@@ -55,6 +55,19 @@ def evaluation():
 
 
 @contextlib.contextmanager
+def signal(settings: int, batches: int):
+    """A bar over the batches of all settings; yields the listener that `signal` wants."""
+    with _progress() as progress:
+        task = progress.add_task("measuring", total=settings * batches, note="")
+
+        def listen(thought, done: int) -> None:
+            progress.update(task, description=f"measuring {thought.mode}, tau {thought.temperature:g}", advance=1)
+            del done
+
+        yield listen
+
+
+@contextlib.contextmanager
 def quickstart(totals: dict[tuple[str, str], int]):
     """A bar per (model, phase); yields the listener `(model, phase, done, metrics)`."""
     with _progress() as progress:

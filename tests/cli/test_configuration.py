@@ -40,6 +40,7 @@ FILES = {
     "quickstart": ([], "problems = 7", ("problems", 7)),
     "train": ([], "steps = 7", ("steps", 7)),
     "plan": ([], "processes = 7", ("processes", 7)),
+    "signal": ([], "batches = 7", ("batches", 7)),
     "evaluate": ([], "samples = 7", ("samples", 7)),
     "compare": (["runs/eval"], 'against = "base"', ("against", "base")),
     "report": (["runs/a", "runs/b"], "watch = true", ("watch", True)),

@@ -54,6 +54,6 @@ def test_console_script_exits_with_the_code():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr == (
-        "softtokens: unknown command 'nonsense'; there is quickstart, train, plan, evaluate, compare, report, "
-        "export, replay-step, generate. See softtokens --help.\n"
+        "softtokens: unknown command 'nonsense'; there is quickstart, train, plan, signal, evaluate, compare, "
+        "report, export, replay-step, generate. See softtokens --help.\n"
     )

@@ -160,6 +160,8 @@ def test_time_follows_the_device_and_the_work(size_3b):
     assert eight.update == pytest.approx(base.update / 8, rel=0.1)
     assert eight.decode > 0.5 * base.decode  # bound by reading the weights
     assert base.network == 0 < eight.network
+    measuring = seconds_of(dataclasses.replace(config, signal_every=10), size_3b, H100, 1024)
+    assert measuring.update == pytest.approx(1.1 * base.update)
 
 
 def test_what_does_not_fit_says_what_would(folder_3b):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .conftest import trace, train_sample, write_evaluation, write_lines, write_run
+from .conftest import trace, train_sample, write, write_evaluation, write_lines, write_run
 
 RUN = "window.hacked=1"
 TEXTS = {
@@ -35,6 +35,10 @@ def write_hostile(folder: Path) -> Path:
         settings = {"model": short, "task": task, "thought": thought, "steps": 10, "seed": short}
         write_run(folder / f"run{i}", samples=[sample], **settings)
         write_lines(folder / f"run{i}" / "metrics.jsonl", [{"step": 1, "reward": text}, {"step": 2, "reward": i}])
+        term = {"cosine": text, "cosine_error": text, "noise_scale": text, "low": [text]}
+        setting = {"name": text, "sentence": text, "thought": thought, "terms": {"sum": term}, "reward": text}
+        measured = {"model": text, "task": text, "batches": text, "sketch": text, "settings": [setting, text]}
+        write(folder / f"signal{i}" / "signal.json", measured)
         del name
     safe = [name for name in TEXTS if name not in ("unseen", "long")]
     names = ["base", *("soft-" + TEXTS[name].replace("/", "_")[:80] for name in safe)]

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from softtokens import cli
+from softtokens.signal import measure
 from softtokens.train import loop
 
 # Scripts of this folder find each other, and ask no hub.
@@ -27,7 +28,8 @@ def reward_texts(setattr: Callable) -> None:
         del problems
         return [float(sum(map(ord, t + a)) % 11) for t, a in zip(thoughts, answers, strict=True)], None
 
-    setattr(loop, "graded", lambda judge, scale: score)
+    for module in (loop, measure):
+        setattr(module, "graded", lambda judge, scale: score)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ OTHERS = {
     "warmup_steps": 3, "schedule": "constant", "beta1": 0.5, "beta2": 0.5, "weight_decay": 0.1, "clip_norm": 0.5,
     "clip": "each", "thought_weight": 0.5, "answer_weight": 0.5, "spike_norm": 5.0, "clip_spikes": True,
     "max_skipped": 3, "keep_repro": 1, "decoding": "plain", "tokens_per_backward": 64, "term_norms_every": 3,
+    "signal_every": 3,
     "validation": "x.jsonl", "validation_split": "x", "validation_problems": 5, "validate_every": 7, "save_every": 7,
     "start": "runs/other@5", "resume": True, "logits_dtype": "bfloat16",
     "mask_unused": False, "device": "cpu", "scale.parallel": "fsdp",

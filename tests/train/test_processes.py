@@ -17,7 +17,8 @@ from train.test_resume import lines, without_times
 
 MODES = ("hard", "soft", "fuzzy")
 SHORT = ("--steps", "3", "--group-size", "8", "--validate-every", "2", "--term-norms-every", "2", "--warmup-steps", "0")
-ROUNDING = ("grad_norm", "loss", "mismatch", "entropy", "thought/")
+SHORT += ("--signal-every", "2")  # with two processes each has one of the halves
+ROUNDING = ("grad_norm", "loss", "signal", "mismatch", "entropy", "thought/")
 
 
 def free_port() -> int:
@@ -66,7 +67,8 @@ def assert_same_up_to_rounding(run: Path, expected: Path) -> None:
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
             tolerance = {"rel": 1e-3, "abs": 1e-3} if name.startswith(ROUNDING) else {"rel": 1e-6}
-            assert ours[name] == pytest.approx(value, **tolerance, nan_ok=True), name
+            expected_value = value if value is None else pytest.approx(value, **tolerance, nan_ok=True)
+            assert ours[name] == expected_value, name
     settings = json.loads((run / "config.json").read_text())
     file = "adapter_model.safetensors" if settings["scale"]["lora_rank"] else "model.safetensors"
     ours, theirs = (load_file(r / "checkpoints/last" / file) for r in (run, expected))
@@ -99,6 +101,21 @@ def compare(flags, tmp_path, text_rewards, together):
 
 def test_shards_do_what_one_process_does(compare):
     compare((("--mode", "soft"), ("--parallel", "fsdp")))
+
+
+def test_signal_measured_by_shards_is_that_of_one_process(model_folder, data_file, tmp_path, text_rewards, together):
+    """Of every gradient a sketch, which has to be that of the whole."""
+    flags = ["signal", "--model", str(model_folder), "--task", str(data_file), "--template", "User: {question}"]
+    flags += ["--grader", "exact", "--group-size", "4", "--max-thought-steps", "5", "--max-answer-tokens", "4"]
+    flags += ["--batches", "3", "--mode", "soft", "--sketch", "512", "--device", "cpu"]
+    together([*flags, "--output", str(tmp_path / "two"), "--parallel", "fsdp"])
+    assert cli.main([*flags, "--output", str(tmp_path / "one")]) == 0
+    ours, theirs = (json.loads((tmp_path / name / "signal.json").read_text()) for name in ("two", "one"))
+    for term, expected in theirs["settings"][0]["terms"].items():
+        measured = {name: value for name, value in expected.items() if value is not None}
+        assert {name: ours["settings"][0]["terms"][term][name] for name in measured} == pytest.approx(
+            measured, rel=1e-3, abs=1e-4
+        ), term
 
 
 @pytest.mark.slow

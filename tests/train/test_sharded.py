@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from softtokens.models import lora
+from softtokens.models.size import ModelSize
 from softtokens.train import weights as weights_module
 from softtokens.train.loss import TermWeights
 from softtokens.train.weights import Sharded, Weights, WithMasters
@@ -57,6 +58,7 @@ def test_both_get_the_weights_that_were_loaded(make_policy, unsharded, family):
         assert all(torch.equal(a, b) for a, b in buffers)  # rotary frequencies are in no state_dict
         assert len(list(model.parameters())) == len(list(loaded.model.parameters()))  # tied ones are still one
     assert not any(p.requires_grad for p in sharded.sampler.model.parameters())
+    assert len(sharded.blocks) == 2 and sharded.size == ModelSize.of(loaded.model)
 
 
 def test_a_step_of_them_is_that_of_whole_weights(make_policy, make_batch, unsharded):

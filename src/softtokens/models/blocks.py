@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     if not found:
         raise UserError(
             f"{type(model).__name__} does not say what its blocks are (_no_split_modules): it cannot be sharded or "
-            "checkpointed; use parallel ddp and no activation_checkpointing"
+            "checkpointed; use parallel ddp and activation_checkpointing never"
         )
     return found
 
@@ -30,9 +30,10 @@ def known_blocks(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
-def recompute_activations(model: nn.Module) -> None:
-    """Keep what enters each block only, and run the block again in the backward pass. Same values, same gradients."""
-    for block in blocks(model):
+def recompute_activations(units: Iterable[nn.Module]) -> None:
+    """Keep what enters each of these blocks only, and run it again in the backward pass. Same values, same
+    gradients."""
+    for block in units:
         # transformers' own switch works in train mode only, and turns off the cache that shares the prompts
         block.forward = functools.partial(_recomputing, block.forward)
 

@@ -61,6 +61,8 @@ def seconds_of(
     update = (positions * (passes * body + 3 * attention) + work.rows * (of_thoughts + of_answers)) / peak
     if config.term_norms_every > 0 or config.clip == "each":  # both terms get a pass of their own
         update *= 1 + (1 / config.term_norms_every if config.clip == "sum" else 1)
+    if config.signal_every > 0:  # a pass for each half
+        update *= 1 + 1 / config.signal_every
 
     network = 0.0
     if config.processes > 1:

@@ -9,6 +9,7 @@ from softtokens.report import (
     health,
     overview,
     settings,
+    signal,
     softness,
     solving,
     training,
@@ -40,6 +41,7 @@ def compose(sources: Sources) -> Report:
         Section("elsewhere", "Out of domain", elsewhere.blocks(results)),
         Section("settings", "All six settings", measured(settings.blocks)),
         Section("diagnostics", "Diagnostics", _diagnostics(arms, results)),
+        *([Section("signal", "Signal of the gradient", signal.blocks(sources.signals))] if sources.signals else []),
         Section("traces", "Traces", traces, _HOW_TO_READ if evaluated else ""),
         Section(
             "rollouts",

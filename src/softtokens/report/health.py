@@ -21,6 +21,14 @@ def of_training(arms: Sequence[Arm[Run]]) -> list[Block]:
         _gradients(arms),
         _figure(
             arms,
+            "signal-while-training",
+            "Agreement of the halves of a batch",
+            "Cosine between the gradients of the two halves of a batch, where it was measured: 1 is all signal, 0 all "
+            "noise. Single values are noisy; their mean says more.",
+            [("signal/cosine", "Agreement", "cosine", False)],
+        ),
+        _figure(
+            arms,
             "thoughts-while-training",
             "Thoughts while training",
             "Entropy of the next-token distribution at temperature 1, whatever the mode; the other three at the mode's "

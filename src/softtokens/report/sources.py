@@ -120,33 +120,40 @@ class Sources:
     choices: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     preservation: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     evaluations: list[Path] = dataclasses.field(default_factory=list)
+    signals: list[tuple[Path, dict[str, Any]]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def load(paths: Sequence[str]) -> Sources:
-    """Read training runs, evaluations and folders that hold them, in any mix.
+    """Read training runs, evaluations, measurements of signal and folders that hold them, in any mix.
 
     Raises UserError for a path that does not exist, or when nothing under the paths can be reported on.
     """
     sources = Sources(given=list(paths))
-    runs, evaluations = find(paths, sources.notes)
+    runs, evaluations, signals = find(paths, sources.notes)
     names = _names(runs)
     sources.runs = [_read_run(path, name, sources.notes) for path, name in zip(runs, names, strict=True)]
     for path in evaluations:
         _read_evaluation(path, sources)
-    if not runs and not evaluations:
+    for file in signals:
+        if (measured := read_object(file, sources.notes)) is not None:
+            note_schema(file, measured, sources.notes)
+            sources.signals.append((file, measured))
+    if not runs and not evaluations and not sources.signals:
         hint = " ".join(sources.notes)
         raise UserError(
             f"runs is {', '.join(repr(p) for p in paths)}, where there is neither a training run (config.json and "
-            f"metrics.jsonl) nor an evaluation (evaluation.json). {hint}".rstrip()
+            f"metrics.jsonl) nor an evaluation (evaluation.json) nor a signal.json. {hint}".rstrip()
         )
     return sources
 
 
-def find(paths: Sequence[str], notes: list[str]) -> tuple[list[Path], list[Path]]:
-    """Folders of training runs and of evaluations at or below the given paths, each once, in a stable order."""
+def find(paths: Sequence[str], notes: list[str]) -> tuple[list[Path], list[Path], list[Path]]:
+    """Folders of training runs and of evaluations, and files signal.json, at or below the given paths, each once, in a
+    stable order."""
     runs: dict[Path, Path] = {}
     evaluations: dict[Path, Path] = {}
+    signals: dict[Path, Path] = {}
     for given in paths:
         top = Path(expanded(given))
         if not top.exists():
@@ -160,13 +167,15 @@ def find(paths: Sequence[str], notes: list[str]) -> tuple[list[Path], list[Path]
             place = Path(folder)
             open_folders = {name for name in below if name not in _NOT_SEARCHED and not name.startswith(".")}
             below[:] = sorted(open_folders) if len(place.relative_to(top).parts) < DEEPEST else []
+            if "signal.json" in files:
+                signals.setdefault((place / "signal.json").resolve(), place / "signal.json")
             if "evaluation.json" in files:
                 evaluations.setdefault(place.resolve(), place)
             elif "metrics.jsonl" in files or ("config.json" in files and _is_run(place)):
                 runs.setdefault(place.resolve(), place)
             elif "results.json" in files and "settings" in (read_object(place / "results.json", []) or {}):
                 notes.append(f"{place / 'results.json'} is of an older version; evaluate again to have it reported.")
-    return list(runs.values()), list(evaluations.values())
+    return list(runs.values()), list(evaluations.values()), list(signals.values())
 
 
 def _is_run(folder: Path) -> bool:

@@ -15,9 +15,8 @@ from softtokens.config import TrainConfig
 from softtokens.evaluate.accuracy import count_right
 from softtokens.launch import launch
 from softtokens.models import lora
-from softtokens.models.blocks import recompute_activations
+from softtokens.models.blocks import blocks, recompute_activations
 from softtokens.models.hf import HFPolicy, load_policy
-from softtokens.models.size import ModelSize
 from softtokens.rewards import Grader, RewardScale
 from softtokens.rollout.batches import require_room
 from softtokens.rollout.limits import Limits, emitted_positions
@@ -83,12 +82,12 @@ def _train(
     record = record_of(training=problems, validation=validation)
     world.from_main(lambda: _require_same_problems(run, config, record))
     folder, progress = checkpoint or (None, Progress())
-    weights = _weights(config, folder, world, data.template)
+    weights = load_weights(config, folder, world, data.template)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
     positions = require_room(weights.sampler, problems, limits, name="the task")
     if validation:
         positions = max(positions, require_room(weights.sampler, validation, limits, name="validation"))
-    fit = _fit(config, weights, positions, limits, len(validation))  # the optimizer's state is still to come
+    fit = fit_of(config, weights, positions, limits, len(validation))  # the optimizer's state is still to come
     optimizer = torch.optim.AdamW(
         weights.parameters.values(),
         lr=config.learning_rate,
@@ -159,7 +158,7 @@ def _require_same_problems(run: Path, config: TrainConfig, record: Record) -> No
     require_same(run, {name: part for name, part in record.items() if name not in may_change})
 
 
-def _weights(config: TrainConfig, folder: Path | None, world: World, template: str) -> Weights:
+def load_weights(config: TrainConfig, folder: Path | None, world: World, template: str) -> Weights:
     """The policy, from a checkpoint if there is one, in the form that the configuration asks for. template: of the
     problems it is trained on."""
     scale = config.scale
@@ -183,7 +182,7 @@ def _weights(config: TrainConfig, folder: Path | None, world: World, template: s
     return Weights(policy, world) if dtype == torch.float32 else WithMasters(policy, world)
 
 
-def _fit(config: TrainConfig, weights: Weights, positions: int, limits: Limits, validation: int) -> Fit:
+def fit_of(config: TrainConfig, weights: Weights, positions: int, limits: Limits, validation: int) -> Fit:
     """How much runs at a time, in all processes. positions: of the longest rollout, with its prompt. validation:
     problems. Where memory asks for it, activations are recomputed from here on."""
     world, group = weights.world, config.group_size
@@ -196,12 +195,11 @@ def _fit(config: TrainConfig, weights: Weights, positions: int, limits: Limits, 
         emitted=emitted,
         validated=len(world.share(validation)),
     )
-    shards = weights.shards
-    size, device = ModelSize.of(weights.policy.model), world.device
-    fit = choose(config, size, share, kind=device.type, free=free_bytes(device), shards=shards)
+    free = free_bytes(world.device)
+    fit = choose(config, weights.size, share, kind=world.device.type, free=free, shards=weights.shards)
     fit.recomputes = any(world.gather(fit.recomputes))
     if fit.recomputes:
-        recompute_activations(weights.policy.model)
+        recompute_activations(weights.blocks or blocks(weights.policy.model))  # which says why there are none
     if fit.slots < share.rows:
         log.warning("memory holds %d of the %d rollouts at a time; the others wait", fit.slots, share.rows)
     return fit

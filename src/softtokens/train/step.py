@@ -22,6 +22,7 @@ from softtokens.train.advantage import leave_one_out
 from softtokens.train.data import problems_of_step
 from softtokens.train.fit import Fit
 from softtokens.train.gradient import Batch, Gradient, accumulate_gradient
+from softtokens.train.halves import signal_of_halves
 from softtokens.train.loss import TermWeights
 from softtokens.train.memory import give_back, peak_bytes
 from softtokens.train.metrics import means, replay_tally, reward_metrics, rollout_tally
@@ -69,12 +70,14 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Collected:
-    """A batch of rollouts. rollout: this process's rows, in the order of their length, and their advantages; rewards:
-    [problems, group] of all processes, as are the metrics and, in the main process, the samples."""
+class Collected:
+    """A batch of rollouts. rollout: this process's rows, in the order of their length, their advantages, and whether
+    their problem is in the first half of the batch; rewards: [problems, group] of all processes, as are the metrics
+    and, in the main process, the samples."""
 
     rollout: Rollout
     advantages: Tensor
+    in_first_half: Tensor
     rewards: Tensor
     metrics: dict[str, float]
     samples: list[dict]
@@ -89,7 +92,7 @@ def train_step(t: Trainee, step: int) -> Step:
     momentum).
     """
     config, world, started = t.config, t.world, time.perf_counter()
-    collected = _collect(t, step)
+    collected = collect(t, step)
     if isinstance(collected, str):
         return Step({"skipped": 1.0}, [], collected, None)
     batch = Batch(
@@ -99,6 +102,8 @@ def train_step(t: Trainee, step: int) -> Step:
     metrics["learning_rate"] = learning_rate(config, step)
     metrics["no_spread"] = metrics["skipped"] = 0.0
     if leave_one_out(collected.rewards).any():
+        if config.signal_every > 0 and step % config.signal_every == 0:
+            metrics |= _signal(t, batch, collected.in_first_half)
         metrics_of_update, broken = _gradient(t, step, batch)
         metrics |= metrics_of_update
         metrics["skipped"] = float(broken is not None)
@@ -118,7 +123,7 @@ def train_step(t: Trainee, step: int) -> Step:
     return Step(metrics, collected.samples, broken, batch)
 
 
-def _collect(t: Trainee, step: int) -> _Collected | str:
+def collect(t: Trainee, step: int) -> Collected | str:
     """Sample this step's rollouts and score them; or why the model could not give any."""
     config, world, started = t.config, t.world, time.perf_counter()
     visits = problems_of_step(t.problems, step, config.problems_per_step, config.seed)
@@ -141,8 +146,10 @@ def _collect(t: Trainee, step: int) -> _Collected | str:
     metrics["num_tokens"] = float(sum(tally["completions/mean_length"][0] for tally in tallies))
     metrics |= {"time/rollout": sampled - started, "time/grade": time.perf_counter() - sampled}
     metrics["tokens_per_second"] = metrics["num_tokens"] / metrics["time/rollout"]
+    places = torch.tensor(world.share(len(rows)), device=world.device) // config.group_size
+    halves = places < len(visits) // 2
     order = rollout.lengths.argsort()  # rows of similar length share a backward pass
-    return _Collected(rollout.take(order), advantages[order], rewards, metrics, _joined(samples))
+    return Collected(rollout.take(order), advantages[order], halves[order], rewards, metrics, _joined(samples))
 
 
 def _sample(t: Trainee, rows: Sequence[tuple[Problem, int]]) -> tuple[Rollout | None, str | None]:
@@ -167,12 +174,7 @@ def _gradient(t: Trainee, step: int, batch: Batch) -> tuple[dict[str, float], st
     config, world = t.config, t.world
     terms = TermWeights(config.thought_weight, config.answer_weight)
     measure_apart = config.term_norms_every > 0 and step % config.term_norms_every == 0
-    spikes = Spikes(
-        config.spike_norm,
-        clips=config.clip_spikes,
-        unit=unit_of(t.weights.sampler.vocabulary),
-        gradient_scale=t.weights.gradient_scale,
-    )
+    spikes = spikes_of(t)
     gradient = accumulate_gradient(
         t.weights,
         batch,
@@ -192,6 +194,22 @@ def _gradient(t: Trainee, step: int, batch: Batch) -> tuple[dict[str, float], st
     metrics |= means(replayed)
     metrics |= {"thought/spikes": float(sum(counts)), "thought/longest_score": max(longest)}
     return metrics, _broken(metrics["grad_norm"], not_finite)
+
+
+def _signal(t: Trainee, batch: Batch, in_first_half: Tensor) -> dict[str, float]:
+    terms = TermWeights(t.config.thought_weight, t.config.answer_weight)
+    spikes = spikes_of(t) if t.config.clip_spikes else None
+    return signal_of_halves(t.weights, batch, in_first_half, terms, tokens_per_backward=t.fit.positions, spikes=spikes)
+
+
+def spikes_of(t: Trainee) -> Spikes:
+    """What watches the thoughts' scores in one pass over the batch."""
+    return Spikes(
+        t.config.spike_norm,
+        clips=t.config.clip_spikes,
+        unit=unit_of(t.weights.sampler.vocabulary),
+        gradient_scale=t.weights.gradient_scale,
+    )
 
 
 def _update(t: Trainee, norm: float, rate: float) -> None:

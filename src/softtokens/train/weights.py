@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from softtokens.models.blocks import blocks
+from softtokens.models.blocks import blocks, known_blocks
 from softtokens.models.hf import HFPolicy
+from softtokens.models.size import ModelSize
 from softtokens.train.world import World, alone
 
 
@@ -24,7 +25,7 @@ class Weights:
     """The parameters of a policy in float32, complete in every process.
 
     parameters: by name, what the optimizer updates and whose `.grad` it reads. policy: scores rollouts, with gradient,
-    inside `run`. sampler: makes rollouts.
+    inside `run`. sampler: makes rollouts. size, blocks: of the policy's model, none where it does not name its blocks.
     """
 
     gradient_scale = 1.0  # what a loss is multiplied by so that gradients arrive as they should
@@ -36,6 +37,7 @@ class Weights:
         self.policy = self.sampler = policy
         self.world = world or alone(policy.device)
         self.parameters = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+        self.size, self.blocks = ModelSize.of(policy.model), known_blocks(policy.model)
 
     def run(self, function: Callable[[], Any]) -> Any:
         """Call it where the policy's weights are at hand."""
@@ -111,13 +113,15 @@ class Sharded(Weights):
         whole = _empty_like(policy.model, world.device, dtype).requires_grad_(False)
         filling = _Filling(policy.model, loaded[0].model if loaded else None, whole, world)
         mesh = world.mesh(hybrid=hybrid)
+        size, units = ModelSize.of(policy.model), blocks(policy.model)  # sharding changes the names of their classes
         precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-        for block in blocks(policy.model):
+        for block in units:
             filling.fill(block)  # whole until it is sharded, one block at a time
             fully_shard(block, mesh=mesh, mp_policy=precision)
         filling.fill(policy.model)
         self._root = fully_shard(_Root(policy.model), mesh=mesh, mp_policy=precision)
         super().__init__(policy, world)
+        self.size, self.blocks = size, units
         self.sampler = policy.around(whole)
         self._copies = dict(whole.named_parameters())
         self.shards = mesh.size() // (mesh.size(0) if hybrid else 1)
@@ -197,6 +201,12 @@ def _empty_like(model: nn.Module, device: torch.device, dtype: torch.dtype | Non
 def complete(tensor: Tensor) -> Tensor:
     """The whole of a tensor, of which this process may have a part. All processes take part."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_gradient(weights: Weights) -> Iterator[Tensor]:
+    """The `.grad` of each parameter, complete, one at a time; zeros where there is none. All processes take part."""
+    for parameter in weights.parameters.values():
+        yield complete(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""How much of a batch's gradient is signal."""

@@ -1,0 +1,193 @@
+"""`softtokens signal`: the gradients of independent batches, as training would make them, and how far they agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from softtokens.assemble import grader_of, task_data
+from softtokens.config import ThoughtConfig
+from softtokens.launch import launch
+from softtokens.ops.denormals import flushing_denormals
+from softtokens.rewards import RewardScale
+from softtokens.rollout.batches import require_room
+from softtokens.rollout.limits import Limits
+from softtokens.signal.estimate import Estimate, estimate, gram_of
+from softtokens.signal.keep import Keep, budget, keeping, sketch_size
+from softtokens.signalconfig import SignalConfig
+from softtokens.thoughts import build_thought
+from softtokens.train.advantage import leave_one_out
+from softtokens.train.checkpoint import checkpoint_named
+from softtokens.train.gradient import Batch, accumulate_gradient
+from softtokens.train.loop import fit_of, load_weights
+from softtokens.train.loss import TermWeights
+from softtokens.train.scoring import RewardFunction, by_function, graded
+from softtokens.train.step import Collected, Trainee, collect, spikes_of
+from softtokens.train.weights import whole_gradient
+from softtokens.train.world import World, join
+from softtokens.types import UserError
+
+log = logging.getLogger(__name__)
+Listener = Callable[[ThoughtConfig, int], None]  # called with the setting and how many of its batches are done
+
+TERMS = {"thought": TermWeights(1, 0), "answer": TermWeights(0, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One setting. terms: of the thought and the answer term, each without its weight, and of their weighted sum.
+    spread: share of groups whose rewards differ. solved: share of rollouts, None where no grader judged. rewards: the
+    lowest and the highest."""
+
+    thought: ThoughtConfig
+    terms: dict[str, Estimate]
+    reward: float
+    rewards: tuple[float, float]
+    solved: float | None
+    spread: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """sketch: how many numbers were kept of each gradient; None: all of them, `parameters`."""
+
+    config: SignalConfig
+    parameters: int
+    sketch: int | None
+    settings: list[Measured]
+
+    @property
+    def rows(self) -> int:
+        """Rollouts in a batch."""
+        return self.config.problems_per_step * self.config.group_size
+
+
+def signal(
+    config: SignalConfig, *, reward_func: RewardFunction | None = None, listener: Listener | None = None
+) -> Signal:
+    """Measure as configured. Started by torchrun or srun, this is one of several processes, as in training.
+
+    Raises UserError for what cannot be measured, also where no group of any setting has rewards that differ;
+    FloatingPointError when a gradient is not finite.
+    """
+    with join(launch(), config.device) as world:
+        return _signal(config, world, reward_func, listener)
+
+
+def _signal(
+    config: SignalConfig, world: World, reward_func: RewardFunction | None, listener: Listener | None
+) -> Signal:
+    data = task_data(config.task, default_split="train", needs_answers=reward_func is None)
+    folder, progress = checkpoint_named(config.start) if config.start is not None else (None, None)
+    first = progress.step if progress is not None else 0
+    if (wanted := config.batches * config.problems_per_step) > len(data.problems):
+        log.warning(
+            "the task has %d problems for batches of %d in all, which share some: agreement will look better than it "
+            "is",
+            len(data.problems), wanted,
+        )  # fmt: skip
+    weights = load_weights(config, folder, world, data.template)
+    parameters = sum(parameter.numel() for parameter in weights.parameters.values())
+    room = min(world.gather(budget(config.memory, world.launch.local_size)))
+    sketch = sketch_size(config.sketch, vectors=len(TERMS) * config.batches, parameters=parameters, room=room)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
+    positions = require_room(weights.sampler, data.problems, limits, name="the task")
+    fit = fit_of(config, weights, positions, limits, 0)
+    thoughts = {setting: build_thought(setting, weights.sampler.embedding_rms) for setting in config.settings}
+    steps = len(thoughts) * config.batches * (config.max_thought_steps + config.max_answer_tokens)
+    weights.sampler.prepare_decoding(config.decoding, steps, ways=len(thoughts))
+    judge = grader_of(config.task)
+    score = (
+        graded(judge, RewardScale(**dataclasses.asdict(config.reward)))
+        if reward_func is None
+        else by_function(reward_func)
+    )
+    optimizer = torch.optim.SGD(weights.parameters.values(), lr=0.0)  # never steps, and has no state
+    measured = []
+    try:
+        for setting, thought in thoughts.items():
+            own = dataclasses.replace(config, thought=setting, modes=(), taus=(), gammas=())
+            trainee = Trainee(own, weights, optimizer, thought, data.problems, score, limits, fit)
+            keep = keeping(sketch, parameters)
+            measured.append(_measure(trainee, first, keep, listener if world.is_main else None))
+    finally:
+        judge.close()
+    _require_spread(measured, config)
+    return Signal(config, parameters, sketch, measured)
+
+
+@flushing_denormals()
+def _measure(t: Trainee, first: int, keep: Keep, listener: Listener | None) -> Measured:
+    """One setting, on the batches of updates first, first + 1, ..."""
+    config, started = t.config, time.perf_counter()
+    gradients: dict[str, list[Tensor]] = {term: [] for term in TERMS}
+    rewards, solved = [], []
+    for number in range(config.batches):
+        batch = collect(t, first + number)
+        if isinstance(batch, str):
+            raise FloatingPointError(f"batch {number + 1} could not be sampled: {batch}")
+        for term, kept in gradients_of(t, batch, keep).items():
+            if not kept.isfinite().all():
+                raise FloatingPointError(f"batch {number + 1}: the gradient of the {term} term is not finite")
+            gradients[term].append(kept)
+        rewards.append(batch.rewards)
+        solved.append(batch.metrics.get("verdict/right"))
+        if listener is not None:
+            listener(config.thought, number + 1)
+    rewards = torch.stack(rewards)
+    gram = gram_of([*gradients["thought"], *gradients["answer"]])
+    return Measured(
+        thought=config.thought,
+        terms=estimates(gram, TermWeights(config.thought_weight, config.answer_weight), rewards[0].numel()),
+        reward=float(rewards.mean()),
+        rewards=(float(rewards.min()), float(rewards.max())),
+        solved=None if None in solved else sum(solved) / len(solved),
+        spread=float((rewards != rewards[..., :1]).any(-1).double().mean()),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def gradients_of(t: Trainee, batch: Collected, keep: Keep) -> dict[str, Tensor]:
+    """Of each term, without its weight."""
+    rows = Batch(t.thought, batch.rollout, batch.advantages, batch.rewards.numel(), t.config.answer_temperature)
+    kept = {}
+    for name, terms in TERMS.items():
+        if leave_one_out(batch.rewards).any():
+            spikes = spikes_of(t) if t.config.clip_spikes else None
+            done = accumulate_gradient(t.weights, rows, terms, tokens_per_backward=t.fit.positions, spikes=spikes)
+            t.fit.lower_positions(done.tokens_per_backward)
+        kept[name] = keep(whole_gradient(t.weights))
+        t.weights.put_gradients(None)
+    return kept
+
+
+def estimates(gram: Tensor, weights: TermWeights, rows: int) -> dict[str, Estimate]:
+    """gram: inner products [2 batches, 2 batches], the thought term's gradients first. The sum needs no gradients of
+    its own."""
+    half = len(gram) // 2
+    thought, answer, across = gram[:half, :half], gram[half:, half:], gram[:half, half:]
+    both = weights.thought * weights.answer * (across + across.T)
+    total = weights.thought**2 * thought + weights.answer**2 * answer + both
+    return {name: estimate(of_one, rows) for name, of_one in (("thought", thought), ("answer", answer), ("sum", total))}
+
+
+def _require_spread(settings: list[Measured], config: SignalConfig) -> None:
+    if any(setting.spread for setting in settings):
+        return
+    low, high = min(s.rewards[0] for s in settings), max(s.rewards[1] for s in settings)
+    groups = config.batches * config.problems_per_step
+    if low == high:
+        raise UserError(
+            f"the reward is {low:g} for every rollout of {groups} groups, so there is no gradient to measure; look at "
+            "the rollouts with softtokens generate, and at the task's answers and grader"
+        )
+    raise UserError(
+        f"none of {groups} groups has rewards that differ, so there is no gradient to measure: the task's problems are "
+        "solved always or never; give others, a larger group_size, or more noise (gamma)"
+    )
