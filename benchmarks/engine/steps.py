@@ -16,7 +16,7 @@ from softtokens.models.hf import HFPolicy
 from softtokens.rewards.graders import grader
 from softtokens.rewards.scale import RewardScale
 from softtokens.thoughts import Thought
-from softtokens.train.fit import WANTED_POSITIONS
+from softtokens.train.fit import WANTED_POSITIONS, Fit
 from softtokens.train.scoring import by_function
 from softtokens.train.step import Trainee, train_step
 from softtokens.train.weights import Weights
@@ -67,8 +67,7 @@ def stepper(policy: HFPolicy, thought: Thought, sizes: Sizes) -> Callable[[], ob
         problems,
         by_function(reward),
         limits,
-        rows_at_a_time=sizes.rows,
-        tokens_per_backward=WANTED_POSITIONS["cpu"],
+        fit=Fit(sizes.rows, 0, WANTED_POSITIONS["cpu"], recomputes=False),
     )
     done = iter(range(config.steps))
     return lambda: train_step(trainee, next(done))
