@@ -31,8 +31,24 @@ def _is_checkpoint(path: Path) -> bool:
     return _NAME.fullmatch(path.name) is not None
 
 
+def named_checkpoint(name: str | Path) -> Path | None:
+    """The checkpoint RUN@STEP, RUN@last or RUN@best, or the one that this folder is; None where there is none."""
+    path = Path(name)
+    if (path / STATE).is_file():
+        return path
+    run, _, which = str(name).rpartition("@")
+    known = which in ("last", "best") or which.isdecimal()
+    if path.exists() or not run or not known:
+        return None
+    folder = Path(run) / FOLDER / (checkpoint_name(int(which)) if which.isdecimal() else which)
+    return folder if (folder / STATE).is_file() else None
+
+
 def best_checkpoint(path: Path) -> Path:
-    """Of a run's folder the best checkpoint, or the last of a run without validation; any other path as it is."""
+    """Of a run's folder the best checkpoint, or the last of a run without validation; of RUN@STEP that one; any other
+    path as it is."""
+    if (named := named_checkpoint(path)) is not None:
+        return named
     links = [path / FOLDER / link for link in ("best", "last")]
     linked = next((link for link in links if link.is_dir()), None)
     steps = checkpoints(path)

@@ -6,10 +6,13 @@ import json
 import pytest
 
 from softtokens import cli
+from softtokens.checkpoints import best_checkpoint
 from softtokens.config import TrainConfig
+from softtokens.models.hf import load_policy
 from softtokens.report.arms import recipe
 from softtokens.settings import flat, free_settings
-from softtokens.train.checkpoint import checkpoint_named
+from softtokens.train import loop
+from softtokens.train.checkpoint import checkpoint_to_start_at
 from softtokens.train.rundir import check_output, open_run, resolved
 from softtokens.types import UserError
 from train.test_resume import assert_same_tensors, lines
@@ -73,7 +76,7 @@ def test_steps_may_grow_and_not_shrink(tmp_path):
     before = TrainConfig(output=str(tmp_path / "run"), steps=10)
     open_run(before)
     check_output(dataclasses.replace(before, steps=20, resume=True))
-    with pytest.raises(UserError, match="steps was 10, is 5"):
+    with pytest.raises(UserError, match="holds a run of 10 steps, and steps is 5; it may only grow"):
         check_output(dataclasses.replace(before, steps=5, resume=True))
 
 
@@ -106,6 +109,81 @@ def test_other_validation_problems_start_the_best_anew(flags, tmp_path, text_rew
     assert json.loads((run / "checkpoints/last/trainer.json").read_text())["best_step"] == 8
 
 
+def test_a_crash_before_the_next_save_keeps_no_record_of_other_validation_problems(
+    flags, tmp_path, text_rewards, monkeypatch
+):
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--steps", "4")) == 0
+    fewer = ("--validation-problems", "2", "--validate-every", "8", "--resume")
+
+    def crash(*arguments):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", crash)
+        assert cli.main(flags(run, *fewer)) == 1
+    assert cli.main(flags(run, *fewer)) == 0
+    assert json.loads((run / "checkpoints/last/trainer.json").read_text())["best_step"] == 8
+
+
+def test_a_fork_goes_on_from_where_it_began(flags, tmp_path, text_rewards, monkeypatch, capsys):
+    """The last checkpoint of a run that goes on is another one tomorrow, and --from is given once."""
+    source, fork = tmp_path / "source", tmp_path / "fork"
+    constant = ("--schedule", "constant", "--validate-every", "0")
+    assert cli.main(flags(source, *constant, "--steps", "6")) == 0
+
+    def crash(*arguments):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", crash)
+        assert cli.main(flags(fork, *constant, "--from", f"{source}@last")) == 1
+    assert json.loads((fork / "config.json").read_text())["start"] == f"{source}@6"
+    assert cli.main(flags(source, *constant, "--steps", "7", "--resume")) == 0
+    monkeypatch.chdir(tmp_path)
+    for again in (["--from", "source@last"], ["--from", f"{source}@6"], []):
+        assert cli.main(flags(fork, *constant, *again, "--resume")) == 0
+    assert [line["step"] for line in lines(fork / "metrics.jsonl")] == [7, 8]
+    capsys.readouterr()
+    assert cli.main(flags(fork, *constant, "--from", f"{source}@7", "--resume")) == 2
+    assert f"start was {source}@6, is {source}@7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--lora-rank", "2"], "scale.lora_rank is 2, where '{run}' has 0; give the same"),
+        (
+            ["--model", "tiny"],
+            "from names a checkpoint of another model or with other adapters: model is 'tiny', where",
+        ),
+    ],
+)
+def test_a_fork_is_of_the_same_model(flags, tmp_path, text_rewards, capsys, more, message):
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--steps", "2")) == 0
+    assert cli.main(flags(tmp_path / "fork", "--from", f"{run}@2", *more)) == 2
+    assert message.format(run=run) in capsys.readouterr().err
+
+
+def test_every_command_knows_a_checkpoint_by_the_same_name(flags, tmp_path, text_rewards):
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--validate-every", "0")) == 0
+    for name in (f"{run}@6", f"{run}@last", f"{run}/checkpoints/step-000006"):
+        load_policy(name)
+        assert checkpoint_to_start_at(name)[0].parent == run / "checkpoints"
+    assert best_checkpoint(run.with_name("run@6")) == run / "checkpoints/step-000006"
+
+
+def test_state_of_an_optimizer_that_does_not_fit_is_said_in_a_sentence(flags, tmp_path, text_rewards, capsys):
+    run = tmp_path / "run"
+    assert cli.main(flags(run, "--steps", "2")) == 0
+    (run / "config.json").unlink()  # so that nobody can compare the adapters
+    assert cli.main(flags(tmp_path / "fork", "--from", f"{run}@2", "--lora-rank", "2")) == 1
+    error = capsys.readouterr().err
+    assert "does not fit these weights: Missing key in checkpoint" in error and "Traceback" not in error
+
+
 def test_a_run_begins_at_a_checkpoint_of_another(flags, tmp_path, text_rewards):
     first, second = tmp_path / "first", tmp_path / "second"
     assert cli.main(flags(first)) == 0
@@ -124,7 +202,7 @@ def test_a_run_begins_at_a_checkpoint_of_another(flags, tmp_path, text_rewards):
 def test_checkpoints_by_name(flags, tmp_path, text_rewards, which):
     run = tmp_path / "run"
     assert cli.main(flags(run)) == 0
-    folder, progress = checkpoint_named(f"{run}@{which}" if which else str(run))
+    folder, progress = checkpoint_to_start_at(f"{run}@{which}" if which else str(run))
     assert folder == (run / "checkpoints" / (which or "last")).resolve()
     assert progress.best_step is None and progress.metrics_bytes == 0 and progress.step > 0
 
@@ -134,7 +212,7 @@ def test_checkpoints_by_name(flags, tmp_path, text_rewards, which):
     [
         ("{run}@5", "which is no checkpoint; give RUN@STEP, steps in '{run}': 6, 8"),
         ("{run}@first", "which is no checkpoint"),
-        ("{run}/nowhere@6", "steps in '{run}/nowhere': none"),
+        ("{run}/nowhere@6", "but there is no run '{run}/nowhere'; give RUN@STEP"),
         ("{run}@8", "which has done 8 updates; steps is 8 and counts them, so raise it"),
     ],
 )

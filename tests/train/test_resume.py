@@ -115,7 +115,7 @@ def test_resume_of_nothing_starts(flags, tmp_path, uninterrupted):
     ("changed", "message"),
     [
         (["--learning-rate", "0.002"], "learning_rate was 0.001, is 0.002"),
-        (["--steps", "7"], "steps was 8, is 7"),
+        (["--steps", "7"], "holds a run of 8 steps, and steps is 7; it may only grow"),
         (["--gamma", "0.5"], "thought.gamma was 0.33, is 0.5"),
     ],
 )
@@ -211,23 +211,31 @@ def test_a_run_of_which_only_the_links_were_copied_is_left_alone(flags, tmp_path
     assert contents(run) == before
 
 
-@pytest.mark.parametrize("part", ["training", "validation"])
-def test_a_run_does_not_go_on_with_other_problems(flags, tmp_path, data_file, capsys, text_rewards, part):
+def test_a_run_does_not_go_on_with_other_problems(flags, tmp_path, data_file, capsys, text_rewards):
     own = tmp_path / "own.jsonl"
     shutil.copy(data_file, own)
-    flag = {"training": "--task", "validation": "--validation"}[part]
-    assert cli.main(flags(tmp_path / "run", flag, str(own))) == 0
+    assert cli.main(flags(tmp_path / "run", "--task", str(own))) == 0
     before = contents(tmp_path / "run")
     rows = own.read_text().splitlines(keepends=True)
     own.write_text("".join([rows[1], rows[0], *rows[2:]]))
-    assert cli.main(flags(tmp_path / "run", flag, str(own), "--resume")) == 2
-    assert f"holds a run on other problems: {part} had" in capsys.readouterr().err
+    assert cli.main(flags(tmp_path / "run", "--task", str(own), "--resume")) == 2
+    assert "holds a run on other problems: training had" in capsys.readouterr().err
     assert contents(tmp_path / "run") == before
     own.write_text("".join(rows))
-    assert cli.main(flags(tmp_path / "run", flag, str(own), "--resume")) == 0
-    (tmp_path / "run/problems.json").unlink()  # as in runs of earlier versions
-    assert cli.main(flags(tmp_path / "run", flag, str(own), "--resume")) == 0
-    assert (tmp_path / "run/problems.json").is_file()
+    assert cli.main(flags(tmp_path / "run", "--task", str(own), "--resume")) == 0
+
+
+def test_other_problems_in_the_file_of_validation_start_the_best_anew(flags, tmp_path, data_file, caplog, text_rewards):
+    own = tmp_path / "own.jsonl"
+    shutil.copy(data_file, own)
+    validated = ("--validation", str(own), "--validate-every", "2")
+    assert cli.main(flags(tmp_path / "run", *validated, "--steps", "4")) == 0
+    rows = own.read_text().splitlines(keepends=True)
+    own.write_text("".join([rows[1], rows[0], *rows[2:]]))
+    assert cli.main(flags(tmp_path / "run", *validated, "--resume")) == 0
+    assert "the validation problems are others than before; the best checkpoint is chosen anew" in caplog.text
+    best = json.loads((tmp_path / "run/checkpoints/last/trainer.json").read_text())["best_step"]
+    assert best in (6, 8)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from softtokens.config import TrainConfig
 from softtokens.rewards import RewardScale, grader
+from softtokens.train.loop import train
 from softtokens.train.scoring import by_function, graded
 from softtokens.types import Problem, UserError, Verdict
 
@@ -95,3 +97,25 @@ def test_a_reward_function_gets_none_for_answers_that_are_not_there():
     problem = Problem(0, "Say hello.", None)
     score = by_function(lambda answer, **columns: [float(a is None) for a in answer])
     assert score([problem], ["a"], ["b"])[0] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ([len], r"reward_func is \[<built-in function len>\], a list; it has to be one function"),
+        ("length", "reward_func is 'length', a str"),
+        (lambda prompts, completions: [], r"cannot be called with prompts, completions, answer .* \*\*columns"),
+    ],
+)
+def test_what_is_no_reward_function_is_refused_before_a_model_is_loaded(tmp_path, function, message):
+    config = TrainConfig(output=str(tmp_path / "run"), model="/nowhere")
+    with pytest.raises(UserError, match=message):
+        train(config, reward_func=function)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("reward", [1e39, -3e38, float("inf"), float("nan")])
+def test_rewards_that_float32_cannot_add_are_refused(reward):
+    problems = [Problem(0, "p", "1")]
+    with pytest.raises(UserError, match=r"for completion 0 .*have to be finite, and at most 1e\+30 in size"):
+        by_function(lambda **columns: [reward])(problems, ["t"], ["a"])

@@ -22,7 +22,7 @@ from softtokens.signal.keep import Keep, budget, keeping, sketch_size
 from softtokens.signalconfig import SignalConfig
 from softtokens.thoughts import build_thought
 from softtokens.train.advantage import leave_one_out
-from softtokens.train.checkpoint import checkpoint_named
+from softtokens.train.checkpoint import checkpoint_to_start_at
 from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.loop import fit_of, load_weights
 from softtokens.train.loss import TermWeights
@@ -84,7 +84,7 @@ def _signal(
     config: SignalConfig, world: World, reward_func: RewardFunction | None, listener: Listener | None
 ) -> Signal:
     data = task_data(config.task, default_split="train", needs_answers=reward_func is None)
-    folder, progress = checkpoint_named(config.start) if config.start is not None else (None, None)
+    folder, progress = checkpoint_to_start_at(config.start) if config.start is not None else (None, None)
     first = progress.step if progress is not None else 0
     if (wanted := config.batches * config.problems_per_step) > len(data.problems):
         log.warning(

@@ -25,10 +25,10 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from softtokens.checkpoints import FOLDER, STATE, checkpoint_name, checkpoints, step_of
+from softtokens.checkpoints import FOLDER, STATE, checkpoint_name, checkpoints, named_checkpoint, step_of
 from softtokens.paths import expanded
 from softtokens.train.weights import Weights
-from softtokens.types import UserError
+from softtokens.types import UserError, first_line
 
 _OPTIMIZER = "optimizer"
 _UNFINISHED = ".saving"
@@ -41,12 +41,14 @@ class CheckpointError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is. step: updates done. skipped_in_row: how many of the last ones were left out for numbers that are
-    not finite. *_bytes: length of the run's files at that moment."""
+    """Where a run is. step: updates done. validation: SHA-256 of the problems that best_accuracy is of. skipped_in_row:
+    how many of the last updates were skipped for values that are not finite. *_bytes: length of the run's files at that
+    moment."""
 
     step: int = 0
     best_step: int | None = None
     best_accuracy: float = -1.0
+    validation: str = ""
     skipped_in_row: int = 0
     metrics_bytes: int = 0
     samples_bytes: int = 0
@@ -107,15 +109,17 @@ def tidy(run: Path, progress: Progress) -> None:
     _retain(run, progress)
 
 
-def checkpoint_named(name: str) -> tuple[Path, Progress]:
-    """The checkpoint RUN@STEP, RUN@last or RUN@best (RUN alone: the last), as the start of another run: its counts of
-    what was logged and validated begin anew. UserError with those that there are."""
-    run, _, which = name.rpartition("@") if "@" in name else (name, "", "last")
-    root = Path(expanded(run)) / FOLDER
-    folder = root / (checkpoint_name(int(which)) if which.isdecimal() else which)
-    if (which not in ("last", "best") and not which.isdecimal()) or not (folder / STATE).is_file():
-        there = ", ".join(str(step_of(checkpoint)) for checkpoint in checkpoints(root.parent)) or "none"
-        raise UserError(f"from is {name!r}, which is no checkpoint; give RUN@STEP, steps in {run!r}: {there}")
+def checkpoint_to_start_at(name: str) -> tuple[Path, Progress]:
+    """The checkpoint RUN@STEP, RUN@last, RUN@best, RUN (its last one) or that folder, as the start of another run: its
+    counts of what was logged and validated begin anew. UserError with those that there are."""
+    path = expanded(name)
+    folder = named_checkpoint(path) or named_checkpoint(f"{path}@last")
+    if folder is None:
+        run = Path(path if Path(path).exists() else path.rpartition("@")[0] or path)
+        if not run.is_dir():
+            raise UserError(f"from is {name!r}, but there is no run {str(run)!r}; give RUN@STEP")
+        there = ", ".join(str(step_of(checkpoint)) for checkpoint in checkpoints(run)) or "none"
+        raise UserError(f"from is {name!r}, which is no checkpoint; give RUN@STEP, steps in {str(run)!r}: {there}")
     try:
         progress = _verified(folder)
     except _DAMAGE as error:
@@ -164,8 +168,13 @@ def load_optimizer(folder: Path, weights: Weights, optimizer: torch.optim.Optimi
         optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
     state = _flat(weights, optimizer)
     reader = dcp.HuggingFaceStorageReader(folder / _OPTIMIZER)
-    with _no_warning_of_one_process():
-        dcp.load(state, storage_reader=reader, no_dist=weights.world.size == 1)
+    try:
+        with _no_warning_of_one_process():
+            dcp.load(state, storage_reader=reader, no_dist=weights.world.size == 1)
+    except CheckpointException as error:  # a BaseException
+        raise CheckpointError(
+            f"the optimizer's state in {folder / _OPTIMIZER} does not fit these weights: {first_line(_cause(error))}"
+        ) from error
     for name, parameter in weights.parameters.items():
         optimizer.state[parameter] = {key: state[f"{name}.{key}"] for key in ("step", *_MOMENTS)}
 
@@ -197,9 +206,12 @@ def _no_warning_of_one_process():
 
 def _reason(error: BaseException) -> str:
     """What a distributed save reports of several processes, without their tracebacks."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    return str(error)
+    return str(_cause(error))
+
+
+def _cause(error: BaseException) -> BaseException:
+    several = isinstance(error, CheckpointException) and error.failures
+    return next(iter(error.failures.values()))[0] if several else error
 
 
 def _point(link: Path, target: str) -> None:

@@ -26,7 +26,7 @@ from softtokens.train import rundir
 from softtokens.train.case import save_case
 from softtokens.train.checkpoint import (
     Progress,
-    checkpoint_named,
+    checkpoint_to_start_at,
     load_optimizer,
     newest_checkpoint,
     save_checkpoint,
@@ -35,7 +35,7 @@ from softtokens.train.checkpoint import (
 from softtokens.train.fit import Fit, Share, choose
 from softtokens.train.memory import map_blocks_apart
 from softtokens.train.problems import Record, record_of, require_same, write
-from softtokens.train.scoring import RewardFunction, by_function, graded
+from softtokens.train.scoring import RewardFunction, by_function, graded, require_reward_function
 from softtokens.train.step import Step, Trainee, train_step
 from softtokens.train.stop import Stopped, StopRequest
 from softtokens.train.tracking import JsonLines, Tracker, require_wandb
@@ -55,6 +55,8 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     Raises UserError for what cannot work, CheckpointError when a checkpoint cannot be written, Stopped after SIGTERM or
     Ctrl-C when all is saved, FloatingPointError when too many steps in a row had to be left out.
     """
+    if reward_func is not None:
+        require_reward_function(reward_func)
     hold = rundir.Hold(rundir.folder_of(config))
     with join(launch(), config.device) as world, StopRequest().listening() as stop, contextlib.closing(hold):
         return _train(config, world, stop, hold, reward_func, listener)
@@ -68,7 +70,7 @@ def _train(
     reward_func: RewardFunction | None,
     listener: Listener | None,
 ) -> Path:
-    run, checkpoint = world.from_main(lambda: _start(config, hold))
+    run, config, checkpoint = world.from_main(lambda: _start(config, hold))
     require_wandb(config.wandb)
     rows = config.problems_per_step * config.group_size
     if rows < world.size:
@@ -80,8 +82,9 @@ def _train(
     problems = data.problems
     validation = validation_problems(config) if config.validate_every else []
     record = record_of(training=problems, validation=validation)
-    world.from_main(lambda: _require_same_problems(run, config, record))
+    world.from_main(lambda: require_same(run, {"training": record["training"]}))
     folder, progress = checkpoint or (None, Progress())
+    progress = _of_validation(progress, record)
     weights = load_weights(config, folder, world, data.template)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
     positions = require_room(weights.sampler, problems, limits, name="the task")
@@ -119,29 +122,32 @@ def _train(
     return run
 
 
-def _start(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, tuple[Path, Progress] | None]:
+def _start(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, TrainConfig, tuple[Path, Progress] | None]:
+    """The run's folder, its configuration with the checkpoint that it began at, and the one to go on from."""
+    config = rundir.with_recorded_start(config)
     run = rundir.check_output(config)
     hold.take()
     checkpoint = newest_checkpoint(run) if config.resume else None
     if checkpoint is not None:
         changed = rundir.changed_since(run, config)
-        if _validates_otherwise(changed):
-            folder, progress = checkpoint  # accuracies on other problems do not compare
-            checkpoint = folder, dataclasses.replace(progress, best_step=None, best_accuracy=-1.0)
         if "steps" in changed and config.schedule != "constant":
             log.warning(
                 "steps grew: the learning rate follows the %s of %d steps from here", config.schedule, config.steps
             )
     if checkpoint is None and config.start is not None:
-        checkpoint = checkpoint_named(config.start)
-        if checkpoint[1].step >= config.steps:
+        folder, progress = checkpoint = checkpoint_to_start_at(config.start)
+        if progress.step >= config.steps:
             raise UserError(
-                f"from is {config.start!r}, which has done {checkpoint[1].step} updates; steps is {config.steps} and "
+                f"from is {config.start!r}, which has done {progress.step} updates; steps is {config.steps} and "
                 "counts them, so raise it"
             )
+        source = folder.parents[1]
+        rundir.require_same_model(source, config)
+        if not config.resume:  # of a run that goes on, the last one is another one tomorrow
+            config = dataclasses.replace(config, start=f"{source}@{progress.step}")
     if config.resume or config.start is not None:
         log.info("going on from %s", checkpoint[0] if checkpoint else "the start: there is no checkpoint to resume")
-    return run, checkpoint
+    return run, config, checkpoint
 
 
 def rounding_of(config: TrainConfig) -> torch.dtype | None:
@@ -149,13 +155,14 @@ def rounding_of(config: TrainConfig) -> torch.dtype | None:
     return None if config.logits_dtype == "float32" else getattr(torch, config.logits_dtype)
 
 
-def _validates_otherwise(changed: dict[str, tuple]) -> bool:
-    return any(name.startswith("validation") for name in changed)
-
-
-def _require_same_problems(run: Path, config: TrainConfig, record: Record) -> None:
-    may_change = {"validation"} if _validates_otherwise(rundir.changed_since(run, config)) else set()
-    require_same(run, {name: part for name, part in record.items() if name not in may_change})
+def _of_validation(progress: Progress, record: Record) -> Progress:
+    """The record of the best checkpoint begins anew on other problems: accuracies do not compare."""
+    validation = record["validation"]
+    if not validation["problems"] or progress.validation == validation["sha256"]:
+        return progress
+    if progress.best_step is not None:
+        log.warning("the validation problems are others than before; the best checkpoint is chosen anew")
+    return dataclasses.replace(progress, best_step=None, best_accuracy=-1.0, validation=validation["sha256"])
 
 
 def load_weights(config: TrainConfig, folder: Path | None, world: World, template: str) -> Weights:

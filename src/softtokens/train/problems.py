@@ -1,4 +1,5 @@
-"""Which problems a run trains and validates on, kept in RUN/problems.json: a run goes on with the same ones."""
+"""Which problems a run trains and validates on, kept in RUN/problems.json. It trains on the same ones when it goes on;
+other ones for validation start the record of the best checkpoint anew."""
 
 from __future__ import annotations
 

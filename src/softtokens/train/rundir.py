@@ -9,6 +9,7 @@ import os
 import socket
 from pathlib import Path
 
+from softtokens.checkpoints import FOLDER, checkpoint_name
 from softtokens.config import TrainConfig
 from softtokens.paths import expanded
 from softtokens.settings import flat, free_settings
@@ -90,6 +91,39 @@ def open_run(config: TrainConfig) -> Path:
     return run
 
 
+_MODEL = ("model", "scale.lora_rank", "scale.lora_alpha", "scale.lora_targets")
+
+
+def require_same_model(source: Path, config: TrainConfig) -> None:
+    """UserError unless a run that begins at a checkpoint of `source` names its model and its adapters."""
+    if not (source / _CONFIG).is_file():
+        return
+    changed = {name: values for name, values in changes(recorded(source), resolved(config)).items() if name in _MODEL}
+    if changed:
+        listed = "; ".join(
+            f"{name} is {now!r}, where {str(source)!r} has {was!r}" for name, (was, now) in changed.items()
+        )
+        raise UserError(f"from names a checkpoint of another model or with other adapters: {listed}; give the same")
+
+
+def with_recorded_start(config: TrainConfig) -> TrainConfig:
+    """The configuration with the checkpoint that a resumed run began at: --from need not be given again, and the last
+    checkpoint of a run that went on is another one by now."""
+    run = folder_of(config)
+    start = recorded(run).get("start") if config.resume and (run / _CONFIG).is_file() else None
+    if start is None or (config.start is not None and not _is_start(config.start, start)):
+        return config
+    return dataclasses.replace(config, start=start)
+
+
+def _is_start(given: str, start: str) -> bool:
+    """Whether a name that was given may stand for the recorded RUN@STEP."""
+    run, _, step = start.rpartition("@")
+    path, _, which = expanded(given).rpartition("@")
+    place = Path(path if which in ("last", "best", step) else expanded(given)).resolve()
+    return place in (Path(run), Path(run, FOLDER, checkpoint_name(int(step))))
+
+
 def recorded(run: Path) -> dict:
     """The configuration that a run's folder holds. UserError where it is damaged."""
     file = run / _CONFIG
@@ -108,8 +142,10 @@ def _require_resumable(old: dict, new: dict, where: str) -> None:
     """UserError unless the settings that differ are FREE, or more steps."""
     changed = changes(old, new)
     fixed = {key: values for key, values in changed.items() if key not in _FREE}
-    if isinstance(fixed.get("steps", (None,))[0], int) and fixed["steps"][1] > fixed["steps"][0]:
-        del fixed["steps"]
+    if isinstance(fixed.get("steps", (None,))[0], int):
+        before, now = fixed.pop("steps")
+        if now < before:
+            raise UserError(f"{where!r} holds a run of {before} steps, and steps is {now}; it may only grow")
     if fixed:
         listed = "; ".join(f"{key} was {before}, is {now}" for key, (before, now) in fixed.items())
         raise UserError(

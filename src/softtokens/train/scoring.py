@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from softtokens.rewards import Grader, RewardScale
 from softtokens.types import Problem, UserError, Verdict
 
 _OWN = {"prompt", "prompts", "completion", "completions", "answer"}  # arguments that are not columns of the data set
+_LARGEST = 1e30  # float32 sums of larger ones overflow
 RewardFunction = Callable[..., Sequence[float]]
 
 
@@ -30,6 +31,22 @@ def graded(grader: Grader, scale: RewardScale) -> Scorer:
         return [scale.reward(verdict) for verdict in verdicts], verdicts
 
     return score
+
+
+def require_reward_function(function: object) -> None:
+    """UserError for what cannot be called as `by_function` calls it: before a model is loaded."""
+    name = getattr(function, "__name__", type(function).__name__)
+    if not callable(function):
+        raise UserError(f"reward_func is {_shown(function)}, a {type(function).__name__}; it has to be one function.")
+    try:
+        inspect.signature(function).bind(prompts=[], completions=[], answer=[], a_column_of_the_data=[])
+    except TypeError as error:
+        raise UserError(
+            f"the reward function {name} cannot be called with prompts, completions, answer and the data's columns as "
+            f"keywords ({error}); define it as {name}(prompts, completions, **columns)."
+        ) from error
+    except ValueError:  # a built-in without a signature
+        return
 
 
 def by_function(function: RewardFunction) -> Scorer:
@@ -76,8 +93,11 @@ def _number(reward: object, returned: str, completion: int) -> float:
         raise UserError(
             f"{returned} {_shown(reward)} for completion {completion} (the first is 0); a reward has to be a number."
         ) from error
-    if not math.isfinite(number):
-        raise UserError(f"{returned} {number} for completion {completion} (the first is 0); rewards have to be finite.")
+    if not abs(number) <= _LARGEST:
+        raise UserError(
+            f"{returned} {number} for completion {completion} (the first is 0); rewards have to be finite, and at most "
+            f"{_LARGEST:g} in size."
+        )
     return number
 
 
