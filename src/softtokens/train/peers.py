@@ -17,7 +17,7 @@ from softtokens.types import Elsewhere, first_line
 
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 2.0
-_GRACE_S = 10.0  # for a process that is told in the usual way to end in good order
+_GRACE_S = 10.0  # for a process that hears of it in the usual way to end in good order
 _EXIT = 1
 
 
