@@ -18,6 +18,7 @@ from softtokens.types import Elsewhere, first_line
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 2.0
 _GRACE_S = 10.0  # for a process that hears of it in the usual way to end in good order
+_JOIN_S = 20.0  # longer than an answer of the store takes
 _EXIT = 1
 
 
@@ -31,13 +32,14 @@ class Peers:
             int(os.environ["MASTER_PORT"]),
             is_master=False,
             wait_for_workers=False,
-            timeout=datetime.timedelta(seconds=60),
+            timeout=datetime.timedelta(seconds=10),
         )
         self._rank = rank
         # the store of torchrun outlives a restart
         self._key = f"softtokens/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         self._done = threading.Event()
-        threading.Thread(target=self._look, daemon=True).start()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
 
     def tell(self, error: BaseException) -> None:
         """Why this process ends, which it does by itself. The first one that fails is heard."""
@@ -47,7 +49,9 @@ class Peers:
         self._store.set(self._key, f"process {self._rank} failed: {first_line(error)}")
 
     def close(self) -> None:
+        """Wait for the thread too: one that is inside the store when the interpreter ends aborts the process."""
         self._done.set()
+        self._thread.join(timeout=_JOIN_S)
 
     def _look(self) -> None:
         try:
