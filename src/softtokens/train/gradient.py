@@ -136,7 +136,9 @@ def _one_pass(
     losses = {"loss/thought": 0.0, "loss/answer": 0.0}
     replays: list[Replay] = []
     for rows in groups:
-        members = dataclasses.replace(batch, rollout=batch.rollout.take(rows), advantages=batch.advantages[rows])
+        members = batch  # one group is all rows in their order: no copy of the thoughts
+        if len(groups) > 1:
+            members = dataclasses.replace(batch, rollout=batch.rollout.take(rows), advantages=batch.advantages[rows])
         replayed, terms_of_group = _one_group(weights, members, terms, tokens, spikes)
         replays += replayed
         for name, value in zip(losses, terms_of_group, strict=True):
