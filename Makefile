@@ -13,7 +13,7 @@ ARGS ?=
 # Spinning threads that lose their core make small models ten times slower when the machine is busy.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slow test-gpu test-oldest benchmark lint audit base clean
+.PHONY: help quickstart test test-slow test-gpu test-oldest benchmark lint audit base study clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -24,6 +24,7 @@ help:
 	@echo "make lint         ruff"
 	@echo "make audit        known vulnerabilities of the pinned versions (needs the network)"
 	@echo "make base         rebuild the embedded checkpoint"
+	@echo "make study        train a real small model in several modes and seeds, in parts that go on (recipes/smollm2)"
 
 quickstart: $(VENV)/.installed
 	$(BIN)/softtokens quickstart $(ARGS)
@@ -52,6 +53,9 @@ audit: $(VENV)/.installed
 
 base: $(VENV)/.installed
 	$(BIN)/python recipes/tiny_base/build.py $(ARGS)
+
+study: $(VENV)/.installed
+	$(BIN)/python recipes/smollm2/study.py $(ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
