@@ -1,17 +1,23 @@
-r"""Warm start: teaches the answer format and short chains from GSM8K's own solutions, by supervised fine-tuning.
+r"""Warm start: teaches the answer format and short chains by supervised fine-tuning.
 
-    python recipes/smollm2/sft.py --model runs/smollm2/base --rows gsm8k-train.jsonl --out runs/smollm2/warm
+    python recipes/smollm2/sft.py --model runs/smollm2/base --rows mawps-train.jsonl \
+        --hold-out runs/smollm2/mawps-rl.jsonl --out runs/smollm2/warm
 
-Reinforcement learning needs a model that is right now and then. Each document is the prompt of train.toml, a solution
-without GSM8K's calculator marks on one line, and "The final answer is: \boxed{...}"; only what follows the prompt is
-learned. The trainer of transformers does the work. Stopped at any moment, the same command goes on.
+Reinforcement learning needs a model that is right now and then. Each document is the prompt of train.toml, a chain, and
+"The final answer is: \boxed{...}"; only what follows the prompt is learned. The chain is the row's own solution where
+it has one (GSM8K), without calculator marks and on one line. Otherwise (MAWPS) it is the one equation of two numbers of
+the question that gives the answer; rows without one, or with several, are skipped. The trainer of transformers does the
+work. Stopped at any moment, the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
+import math
+import operator
 import re
 import shutil
 import sys
@@ -21,62 +27,91 @@ from typing import Any
 
 SETTINGS = Path(__file__).with_name("train.toml")
 MARK = re.compile(r"<<[^>]*>>")
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True, help="the folder that prepare.py wrote")
-    parser.add_argument("--rows", type=Path, required=True, help="GSM8K's train.jsonl or .jsonl.gz: question, answer")
+    parser.add_argument(
+        "--rows", type=Path, required=True, help="jsonl or jsonl.gz with question, answer (and solution)"
+    )
     parser.add_argument("--out", required=True, help="folder for the model")
-    parser.add_argument("--longest", type=int, default=40, help="skip solutions of more tokens than this")
-    parser.add_argument("--epochs", type=float, default=1)
-    parser.add_argument("--rate", type=float, default=1e-4, help="peak learning rate")
+    parser.add_argument("--longest", type=int, default=40, help="skip chains of more tokens than this")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--rate", type=float, default=3e-4, help="peak learning rate")
     parser.add_argument("--batch", type=int, default=16, help="documents per update")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-every", type=int, default=25, help="updates; a stopped run goes on from there")
     parser.add_argument("--float32", action="store_true", help="compute in float32: slower on most hardware")
+    parser.add_argument("--hold-out", type=Path, help="write every second row to this file instead of learning from it")
     arguments = parser.parse_args()
     try:
         rows = read_rows(arguments.rows)
     except (OSError, ValueError) as error:
         sys.exit(f"sft: --rows is {arguments.rows}, which cannot be read: {error}")
+    if arguments.hold_out is not None:
+        arguments.hold_out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.hold_out.write_text("".join(f"{json.dumps(row)}\n" for row in rows[1::2]))
+        rows = rows[::2]
     warm_start(rows, arguments)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows with `question`, `solution` and `answer`, in GSM8K's own form (`#### 72` ends the answer) or taken apart."""
+    """Rows of a jsonl or jsonl.gz file, with `question` and `answer`. ValueError where one of them is missing."""
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
     rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    taken_apart = []
     for number, row in enumerate(rows, 1):
-        solution, mark, answer = row.get("answer", "").rpartition("####")
-        if not mark:
-            solution, answer = row.get("solution", ""), row.get("answer", "")
-        if not (row.get("question") and solution.strip() and answer.strip()):
-            raise ValueError(f"row {number} needs a question, and an answer with its solution ('... #### 72')")
-        answer = answer.strip().replace(",", "")
-        taken_apart.append({"question": row["question"], "solution": solution, "answer": answer})
-    if not taken_apart:
+        if not (row.get("question") and row.get("answer")):
+            raise ValueError(f"row {number} has no question or no answer")
+    if not rows:
         raise ValueError("it holds no rows")
-    return taken_apart
+    return rows
 
 
-def chain(solution: str) -> str:
-    """One line of sentences, each with an end mark, and no calculator marks."""
+def chain_and_answer(row: dict[str, str]) -> tuple[str, str] | None:
+    """What the model should write before and inside the box; None for a row that says too little."""
+    solution, mark, answer = row["answer"].rpartition("####")  # GSM8K's own form
+    if not mark:
+        solution, answer = row.get("solution", ""), row["answer"]
+    answer = answer.strip().replace(",", "")
+    chain = one_line(solution) if solution else equation(row["question"], answer)
+    return (chain, answer) if chain else None
+
+
+def one_line(solution: str) -> str:
+    """Sentences, each with an end mark, and no calculator marks."""
     lines = [line.strip() for line in MARK.sub("", solution).splitlines() if line.strip()]
     return " ".join(line if line.endswith((".", "!", "?")) else f"{line}." for line in lines)
+
+
+def equation(question: str, answer: str) -> str | None:
+    """The equation of two numbers of the question that gives the answer; None unless there is exactly one."""
+    if not NUMBER.fullmatch(answer):
+        return None
+    numbers = NUMBER.findall(question.replace(",", ""))
+    equations = {}
+    for (i, left), (j, right) in itertools.permutations(enumerate(numbers), 2):
+        for sign, calculate in OPERATIONS.items():
+            if (sign in "+*" and i > j) or (sign == "/" and float(right) == 0):
+                continue
+            if math.isclose(calculate(float(left), float(right)), float(answer), abs_tol=1e-6):
+                equations[f"{left} {sign} {right} = {answer}."] = None
+    return next(iter(equations)) if len(equations) == 1 else None
 
 
 def documents(rows: list[dict[str, str]], template: str, tokenizer, longest: int) -> list[dict[str, str]]:
     """Prompt and completion of every row whose chain has at most `longest` tokens."""
     made = []
     for row in rows:
-        thoughts = chain(row["solution"])
-        if len(tokenizer.encode(thoughts)) > longest:
+        written = chain_and_answer(row)
+        if written is None or len(tokenizer.encode(written[0])) > longest:
             continue
-        ending = f" The final answer is: \\boxed{{{row['answer']}}}{tokenizer.eos_token}"
-        made.append({"prompt": template.replace("{question}", row["question"]), "completion": thoughts + ending})
+        chain, answer = written
+        ending = f" The final answer is: \\boxed{{{answer}}}{tokenizer.eos_token}"
+        made.append({"prompt": template.replace("{question}", row["question"]), "completion": chain + ending})
     return made
 
 
@@ -90,8 +125,10 @@ def warm_start(rows: list[dict[str, str]], arguments: argparse.Namespace) -> Non
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     made = documents(rows, template, tokenizer, arguments.longest)
     if len(made) < arguments.batch:
-        sys.exit(f"sft: {len(made)} of {len(rows)} solutions have at most {arguments.longest} tokens; raise --longest")
-    print(f"{len(made):,} of {len(rows):,} solutions have at most {arguments.longest} tokens")
+        sys.exit(
+            f"sft: {len(made)} of {len(rows)} rows have a chain of at most {arguments.longest} tokens; raise --longest"
+        )
+    print(f"{len(made):,} of {len(rows):,} rows have a chain of at most {arguments.longest} tokens")
 
     class OnCompletions(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -28,21 +28,40 @@ def test_rows_are_read_in_both_forms(sft, tmp_path, row, name):
     text = f"{json.dumps(row)}\n\n".encode()
     (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
     (read,) = sft.read_rows(tmp_path / name)
-    assert (read["question"], read["answer"]) == ("How many?", "1060")
-    assert sft.chain(read["solution"]) == "Tom has 3*4=12 trees. So he picks 12*5 = 60 apples."
+    assert read == row
+    assert sft.chain_and_answer(read) == ("Tom has 3*4=12 trees. So he picks 12*5 = 60 apples.", "1060")
 
 
-def test_a_row_without_a_solution_is_named(sft, tmp_path):
+def test_a_row_without_an_answer_is_named(sft, tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(f'{json.dumps(OWN_FORM)}\n{{"question": "How many?", "answer": "3"}}\n')
-    with pytest.raises(ValueError, match="row 2 needs a question, and an answer with its solution"):
+    path.write_text(f'{json.dumps(OWN_FORM)}\n{{"question": "How many?"}}\n')
+    with pytest.raises(ValueError, match="row 2 has no question or no answer"):
         sft.read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "equation"),
+    [
+        ("Tom has 57 apples and eats 22. How many are left?", "35", "57 - 22 = 35."),
+        ("Tom has 22 apples and buys 1,057.", "1079", "22 + 1057 = 1079."),
+        ("Tom fills 6 bags with 48 apples.", "8", "48 / 6 = 8."),
+        ("Tom has 2 apples and buys 2.", "4", None),  # 2 + 2 or 2 * 2
+        ("Tom has 2 apples, 3 pears and 4 plums.", "9", None),
+        ("Tom has 5 apples.", "5", None),
+        ("Tom has 3 of 4 apples.", "3/4", None),
+        ("Tom has 0 of 4 apples.", "0", None),  # 0 * 4 or 0 / 4
+    ],
+)
+def test_a_row_without_a_solution_gets_the_equation_that_its_numbers_allow(sft, question, answer, equation):
+    written = sft.chain_and_answer({"question": question, "answer": answer})
+    assert written == (None if equation is None else (equation, answer))
 
 
 def test_documents_end_in_the_box_and_long_ones_are_skipped(sft):
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint())
+    unsolvable = {"question": "How many?", "answer": "3"}
     long = TAKEN_APART | {"solution": SOLUTION * 9}
-    (made,) = sft.documents([TAKEN_APART, long], "User: {question}\nAssistant:", tokenizer, 100)
+    (made,) = sft.documents([TAKEN_APART, unsolvable, long], "User: {question}\nAssistant:", tokenizer, 100)
     assert made["prompt"] == "User: How many?\nAssistant:"
     chain = "Tom has 3*4=12 trees. So he picks 12*5 = 60 apples."
     assert made["completion"] == f"{chain} The final answer is: \\boxed{{1060}}{tokenizer.eos_token}"
@@ -60,9 +79,20 @@ def test_the_loss_is_that_of_the_completions_alone_whatever_the_padding(sft):
 
 
 def test_a_stopped_warm_start_goes_on_and_learns(sft, monkeypatch, tmp_path):
-    rows, out = tmp_path / "rows.jsonl", tmp_path / "warm"
-    rows.write_text(f"{json.dumps(TAKEN_APART)}\n" * 16)
-    flags = ["--model", str(tiny_checkpoint()), "--rows", str(rows), "--out", str(out), "--longest", "100"]
+    rows, rest, out = tmp_path / "rows.jsonl", tmp_path / "rest.jsonl", tmp_path / "warm"
+    rows.write_text(f"{json.dumps(TAKEN_APART)}\n" * 32)
+    flags = [
+        "--model",
+        str(tiny_checkpoint()),
+        "--rows",
+        str(rows),
+        "--out",
+        str(out),
+        "--longest",
+        "100",
+        "--hold-out",
+        str(rest),
+    ]
     monkeypatch.setattr(
         sys, "argv", ["sft", *flags, "--batch", "4", "--epochs", "3", "--save-every", "4", "--rate", "1e-3"]
     )
@@ -78,6 +108,7 @@ def test_a_stopped_warm_start_goes_on_and_learns(sft, monkeypatch, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         sft.main()
     sft.main()
+    assert len(rest.read_text().splitlines()) == 16
     assert len(calls) == 6 + 8  # 12 updates; the fifth was lost with the sixth, which was under way
     document = [([5] * 4, AutoTokenizer.from_pretrained(out).encode("Tom has 3*4=12 trees."))]
     losses = [
