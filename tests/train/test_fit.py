@@ -16,7 +16,7 @@ from softtokens.planconfig import PlanConfig
 from softtokens.rollout.memory import USABLE, position_bytes, row_bytes
 from softtokens.train import gradient, loop, step
 from softtokens.train.fit import FEW_POSITIONS, WANTED_POSITIONS, Fit, Share, choose
-from softtokens.train.gradient import _groups, _one_pass, _parts
+from softtokens.train.gradient import Batch, _groups, _one_pass, _parts
 from softtokens.train.loss import TermWeights
 from softtokens.types import UserError
 from train.test_gradient import assert_close, gradient_of
@@ -120,9 +120,10 @@ def test_prompts_run_in_groups_within_the_budget(make_policy, make_batch):
     prompts, of_row = batch.rollout.prompts()
     assert len(prompts) == 2
     longest = max(map(len, prompts))
-    (both,) = _groups(batch.rollout, 2 * longest)
+    whole = Batch(batch.thought, batch.rollout, batch.advantages, batch.rollout.rows)
+    (both,) = _groups(whole, 2 * longest)
     assert both.tolist() == list(range(6))
-    apart = _groups(batch.rollout, 2 * longest - 1)
+    apart = _groups(whole, 2 * longest - 1)
     assert sorted(torch.cat(apart).tolist()) == list(range(6))
     assert all(len(set(of_row[group].tolist())) == 1 for group in apart)
 
