@@ -255,6 +255,39 @@ def test_each_prompt_runs_once(make_policy, prompts, monkeypatch):
     assert sorted(ran) == sorted(prompts)
 
 
+def test_prompts_of_similar_length_run_together(make_policy, monkeypatch):
+    """One long prompt among many does not pad them all; a prompt's rollout is the one it has without the long ones."""
+    policy = make_policy()
+    prompts = [[3 + i, 40, 41] * (9 if i < 2 else 2 + i % 2) for i in range(20)]
+    ran, run = [], policy.prompt_states
+    monkeypatch.setattr(policy, "prompt_states", lambda prompts: ran.append([len(p) for p in prompts]) or run(prompts))
+    whole = sample(policy, Gaussian(0.5, 0.1), prompts, group=1)
+    assert [sorted(set(lengths)) for lengths in ran] == [[9, 27], [6, 9]]
+    assert [len(lengths) for lengths in ran] == [8, 12]
+    short = sample(policy, Gaussian(0.5, 0.1), prompts[2:], group=1, problems=range(2, 20))
+    assert whole.take(torch.arange(2, 20)).answer_texts == short.answer_texts
+    assert torch.equal(whole.inputs[2:, : short.inputs.shape[1]], short.inputs)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "groups"),
+    [
+        ([], []),
+        ([5], [1]),
+        ([9, 100, 5], [3]),  # fewer than eight are one group
+        ([10] * 40, [40]),
+        ([100] + [10] * 7, [8]),
+        ([100] * 8 + [10] * 7, [15]),  # the rest would be fewer than eight
+        ([100] * 8 + [76] * 2 + [74] * 8, [10, 8]),
+        ([100] + [10] * 20, [8, 13]),
+    ],
+)
+def test_groups_of_similar_length(lengths, groups):
+    found = decode.similar_lengths(dict(enumerate(lengths, 50)))
+    assert [len(group) for group in found] == groups
+    assert sorted(prompt for group in found for prompt in group) == list(range(50, 50 + len(lengths)))
+
+
 @pytest.mark.parametrize("thought", [Hard(), Hard(0.0), Gaussian(0.5, 0.1), LogitGaussian(0.5, 0.1)], ids=str)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_no_numbers_are_named(make_policy, prompts, thought, value):
