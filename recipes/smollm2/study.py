@@ -2,8 +2,8 @@
 
     python recipes/smollm2/study.py --train gsm8k-train.jsonl --test gsm8k-test.jsonl --folder runs/study
 
-The first parts prepare the model and warm it up; then come, seed by seed, the training runs and one evaluation of all
-models. Every job is a command that can be stopped and repeated, and leaves a file in FOLDER/done when it has ended.
+The first part prepares the model and warms it up on every second row; then come, seed by seed, the training runs on
+the other rows and one evaluation of all models. Every job is a command that can be stopped and repeated, and leaves a file in FOLDER/done when it has ended.
 Exit code 75: this part is over, run the same command again. 0: the study is complete.
 """
 
@@ -57,20 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def jobs(options: argparse.Namespace) -> list[Job]:
     """Everything that the study is, in its order."""
     folder, listed = options.folder, []
-    model = options.model
+    model, problems = options.model, options.train
     if model is None:
-        model = str(folder / "warm")
+        model, problems = str(folder / "warm"), str(folder / "rows.jsonl")
         gguf = ("--gguf", options.gguf) if options.gguf else ()
         base = str(folder / "base")
         listed.append(Job("prepare", script("prepare.py", "--out", base, *gguf)))
-        warm = ("--model", base, "--rows", options.train, "--out", model, "--longest", str(options.longest))
-        listed.append(Job("warm", script("sft.py", *warm)))
+        warm = ("--model", base, "--rows", options.train, "--hold-out", problems, "--out", model)
+        listed.append(Job("warm", script("sft.py", *warm, "--longest", str(options.longest))))
     evaluated = [f"base={model}"]
     for seed in options.seeds:
         for mode in options.modes:
             name = f"{mode}-{seed}"
             run = str(folder / name)
-            flags = ("--model", model, "--task", options.train, "--mode", mode, "--seed", str(seed))
+            flags = ("--model", model, "--task", problems, "--mode", mode, "--seed", str(seed))
             more = options.train_flags.split()
             command = ("train", "--config", options.config, *flags, *more, "--output", run, "--resume")
             listed.append(Job(name, softtokens(*command)))
