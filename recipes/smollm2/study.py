@@ -2,8 +2,9 @@
 
     python recipes/smollm2/study.py --train gsm8k-train.jsonl --test gsm8k-test.jsonl --folder runs/study
 
-The first part prepares the model and warms it up on every second row; then come, seed by seed, the training runs on
-the other rows and one evaluation of all models. Every job is a command that can be stopped and repeated, and leaves a file in FOLDER/done when it has ended.
+The first part prepares the model and warms it up on every second row; then come, seed by seed, the training runs on the
+other rows and one evaluation of all models. Every job is a command that can be stopped and repeated, and leaves a file
+in FOLDER/done when it has ended.
 Exit code 75: this part is over, run the same command again. 0: the study is complete.
 """
 
