@@ -59,7 +59,8 @@ class EvaluateConfig:
     """Out of domain: accuracy and NLL of these multiple-choice items: facts, or files with question, choices, answer.
     NAME=FILE gives one a name."""
     choices_limit: int | None = None
-    """Only so many items of each; by default 200 facts, or all of a file."""
+    """Only the first so many items of each; by default 200 facts, or all of a file. Shuffle a file that is sorted by
+    subject, such as MMLU's, before."""
     harness: tuple[str, ...] = ()
     """Out of domain, through lm-eval: its multiple-choice tasks by name, such as hellaswag or arc_challenge (needs the
     extra harness)."""
