@@ -30,7 +30,7 @@ from softtokens.rollout.limits import Limits, forced_texts
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Gaussian, Hard, Thought
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights
 
 RESULTS = Path(__file__).resolve().parent / "results"

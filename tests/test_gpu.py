@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from softtokens import cli
-from softtokens.config import ThoughtConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.ops.sketch import CountSketch
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
@@ -21,8 +21,7 @@ from softtokens.rollout.memory import USABLE, free_bytes
 from softtokens.rollout.replay import replay
 from softtokens.thoughts import build_thought
 from softtokens.train import gradient
-from softtokens.train.advantage import leave_one_out
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights, leave_one_out
 from softtokens.train.weights import Weights, WithMasters
 from softtokens.types import Problem
 
@@ -164,9 +163,9 @@ def test_sharded_weights_of_one_process(make_policy, monkeypatch):
     """FSDP over a mesh of one card: a step, and the copy for rollouts after it."""
     import torch.distributed as dist
 
-    from softtokens.launch import Launch
     from softtokens.train.weights import Sharded
-    from softtokens.train.world import World
+    from softtokens.world.launch import Launch
+    from softtokens.world.processes import World
 
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29611")

@@ -14,7 +14,7 @@ from softtokens.ops.random import Keys, Stream
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.thoughts import Gaussian, normal
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights
 from softtokens.types import StopReason
 

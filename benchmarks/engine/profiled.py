@@ -13,7 +13,7 @@ from benchmarks.engine.subject import THOUGHTS, Sizes, model_of, policy_of, roll
 from torch.profiler import ProfilerActivity, profile
 
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights
 
 

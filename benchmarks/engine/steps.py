@@ -11,10 +11,9 @@ import torch
 from benchmarks.engine.measure import CLOCKS, Row, compared, take_turns
 from benchmarks.engine.subject import THOUGHTS, Sizes, limits_of, model_of, policy_of, prompts_of, tokenizer
 
-from softtokens.config import TrainConfig
+from softtokens.config.train import RewardConfig, TrainConfig
 from softtokens.models.hf import HFPolicy
 from softtokens.rewards.graders import grader
-from softtokens.rewards.scale import RewardScale
 from softtokens.thoughts import Thought
 from softtokens.train.fit import WANTED_POSITIONS, Fit
 from softtokens.train.scoring import by_function
@@ -77,7 +76,7 @@ def reward(completions, answer, **columns) -> list[float]:
     """The grader's reward, and a little for length: random models answer nothing right, and equal rewards teach
     nothing."""
     del columns
-    scale, verdicts = RewardScale(), grader("exact").grade(completions, answer)
+    scale, verdicts = RewardConfig(), grader("exact").grade(completions, answer)
     return [scale.reward(v) + 0.1 * len(text) for v, text in zip(verdicts, completions, strict=True)]
 
 

@@ -24,7 +24,7 @@ _HOME = {
     "Rollout": "rollout.record",
     "sample_rollout": "rollout.decode",
     "replay": "rollout.replay",
-    "leave_one_out": "train.advantage",
+    "leave_one_out": "train.objective",
     "load_problems": "tasks",
     "pass_at_k": "evaluate.passk",
 }

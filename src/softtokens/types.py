@@ -24,7 +24,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-class Elsewhere(Exception):
+class OtherProcessFailed(Exception):
     """Another process of the run has failed, and says why."""
 
 

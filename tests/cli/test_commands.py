@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from softtokens import generate as generating
-from softtokens.config import ALL_SETTINGS
+from softtokens.cli import generate as generating
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.evaluate import sampling
 from softtokens.rollout.stopping import decode_text
 

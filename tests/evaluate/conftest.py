@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from softtokens.config import TaskConfig
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.task import TaskConfig
 from softtokens.evaluate import run
-from softtokens.evaluateconfig import EvaluateConfig
 from softtokens.types import Problem, Verdict
 
 QUESTIONS = ["Tom has 4 apples.", "3", "Tom has 12 apples. so. User", "so. 12", "User has 4."]

@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.evaluate.cells import Cell, cells_of
-from softtokens.evaluate.naming import named_sources, split_name
+from softtokens.evaluate.named_sources import named_sources, split_name
 from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.summary import summarize, votes_of
-from softtokens.evaluateconfig import EvaluateConfig
 from softtokens.rewards.exact import ExactGrader
 from softtokens.thoughts import Gaussian, Hard, thought_setting
 from softtokens.types import UserError

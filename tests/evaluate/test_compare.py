@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from softtokens.cli.tables import comparison_notes
+from softtokens.config.evaluate import CompareConfig
 from softtokens.evaluate.compare import compare
-from softtokens.evaluate.folder import write_json
 from softtokens.evaluate.intervals import holm, paired_difference
 from softtokens.evaluate.passk import pass_at_k
-from softtokens.evaluateconfig import CompareConfig
-from softtokens.tables import comparison_notes
+from softtokens.files import write_json
 from softtokens.types import UserError
 
 RIGHT = {  # of 4 samples, on 6 problems

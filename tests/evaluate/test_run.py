@@ -9,11 +9,12 @@ import time
 
 import pytest
 
-from softtokens.config import ALL_SETTINGS
-from softtokens.evaluate.folder import locked, order_models, read_json, write_json
+from softtokens.cli.tables import evaluation_tables
+from softtokens.config.thought import ALL_SETTINGS
+from softtokens.evaluate.folder import locked, order_models
 from softtokens.evaluate.results import read_results
 from softtokens.evaluate.run import evaluate
-from softtokens.tables import evaluation_tables
+from softtokens.files import read_json, write_json
 from softtokens.types import UserError
 
 from .conftest import PROBLEMS

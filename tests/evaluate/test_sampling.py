@@ -5,15 +5,14 @@ import itertools
 import pytest
 import torch
 
-from softtokens.config import ALL_SETTINGS, ThoughtConfig
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
 from softtokens.evaluate import sampling
-from softtokens.evaluate.accuracy import count_right
 from softtokens.evaluate.cells import cells_of
 from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.samplefile import append_samples, read_samples
-from softtokens.evaluate.sampling import Sampler
-from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.evaluate.sampling import Sampler, count_right
 from softtokens.ops.random import evaluation_seed
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits, needed_positions

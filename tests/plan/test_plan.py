@@ -10,16 +10,17 @@ import torch
 from transformers import LlamaConfig, MambaConfig, StaticCache
 
 from softtokens import cli
-from softtokens.config import ScaleConfig, ThoughtConfig
+from softtokens.config.plan import PlanConfig
+from softtokens.config.scale import ScaleConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.models import lora
 from softtokens.models.files import load_without_weights, tiny_checkpoint
 from softtokens.models.hf import load_policy
 from softtokens.models.size import ModelSize
 from softtokens.plan.devices import DEVICES, device_of
-from softtokens.plan.memory import FORCED_TOKENS, footprint
+from softtokens.plan.footprint import FORCED_TOKENS, footprint
 from softtokens.plan.run import plan
 from softtokens.plan.speed import seconds_of
-from softtokens.planconfig import PlanConfig
 from softtokens.rollout.limits import forced_texts
 from softtokens.types import UserError
 

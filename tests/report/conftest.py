@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from softtokens.config import ALL_SETTINGS, MODE_TEMPERATURES, ReportConfig
+from softtokens.config.commands import ReportConfig
+from softtokens.config.thought import ALL_SETTINGS, MODE_TEMPERATURES
 from softtokens.evaluate.intervals import estimate
 from softtokens.evaluate.passk import ks_up_to, pass_at_k
 from softtokens.report.build import report

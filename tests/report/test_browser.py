@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from softtokens.config import ReportConfig
+from softtokens.config.commands import ReportConfig
 from softtokens.report.build import build, report
 
 from .conftest import trace, write_evaluation, write_lines, write_run

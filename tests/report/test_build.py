@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from softtokens.config import ReportConfig
+from softtokens.config.commands import ReportConfig
 from softtokens.report.build import report
 from softtokens.types import UserError
 

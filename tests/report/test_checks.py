@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from softtokens.report import checks
-from softtokens.report.results import Results
+from softtokens.report.estimates import Results
 from softtokens.report.sources import load
 
 from .conftest import train_row, write, write_evaluation, write_lines, write_run

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from softtokens.report.page import harmless_json
-from softtokens.report.visible import shown
+from softtokens.report.sanitize import shown
 
 from .hostile import RUN, TEXTS, write_hostile
 
@@ -46,7 +46,7 @@ class Elements(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def hostile_page(tmp_path_factory):
-    from softtokens.config import ReportConfig
+    from softtokens.config.commands import ReportConfig
     from softtokens.report.build import report
 
     folder = write_hostile(tmp_path_factory.mktemp("hostile"))

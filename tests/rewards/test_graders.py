@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from softtokens.rewards import RewardScale, grader
+from softtokens.rewards import grader
 from softtokens.rewards.graders import GRADERS
 from softtokens.types import UserError, Verdict
 
@@ -22,18 +22,6 @@ def test_every_grader_tells_right_wrong_and_nothing(name):
 def test_an_unknown_grader_names_the_known_ones():
     with pytest.raises(UserError, match=r"'llm'.*exact, math"):
         grader("llm")
-
-
-def test_the_paper_s_scale_and_failures_that_do_not_pay():
-    rewards = {verdict: RewardScale().reward(verdict) for verdict in Verdict}
-    assert rewards == {
-        Verdict.RIGHT: 100.0,
-        Verdict.WRONG: 10.0,
-        Verdict.NO_ANSWER: 0.0,
-        Verdict.GRADER_TIMEOUT: 0.0,
-        Verdict.GRADER_ERROR: 0.0,
-    }
-    assert RewardScale(right=1.0, wrong=-1.0, none=-2.0).reward(Verdict.GRADER_ERROR) == -2.0
 
 
 def test_importing_loads_nothing_heavy():

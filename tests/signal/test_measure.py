@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from softtokens import cli
-from softtokens.config import ReportConfig, RewardConfig, TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.config.commands import ReportConfig
+from softtokens.config.signal import SMALLEST_SKETCH, SignalConfig
+from softtokens.config.task import TaskConfig
+from softtokens.config.thought import ThoughtConfig
+from softtokens.config.train import RewardConfig, TrainConfig
 from softtokens.ops import sketch
 from softtokens.report.build import report
 from softtokens.signal import measure
@@ -16,10 +20,9 @@ from softtokens.signal.estimate import Estimate, gram_of
 from softtokens.signal.keep import SKETCH, keeping, sketch_size
 from softtokens.signal.measure import Measured, Signal, estimates, signal
 from softtokens.signal.show import FILE, as_json, rounded, sentence
-from softtokens.signalconfig import SMALLEST_SKETCH, SignalConfig
 from softtokens.train import step as step_module
 from softtokens.train.loop import train
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.scoring import by_function
 from softtokens.types import UserError
 

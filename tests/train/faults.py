@@ -34,7 +34,7 @@ PHASES = {
     "saving: the folder": (checkpoint, "_start"),
     "saving: the optimizer": (checkpoint, "_save_optimizer"),
     "saving: weights and record": (checkpoint, "_finish"),
-    "saving: flushing": (checkpoint, "_flush"),
+    "saving: flushing": (checkpoint, "flush_to_disk"),
     "saving: links": (checkpoint, "_point"),
     "saving: dropping old ones": (shutil, "rmtree"),
     "starting": (rundir, "open_run"),

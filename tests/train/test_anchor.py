@@ -15,7 +15,7 @@ from softtokens.models.hf import HFPolicy
 from softtokens.rollout.record import Kind
 from softtokens.rollout.replay import replay
 from softtokens.thoughts import Hard
-from softtokens.train.loss import TermWeights, policy_terms
+from softtokens.train.objective import TermWeights, policy_terms
 
 pytest.importorskip("trl", reason="the anchor extra is not installed: pip install -e '.[anchor]'", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's own, and those of what it imports

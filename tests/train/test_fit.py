@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from softtokens import cli
-from softtokens.config import ScaleConfig, ThoughtConfig, TrainConfig
+from softtokens.config.plan import PlanConfig
+from softtokens.config.scale import ScaleConfig
+from softtokens.config.thought import ThoughtConfig
+from softtokens.config.train import TrainConfig
 from softtokens.models.size import ModelSize
 from softtokens.plan.devices import DEVICES
-from softtokens.plan.memory import footprint, share_of
-from softtokens.planconfig import PlanConfig
+from softtokens.plan.footprint import footprint, share_of
 from softtokens.rollout.memory import USABLE, position_bytes, row_bytes
 from softtokens.train import gradient, loop, step
 from softtokens.train.fit import FEW_POSITIONS, WANTED_POSITIONS, Fit, Share, choose
 from softtokens.train.gradient import _groups, _one_pass, _parts
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.types import UserError
 from train.test_gradient import assert_close, gradient_of
 from train.test_resume import lines

@@ -8,7 +8,7 @@ import torch
 
 from softtokens.rollout.replay import Replay, replay
 from softtokens.train import gradient
-from softtokens.train.loss import TermWeights, policy_terms
+from softtokens.train.objective import TermWeights, policy_terms
 
 MODES = ["hard", "soft", "fuzzy"]
 WEIGHTS = [TermWeights(), TermWeights(0.25, 3.0), TermWeights(0, 1), TermWeights(1, 0)]

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from softtokens import cli
-from softtokens.config import ReplayStepConfig
+from softtokens.cli.replay_step import replay_step
+from softtokens.config.commands import ReplayStepConfig
 from softtokens.models.hf import load_policy
-from softtokens.replaystep import replay_step
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import replay
 from softtokens.rollout.spikes import Spikes, unit_of
 from softtokens.train import loop, step
 from softtokens.train.gradient import accumulate_gradient
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.types import UserError
 from train.test_resume import lines
 

@@ -7,7 +7,7 @@ import pytest
 
 from softtokens import cli
 from softtokens.train.checkpoint import newest_checkpoint
-from softtokens.train.stop import StopRequest
+from softtokens.train.interrupt import StopRequest
 from train.test_resume import assert_same_run, lines
 
 ASKED_DURING = {

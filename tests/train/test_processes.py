@@ -199,7 +199,8 @@ def test_one_of_two_is_killed(flags, tmp_path, start, text_rewards, together, wa
 
 FULL = """
 import os, time, torch
-from softtokens.train import gradient, peers
+from softtokens.train import gradient
+from softtokens.world import peers
 act, calls, tell = gradient._part, [], peers.Peers.tell
 def full(*arguments):
     calls.append(1)
@@ -236,15 +237,16 @@ def back_to(run: Path, *, step: int) -> None:
 
 
 def test_more_processes_than_rollouts_are_refused(flags, tmp_path, monkeypatch, capsys):
-    from softtokens.launch import Launch
-    from softtokens.train import loop, rundir, world
+    from softtokens.train import loop, rundir
+    from softtokens.world import processes
+    from softtokens.world.launch import Launch
 
-    monkeypatch.setattr(world.World, "gather", lambda self, value: [value])  # no others are there to be met
+    monkeypatch.setattr(processes.World, "gather", lambda self, value: [value])  # no others are there to be met
     config, _ = cli.parse("train", flags(tmp_path / "run")[1:])
     with pytest.raises(Exception, match="7 processes for problems_per_step \\* group_size = 6 rollouts; start fewer"):
         loop._train(
             config,
-            world.World(Launch(0, 7, 0, 7), loop.torch.device("cpu")),
+            processes.World(Launch(0, 7, 0, 7), loop.torch.device("cpu")),
             None,
             rundir.Hold(tmp_path / "run"),
             None,

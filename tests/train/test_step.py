@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 
-from softtokens.config import TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.config.task import TaskConfig
+from softtokens.config.thought import ThoughtConfig
+from softtokens.config.train import TrainConfig
 from softtokens.rewards.math import MathGrader
 from softtokens.train import loop
 from softtokens.train import step as step_module

@@ -11,7 +11,7 @@ from softtokens import cli
 from softtokens.models import lora
 from softtokens.models.blocks import blocks, recompute_activations
 from softtokens.models.hf import load_policy
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights, WithMasters
 from softtokens.types import UserError
 from train.test_gradient import assert_close, gradient_of, norm

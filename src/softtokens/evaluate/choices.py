@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softtokens.evaluate.folder import SCHEMA, choices_file, read_result, write_json
+from softtokens.evaluate.folder import SCHEMA, choices_file, read_result
 from softtokens.evaluate.intervals import estimate
 from softtokens.evaluate.nll import ChoiceScores, score_choices
+from softtokens.files import write_json
 from softtokens.models.hf import HFPolicy
 from softtokens.types import ChoiceItem, UserError
 

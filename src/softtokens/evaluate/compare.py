@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from softtokens.config.evaluate import CHOICE_METRICS, METRIC, CompareConfig
 from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import holm, paired_difference
 from softtokens.evaluate.passk import MAX_VOTERS, maj_at_k, pass_at_k
 from softtokens.evaluate.results import Results, read_results
-from softtokens.evaluateconfig import CHOICE_METRICS, METRIC, CompareConfig
 from softtokens.types import UserError
 
 Arm = tuple[str, str, str | None]  # (model, task, cell, or setting with `best`; None for multiple choice)

@@ -11,9 +11,9 @@ import numpy as np
 
 from softtokens.evaluate.choices import describe_scores
 from softtokens.evaluate.nll import ChoiceScores, continuation_log_probs
+from softtokens.files import expanded
 from softtokens.models.hf import HFPolicy
 from softtokens.models.tokens import prompt_ids
-from softtokens.paths import expanded
 from softtokens.types import UserError
 
 

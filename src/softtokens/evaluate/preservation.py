@@ -14,10 +14,10 @@ from torch import Tensor
 
 from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import estimate
+from softtokens.files import expanded
 from softtokens.models.hf import HFPolicy
 from softtokens.models.tokens import prompt_ids
 from softtokens.ops import streamed
-from softtokens.paths import expanded
 from softtokens.tasks.files import ENDINGS, load_rows, text_at
 from softtokens.types import UserError
 

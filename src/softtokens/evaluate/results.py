@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from softtokens.evaluate.folder import cell_folder, choices_file, preservation_file, read_main, read_result
-from softtokens.paths import expanded
+from softtokens.files import expanded
 from softtokens.types import UserError
 
 

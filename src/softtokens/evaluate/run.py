@@ -7,40 +7,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from softtokens.assemble import grader_of, problems_of
-from softtokens.config import TaskConfig, ThoughtConfig
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.task import TaskConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.choices import is_done, made_from_items, require_same_items, score_into
+from softtokens.evaluate.evaluated_models import Models, task_entry
 from softtokens.evaluate.folder import (
     SCHEMA,
     cell_folder,
     check_output,
     choices_file,
-    dump,
     locked,
     preservation_file,
-    read_json,
     read_result,
     register,
     trace_file,
-    write_json,
-    write_text,
 )
 from softtokens.evaluate.harness import Harness
 from softtokens.evaluate.memory import Rows
-from softtokens.evaluate.models import Models, task_entry
-from softtokens.evaluate.naming import named_sources
+from softtokens.evaluate.named_sources import named_sources
 from softtokens.evaluate.nll import encoded_choices
 from softtokens.evaluate.preservation import digest, encoded_texts, load_texts, preservation
 from softtokens.evaluate.profile import chosen_rows, profile, traces
 from softtokens.evaluate.samplefile import read_samples, write_samples
 from softtokens.evaluate.sampling import Sampler
 from softtokens.evaluate.summary import summarize
-from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.files import json_text, read_json, write_atomically, write_json
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import encode_prompts, require_room
 from softtokens.rollout.limits import Limits
+from softtokens.task_setup import grader_of, problems_of
 from softtokens.tasks import load_choice_items
 from softtokens.thoughts import Thought, build_thought
 from softtokens.types import ChoiceItem, Problem, UserError
@@ -249,7 +247,7 @@ def _profile_into(file: Path, sampler: Sampler, thought: Thought, samples: int, 
 def _trace_into(file: Path, sampler: Sampler, thought: Thought, names: dict[str, str], most: int) -> None:
     rows = [(i, 0) for i in range(min(most, len(sampler.problems)))]
     if not file.is_file() or file.read_bytes().count(b"\n") < len(rows):
-        write_text(file, "".join(dump(trace) + "\n" for trace in traces(sampler, thought, rows, names)))
+        write_atomically(file, "".join(json_text(trace) + "\n" for trace in traces(sampler, thought, rows, names)))
 
 
 def thought_of(cell: Cell, embedding_rms: float) -> Thought:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softtokens.evaluate.folder import write_text
+from softtokens.files import write_atomically
 from softtokens.types import Verdict
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def append_samples(file: Path, samples: Sequence[Sample]) -> None:
 
 
 def write_samples(file: Path, samples: Sequence[Sample]) -> None:
-    write_text(file, _lines(samples))
+    write_atomically(file, _lines(samples))
 
 
 def _lines(samples: Sequence[Sample]) -> str:

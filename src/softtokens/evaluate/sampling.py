@@ -14,6 +14,7 @@ from pathlib import Path
 from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.samplefile import Sample, append_samples
 from softtokens.models.hf import HFPolicy
+from softtokens.models.policy import Policy
 from softtokens.ops.random import evaluation_seed
 from softtokens.rewards import Grader
 from softtokens.rewards.extract import answer_in
@@ -22,7 +23,7 @@ from softtokens.rollout.limits import Limits
 from softtokens.rollout.memory import ROW_MULTIPLE, is_out_of_memory
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
-from softtokens.types import Problem
+from softtokens.types import Problem, Verdict
 
 Listener = Callable[[list[Sample]], None]  # called with the samples of each batch
 
@@ -108,3 +109,24 @@ class Sampler:
             }
             for row, (i, sample) in enumerate(rows)
         ]
+
+
+def count_right(
+    policy: Policy,
+    thought: Thought,
+    problems: Sequence[Problem],
+    limits: Limits,
+    grader: Grader,
+    *,
+    seed: int,
+    slots: int,
+) -> int:
+    """How many of the problems are solved. slots: how many run at a time."""
+    right = 0
+    if not problems:
+        return 0
+    rows = in_order_of_length(policy, problems, [0])
+    for finished, rollout in stream_problems(policy, thought, problems, rows, limits, seed=seed, slots=slots):
+        verdicts = grader.grade(rollout.answer_texts, [problems[i].answer for i, _ in finished])
+        right += verdicts.count(Verdict.RIGHT)
+    return right

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from softtokens.checkpoints import best_checkpoint
+from softtokens.files import expanded
 from softtokens.models import lora
 from softtokens.models.blocks import known_blocks
+from softtokens.models.checkpoint_paths import best_checkpoint
 from softtokens.models.lora import Misfit
-from softtokens.paths import expanded
 from softtokens.types import UserError, first_line
 
 log = logging.getLogger(__name__)

@@ -7,21 +7,21 @@ from collections.abc import Iterator
 
 import torch
 
+from softtokens.config.plan import PlanConfig
 from softtokens.models import lora
 from softtokens.models.files import load_without_weights
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.models.size import ModelSize
 from softtokens.ops.random import Keys
 from softtokens.plan.devices import Device, device_of
-from softtokens.plan.memory import Footprint, footprint, share_of
+from softtokens.plan.footprint import Footprint, footprint, share_of
 from softtokens.plan.speed import Seconds, seconds_of
-from softtokens.planconfig import PlanConfig
 from softtokens.rollout.decode import sample_rollout
 from softtokens.rollout.limits import Limits
 from softtokens.thoughts import build_thought
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loss import TermWeights
-from softtokens.train.memory import give_back, resident_bytes
+from softtokens.train.objective import TermWeights
+from softtokens.train.process_memory import give_back, resident_bytes
 from softtokens.train.weights import Weights
 from softtokens.types import UserError
 

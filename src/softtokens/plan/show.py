@@ -6,7 +6,7 @@ import dataclasses
 
 from rich.table import Table
 
-from softtokens.plan.memory import PHASES
+from softtokens.plan.footprint import PHASES
 from softtokens.plan.run import Plan, fits
 from softtokens.plan.speed import SHARE_OF_BANDWIDTH, SHARE_OF_FLOPS
 

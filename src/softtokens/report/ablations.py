@@ -8,8 +8,8 @@ from typing import Any
 from softtokens.report import paper
 from softtokens.report.arms import Arm, recipe
 from softtokens.report.blocks import Block, Figure, Panel, Series, missing, plain
+from softtokens.report.estimates import Results
 from softtokens.report.readers import number, table
-from softtokens.report.results import Results
 from softtokens.report.sources import Model
 
 _SYMBOLS = {"temperature": "τ", "gamma": "γ"}

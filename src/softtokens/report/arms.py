@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
-from softtokens.config import TrainConfig
+from softtokens.config.fields import flat, free_settings
+from softtokens.config.train import TrainConfig
 from softtokens.report.blocks import MODES
 from softtokens.report.sources import Model, Run
-from softtokens.settings import flat, free_settings
 
 T = TypeVar("T", Run, Model)
 _NOT_THE_RECIPE = free_settings(TrainConfig) | {"seed"}

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean, median, stdev
 
 from softtokens.report.blocks import Finding, percent, plain
+from softtokens.report.estimates import Results, samples_of
 from softtokens.report.readers import number, table
-from softtokens.report.results import Results, samples_of
 from softtokens.report.sources import Cell, Run
 from softtokens.report.training import mean_of_ends
 

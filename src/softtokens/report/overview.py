@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.evaluate.intervals import holm
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import MINUS, MODES, Block, Entry, Table, missing, percent, span
+from softtokens.report.estimates import Difference, Estimate, Results
 from softtokens.report.readers import number
-from softtokens.report.results import Difference, Estimate, Results
 from softtokens.report.sources import Model, Sources
 from softtokens.report.training import short_name
 

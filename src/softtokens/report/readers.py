@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+from softtokens.evaluate.folder import SCHEMA
+
 _AS_GOOD_AS_INFINITE = 1e100  # sums and squares of less stay finite
 
 

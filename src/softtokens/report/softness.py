@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, missing, percent, plain
+from softtokens.report.estimates import Results
 from softtokens.report.readers import number, numbers
-from softtokens.report.results import Results
 from softtokens.report.sources import Cell, Model
 
 _STILL_RUNNING = 0.05  # a step is shown while at least this share of the generations has not ended

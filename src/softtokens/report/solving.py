@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Figure, Panel, Series, missing
-from softtokens.report.results import Difference, Results
+from softtokens.report.estimates import Difference, Results
 from softtokens.report.sources import Model
 
 SAMPLED = tuple(setting for setting in ALL_SETTINGS if setting.endswith("sample"))

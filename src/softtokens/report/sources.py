@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softtokens.config import MODE_TEMPERATURES
-from softtokens.paths import expanded
+from softtokens.config.thought import MODE_TEMPERATURES
+from softtokens.files import expanded
 from softtokens.report.readers import (
     note_schema,
     number,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, duration, missing, percent, plain
 from softtokens.report.readers import number, table, text
+from softtokens.report.sanitize import shown
 from softtokens.report.sources import Run
-from softtokens.report.visible import shown
 
 _WINDOWS = 20  # a smoothed curve is a running mean over a 20th of the run
 

@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.report.blocks import Block, Viewer, missing
+from softtokens.report.estimates import Results
 from softtokens.report.readers import number, numbers, read_rows, table, text
-from softtokens.report.results import Results
+from softtokens.report.sanitize import shown
 from softtokens.report.sources import Run
-from softtokens.report.visible import shown
 
 MOST_PROBLEMS = 12  # of a task
 MOST_STEPS = 600

@@ -10,27 +10,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from softtokens.assemble import grader_of, task_data
-from softtokens.config import ThoughtConfig
-from softtokens.launch import launch
+from softtokens.config.signal import SignalConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.ops.denormals import flushing_denormals
-from softtokens.rewards import RewardScale
 from softtokens.rollout.batches import require_room
 from softtokens.rollout.limits import Limits
 from softtokens.signal.estimate import Estimate, estimate, gram_of
 from softtokens.signal.keep import Keep, budget, keeping, sketch_size
-from softtokens.signalconfig import SignalConfig
+from softtokens.task_setup import grader_of, task_data
 from softtokens.thoughts import build_thought
-from softtokens.train.advantage import leave_one_out
 from softtokens.train.checkpoint import checkpoint_to_start_at
 from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.loop import fit_of, load_weights
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights, leave_one_out
 from softtokens.train.scoring import RewardFunction, by_function, graded
 from softtokens.train.step import Collected, Trainee, collect, spikes_of
 from softtokens.train.weights import whole_gradient
-from softtokens.train.world import World, join
 from softtokens.types import UserError
+from softtokens.world.launch import launch
+from softtokens.world.processes import World, join
 
 log = logging.getLogger(__name__)
 Listener = Callable[[ThoughtConfig, int], None]  # called with the setting and how many of its batches are done
@@ -103,11 +101,7 @@ def _signal(
     steps = len(thoughts) * config.batches * (config.max_thought_steps + config.max_answer_tokens)
     weights.sampler.prepare_decoding(config.decoding, steps, ways=len(thoughts))
     judge = grader_of(config.task)
-    score = (
-        graded(judge, RewardScale(**dataclasses.asdict(config.reward)))
-        if reward_func is None
-        else by_function(reward_func)
-    )
+    score = graded(judge, config.reward.of) if reward_func is None else by_function(reward_func)
     optimizer = torch.optim.SGD(weights.parameters.values(), lr=0.0)  # never steps, and has no state
     measured = []
     try:

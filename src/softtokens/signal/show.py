@@ -7,7 +7,7 @@ import math
 
 from rich.table import Table
 
-from softtokens.config import ThoughtConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.signal.estimate import Estimate, student
 from softtokens.signal.measure import Measured, Signal
 

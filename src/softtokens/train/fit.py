@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from softtokens.config import TrainConfig
+from softtokens.config.train import TrainConfig
 from softtokens.models.hf import HFPolicy
 from softtokens.models.size import ModelSize
 from softtokens.rollout.memory import (
@@ -24,7 +24,7 @@ from softtokens.rollout.memory import (
     rows_in,
     vocabulary_bytes,
 )
-from softtokens.train.memory import ways_into_the_vocabulary
+from softtokens.train.process_memory import ways_into_the_vocabulary
 from softtokens.types import UserError
 
 T = TypeVar("T")

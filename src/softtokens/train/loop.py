@@ -10,20 +10,18 @@ from pathlib import Path
 
 import torch
 
-from softtokens.assemble import grader_of, task_data, validation_problems, validation_task
-from softtokens.config import TrainConfig
-from softtokens.evaluate.accuracy import count_right
-from softtokens.launch import launch
+from softtokens.config.train import TrainConfig
+from softtokens.evaluate.sampling import count_right
 from softtokens.models import lora
 from softtokens.models.blocks import blocks, recompute_activations
 from softtokens.models.hf import HFPolicy, load_policy
-from softtokens.rewards import Grader, RewardScale
+from softtokens.rewards import Grader
 from softtokens.rollout.batches import require_room
 from softtokens.rollout.limits import Limits, emitted_positions
 from softtokens.rollout.memory import free_bytes
+from softtokens.task_setup import grader_of, task_data, validation_problems, validation_task
 from softtokens.thoughts import build_thought
 from softtokens.train import rundir
-from softtokens.train.case import save_case
 from softtokens.train.checkpoint import (
     Progress,
     checkpoint_to_start_at,
@@ -33,15 +31,17 @@ from softtokens.train.checkpoint import (
     tidy,
 )
 from softtokens.train.fit import Fit, Share, choose
-from softtokens.train.memory import map_blocks_apart
-from softtokens.train.problems import Record, record_of, require_same, write
+from softtokens.train.interrupt import Stopped, StopRequest
+from softtokens.train.problem_record import Record, record_of, require_same, write
+from softtokens.train.process_memory import map_blocks_apart
 from softtokens.train.scoring import RewardFunction, by_function, graded, require_reward_function
+from softtokens.train.skipped_step import save_case
 from softtokens.train.step import Step, Trainee, train_step
-from softtokens.train.stop import Stopped, StopRequest
 from softtokens.train.tracking import JsonLines, Tracker, require_wandb
 from softtokens.train.weights import Sharded, Weights, WithMasters
-from softtokens.train.world import World, join
 from softtokens.types import Problem, UserError
+from softtokens.world.launch import launch
+from softtokens.world.processes import World, join
 
 log = logging.getLogger(__name__)
 Listener = Callable[[int, dict[str, float]], None]  # called with the updates done and the step's metrics
@@ -101,8 +101,7 @@ def _train(
         load_optimizer(folder, weights, optimizer)
 
     judge, validator = grader_of(config.task), grader_of(validation_task(config))
-    scale = RewardScale(**dataclasses.asdict(config.reward))
-    score = graded(judge, scale) if reward_func is None else by_function(reward_func)
+    score = graded(judge, config.reward.of) if reward_func is None else by_function(reward_func)
     sampler = weights.sampler
     thought = build_thought(config.thought, sampler.embedding_rms)
     thought.at(

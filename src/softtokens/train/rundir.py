@@ -9,10 +9,10 @@ import os
 import socket
 from pathlib import Path
 
-from softtokens.checkpoints import FOLDER, checkpoint_name
-from softtokens.config import TrainConfig
-from softtokens.paths import expanded
-from softtokens.settings import flat, free_settings
+from softtokens.config.fields import flat, free_settings
+from softtokens.config.train import TrainConfig
+from softtokens.files import expanded, write_json
+from softtokens.models.checkpoint_paths import FOLDER, checkpoint_name
 from softtokens.types import UserError
 
 _CONFIG = "config.json"
@@ -82,10 +82,7 @@ def open_run(config: TrainConfig) -> Path:
     if (run / _CONFIG).is_file() and not changed_since(run, config):
         return run
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        unfinished = run / f".{_CONFIG}"
-        unfinished.write_text(json.dumps(resolved(config), indent=1) + "\n")
-        os.replace(unfinished, run / _CONFIG)
+        write_json(run / _CONFIG, resolved(config), indent=1)
     except OSError as error:
         raise UserError(f"output is {config.output!r}, which cannot be written: {error.strerror}") from error
     return run

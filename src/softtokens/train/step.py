@@ -11,26 +11,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from softtokens.config import TrainConfig
+from softtokens.config.train import TrainConfig
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.spikes import Spikes, unit_of
 from softtokens.thoughts import Thought
-from softtokens.train.advantage import leave_one_out
 from softtokens.train.data import problems_of_step
 from softtokens.train.fit import Fit
 from softtokens.train.gradient import Batch, Gradient, accumulate_gradient
-from softtokens.train.halves import signal_of_halves
-from softtokens.train.loss import TermWeights
-from softtokens.train.memory import give_back, peak_bytes
+from softtokens.train.gradient_signal import signal_of_halves
+from softtokens.train.interrupt import StopRequest
 from softtokens.train.metrics import means, replay_tally, reward_metrics, rollout_tally
+from softtokens.train.objective import TermWeights, leave_one_out
+from softtokens.train.process_memory import give_back, peak_bytes
 from softtokens.train.scoring import Scorer
-from softtokens.train.stop import StopRequest
 from softtokens.train.weights import Weights, total_norm
-from softtokens.train.world import World
 from softtokens.types import Problem, Verdict
+from softtokens.world.processes import World
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from softtokens.files import write_atomically
 from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class _Wandb:
         file = run / _WANDB_ID  # without the id of its first start a run that is resumed would be another one there
         known = file.read_text().strip() if file.is_file() else ""
         number = known or uuid.uuid4().hex
-        file.write_text(number + "\n")
+        write_atomically(file, number + "\n")
         self._run = wandb.init(project=project, name=run.name, id=number, dir=str(run), config=config, resume="allow")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from softtokens.models.blocks import blocks, known_blocks
 from softtokens.models.hf import HFPolicy
 from softtokens.models.size import ModelSize
-from softtokens.train.world import World, alone
+from softtokens.world.processes import World, alone
 
 
 class Weights:

@@ -1,0 +1,81 @@
+"""The most memory that this process has held, giving back what it no longer needs, and what a configuration holds."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+
+import torch
+
+from softtokens.config.train import TrainConfig
+
+
+def peak_bytes(device: torch.device) -> float:
+    """On a GPU what torch had allocated, else the resident set of the process; NaN on a system that does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    if (seen := _of_this_program("VmHWM")) is not None:
+        return seen
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def resident_bytes() -> float:
+    """What the process has in main memory now; its peak on a system that does not say."""
+    seen = _of_this_program("VmRSS")
+    return peak_bytes(torch.device("cpu")) if seen is None else seen
+
+
+def _of_this_program(field: str) -> float | None:
+    """Linux' own account: the peak of `getrusage` includes the program that started this one."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
+
+
+def measures_apart(config: TrainConfig) -> bool:
+    """Whether some steps hold the gradients of one term beside those of the other."""
+    return config.term_norms_every > 0 or config.clip == "each"
+
+
+def ways_into_the_vocabulary(config: TrainConfig, *, adapters: bool) -> int:
+    """How many gradients of head or table are made beside each other: head and table of the mixture, head of the
+    answers; none where adapters are trained."""
+    if adapters:
+        return 0
+    return 2 if config.thought.mode == "hard" or config.thought.table_in_mean == "frozen" else 3
+
+
+def give_back(device: torch.device) -> None:
+    """Return freed memory of the CPU to the system. glibc keeps it in pieces, which the next phase of a step, with
+    tensors of other sizes, cannot use. Does nothing on other systems."""
+    if device.type == "cpu" and (trim := _of_libc("malloc_trim")) is not None:
+        trim(0)
+
+
+def map_blocks_apart(device: torch.device) -> None:
+    """From now on let the CPU's larger blocks go back to the system when they are freed. Blocks that are gathered and
+    freed all the time leave holes in glibc's heap otherwise: with sharded weights half as much again as what is held.
+    Allocating takes longer."""
+    if device.type == "cpu" and (mallopt := _of_libc("mallopt")) is not None:
+        mallopt(_MMAP_THRESHOLD, 1 << 20)
+
+
+_MMAP_THRESHOLD = -3  # its number in malloc.h
+
+
+@functools.cache
+def _of_libc(name: str):
+    """A function of glibc; None on other systems."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError, TypeError):
+        return None
