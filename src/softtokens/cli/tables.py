@@ -53,10 +53,10 @@ def choices_table(results: Results, name: str, title: str) -> Table:
     for column in ("model", "accuracy, percent", "NLL per token, nats"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for model in results.models:
-        found = results.choices.get((model, name))
-        if found is not None:
-            nll = _with_margin(found["nll_per_token"], 1, digits=3)
-            table.add_row(escape(model), _with_margin(found["accuracy"], 100), nll)
+        scores = results.choices.get((model, name))
+        if scores is not None:
+            nll = _with_margin(scores["nll_per_token"], 1, digits=3)
+            table.add_row(escape(model), _with_margin(scores["accuracy"], 100), nll)
     return table
 
 
@@ -70,19 +70,17 @@ def preservation_table(results: Results) -> Table:
         "NLL difference, nats",
     ):
         table.add_column(column, justify="left" if column in ("model", "base") else "right")
-    for model, found in results.preservation.items():
-        numbers = [_with_margin(found["kl_per_token"], 1, digits=4), _with_margin(found["top1_agreement"], 100)]
-        table.add_row(
-            escape(model), escape(found["base"]), *numbers, _with_margin(found["nll_difference"], 1, digits=4)
-        )
+    for model, kept in results.preservation.items():
+        numbers = [_with_margin(kept["kl_per_token"], 1, digits=4), _with_margin(kept["top1_agreement"], 100)]
+        table.add_row(escape(model), escape(kept["base"]), *numbers, _with_margin(kept["nll_difference"], 1, digits=4))
     return table
 
 
-def comparison_tables(found: dict[str, Any]) -> Iterator[Table]:
+def comparison_tables(comparison: dict[str, Any]) -> Iterator[Table]:
     """One table per metric and task, one row per comparison. Shares are in percent, differences of them in points, NLL
     in nats."""
-    for (metric, task), group in itertools.groupby(found["comparisons"], key=lambda c: (c["metric"], c["task"])):
-        title = f"{metric} on {task}, against {found['against']} on the same problems"
+    for (metric, task), group in itertools.groupby(comparison["comparisons"], key=lambda c: (c["metric"], c["task"])):
+        title = f"{metric} on {task}, against {comparison['against']} on the same problems"
         table = Table(title=escape(title), header_style="bold")
         for column in ("model, setting", "it", "ref.", "difference [95 %]", "p", "p (Holm)"):
             table.add_column(column, justify="left" if column == "model, setting" else "right")
@@ -98,15 +96,15 @@ def comparison_tables(found: dict[str, Any]) -> Iterator[Table]:
         yield table
 
 
-def comparison_notes(found: dict[str, Any]) -> Iterator[str]:
-    several = len(found["comparisons"])
+def comparison_notes(comparison: dict[str, Any]) -> Iterator[str]:
+    several = len(comparison["comparisons"])
     if several > 1:
         yield (
             f"{several} comparisons, so read p (Holm), which is corrected for their number: if nothing differed, a "
             f"line below {SIGNIFICANT} (bold) would appear in at most 5 % of such tables."
         )
     yield "Intervals are over problems, not corrected, and know nothing of other training seeds."
-    for reason, group in itertools.groupby(found["skipped"], key=lambda one: one["reason"]):
+    for reason, group in itertools.groupby(comparison["skipped"], key=lambda one: one["reason"]):
         yield f"left out ({len(list(group))}): {reason}"
 
 

@@ -39,11 +39,11 @@ class Models:
     def load(self, name: str) -> HFPolicy:
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None  # make room first
-            self._loaded = (name, self.load_beside(name))
+            self._loaded = (name, self.load_additional(name))
         return self._loaded[1]
 
-    def load_beside(self, name: str) -> HFPolicy:
-        """Load without dropping the one that is kept."""
+    def load_additional(self, name: str) -> HFPolicy:
+        """Load it without dropping the one that is kept."""
         config = self.config
         device, dtype = resolve_device(config.device), getattr(torch, config.dtype)
         return load_policy(self.paths[name], device=device, dtype=dtype, mask_unused=config.mask_unused)

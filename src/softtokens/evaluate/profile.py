@@ -152,22 +152,22 @@ def measure_steps(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Steps
     chunk = streamed.default_chunk_rows(vocabulary)
     parts = []
     for start in range(0, len(row), chunk):
-        some = slice(start, start + chunk)
-        distribution = thought.at(hidden[some], vocabulary)
+        part = slice(start, start + chunk)
+        distribution = thought.at(hidden[part], vocabulary)
         soft = distribution.concentration
         weights = tempered_softmax(distribution.logits, _temperature(thought) or 1e-6)
-        mean = distribution.mean if isinstance(thought, Gaussian) else fed[some]
+        mean = distribution.mean if isinstance(thought, Gaussian) else fed[part]
         top = weights.topk(min(TOP, weights.shape[1]))
         parts.append(
             Steps(
-                row=row[some],
-                token=token[some],
+                row=row[part],
+                token=token[part],
                 entropy=soft.entropy,
                 max_weight=soft.max_weight,
                 effective_support=soft.effective_support,
-                distance_to_token=distance_to_nearest(embeddings, fed[some]) / unit,
-                noise=noise[some] / unit,
-                noise_ratio=noise[some] / mean.norm(dim=-1),
+                distance_to_token=distance_to_nearest(embeddings, fed[part]) / unit,
+                noise=noise[part] / unit,
+                noise_ratio=noise[part] / mean.norm(dim=-1),
                 top_ids=top.indices,
                 top_weights=top.values,
             )

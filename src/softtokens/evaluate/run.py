@@ -169,8 +169,8 @@ class _Outside:
         if self.texts is not None and model != base:
             file = preservation_file(root, model)
             if not is_done(file, {"base": base, "sha256": digest(self.texts)}):
-                beside = models.load_beside(base)
-                write_json(file, preservation(beside, policy, self.texts, (base, model)))
+                base_policy = models.load_additional(base)
+                write_json(file, preservation(base_policy, policy, self.texts, (base, model)))
 
 
 def _tasks(config: EvaluateConfig) -> list[Task]:
@@ -223,10 +223,10 @@ def fill_cell(
     wanted = count.samples(cell)
     summary = read_result(folder / SUMMARY)
     if summary is not None and summary.get("schema") == SCHEMA and summary.get("samples", 0) >= wanted:
-        count.found(wanted * len(problem_ids))
+        count.already_there(wanted * len(problem_ids))
         return summary
     have = read_samples(folder / SAMPLES, problem_ids, sampler.seed)
-    count.found(sum(sample["sample"] < wanted for sample in have))
+    count.already_there(sum(sample["sample"] < wanted for sample in have))
     samples = sampler.fill(thought, wanted, have, folder / SAMPLES, count.drawn)
     place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
     samples.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
@@ -239,8 +239,8 @@ def fill_cell(
 
 def _profile_into(file: Path, sampler: Sampler, thought: Thought, samples: int, most: int) -> None:
     rows = chosen_rows(len(sampler.problems), samples, most)
-    found = read_json(file)
-    if found is None or found.get("generations", 0) < len(rows):
+    measured = read_json(file)
+    if measured is None or measured.get("generations", 0) < len(rows):
         write_json(file, profile(sampler, thought, rows))
 
 
@@ -275,7 +275,7 @@ class _Counter:
     def begin(self, model: str, task: str, cell: Cell) -> None:
         self._where = (model, task, cell.name)
 
-    def found(self, samples: int) -> None:
+    def already_there(self, samples: int) -> None:
         self._done += samples
         self._listener(Event(*self._where, self._done, self._total))
 

@@ -47,22 +47,22 @@ class Sampler:
         done = {(sample["problem"], sample["sample"]) for sample in have}
         rows = in_order_of_length(self.policy, self.problems, range(samples))
         todo = [(i, n) for i, n in rows if (self.problems[i].id, n) not in done]
-        found = list(have)
+        samples_so_far = list(have)
         while todo:
             slots = self._allowed(todo)
             try:
                 for drawn in self._stream(thought, todo, slots):
                     append_samples(file, drawn)
-                    found += drawn
+                    samples_so_far += drawn
                     listener(drawn)
                 break
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
             self.rows.halve(slots)
-            done = {(sample["problem"], sample["sample"]) for sample in found}
+            done = {(sample["problem"], sample["sample"]) for sample in samples_so_far}
             todo = [(i, n) for i, n in todo if (self.problems[i].id, n) not in done]
-        return found
+        return samples_so_far
 
     def draw(self, thought: Thought, rows: list[RowName]) -> Rollout:
         """These samples, as rollouts, in this order; rows of a problem have to be neighbours."""

@@ -96,7 +96,7 @@ def _curves(right: list[int], votes: list, n: int) -> tuple[dict[str, Any], dict
     per_problem = [pass_at_k(right, n, k)[:, None] for k in ks]
     if n <= MAX_VOTERS:
         per_problem.append(maj_at_k(votes, n, ks))
-    found = estimates(np.concatenate(per_problem, axis=1), shares=True)
+    curve = estimates(np.concatenate(per_problem, axis=1), shares=True)
     return tuple(
-        {str(k): value for k, value in zip(ks, part, strict=False)} for part in (found[: len(ks)], found[len(ks) :])
+        {str(k): value for k, value in zip(ks, part, strict=False)} for part in (curve[: len(ks)], curve[len(ks) :])
     )

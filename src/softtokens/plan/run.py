@@ -119,10 +119,10 @@ def _changes(config: PlanConfig, device: Device, runtime: float, peak: float) ->
         tried = ((words, change, change(config)) for words, change in left)
         lower = ((w, c, new, footprint(new, size_of(new), device, runtime).peak) for w, c, new in tried)
         # what did not help before may do so after another change
-        found = next((one for one in lower if one[3] < 0.99 * peak), None)
-        if found is None:
+        best = next((one for one in lower if one[3] < 0.99 * peak), None)
+        if best is None:
             return
-        words, change, config, peak = found
+        words, change, config, peak = best
         left.remove((words, change))
         flags = f"{flags} {words}".strip()
         yield Change(flags, peak)

@@ -72,8 +72,10 @@ def _overview(arms: list[Arm[Run]], results: Results) -> list[Block]:
 
 
 def _diagnostics(arms: list[Arm[Run]], results: Results) -> list[Block]:
-    found = checks.grouped([*checks.check_runs(results.sources.runs), *checks.check_evaluation(results)])
-    sick: list[Block] = [Findings(found)] if found else [Words("Nothing here looks sick by the thresholds below.")]
+    findings = checks.grouped([*checks.check_runs(results.sources.runs), *checks.check_evaluation(results)])
+    sick: list[Block] = (
+        [Findings(findings)] if findings else [Words("Nothing here looks sick by the thresholds below.")]
+    )
     cells = diagnostics.of_evaluation(results)
     return [*sick, *(diagnostics.of_training(arms) if arms else []), *([cells] if cells else [])]
 

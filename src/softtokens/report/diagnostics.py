@@ -89,13 +89,13 @@ def _in_order(results: Results) -> list[Cell]:
 
 
 def _row(results: Results, cell: Cell) -> list[Entry]:
-    said, stops = table(cell.summary.get("verdicts")), table(cell.summary.get("stops"))
-    failed = [number(said.get(verdict)) for verdict in ("grader_error", "grader_timeout")]
+    verdicts, stops = table(cell.summary.get("verdicts")), table(cell.summary.get("stops"))
+    failed = [number(verdicts.get(verdict)) for verdict in ("grader_error", "grader_timeout")]
     failed = None if all(f is None for f in failed) else sum(f or 0 for f in failed)
     lengths = table(cell.summary.get("thought_length"))
     spread = f"{plain(number(lengths.get('median')))} · {plain(number(lengths.get('p95')))}"
     where = f"{cell.name}, {cell.task}" if len(results.tasks) > 1 else cell.name
-    shares = [number(said.get(v)) for v in ("right", "wrong", "no_answer")] + [failed]
+    shares = [number(verdicts.get(v)) for v in ("right", "wrong", "no_answer")] + [failed]
     shares += [number(stops.get(stop)) for stop in _STOPS]
     return [
         Entry(cell.model, below=where, mode=results.sources.models[cell.model].mode),

@@ -56,14 +56,14 @@ class Results:
         self.tasks = list(dict.fromkeys(task for _, task, _ in sources.cells))
 
     def cells(self, arm: Arm[Model], task: str, name: str) -> list[Cell]:
-        found = (self.sources.cells.get((member.name, task, name)) for member in arm.members)
-        return [cell for cell in found if cell is not None]
+        cells = (self.sources.cells.get((member.name, task, name)) for member in arm.members)
+        return [cell for cell in cells if cell is not None]
 
     def names(self, task: str) -> list[str]:
         """Names of the cells of a task: the paper's settings in their order, then those at other values."""
-        found = {name for _, where, name in self.sources.cells if where == task}
-        plain = [name for name in ALL_SETTINGS if name in found]
-        return [*plain, *sorted(found - set(plain))]
+        names = {name for _, where, name in self.sources.cells if where == task}
+        plain = [name for name in ALL_SETTINGS if name in names]
+        return [*plain, *sorted(names - set(plain))]
 
     def arms_of(self, task: str) -> list[Arm[Model]]:
         return [arm for arm in self.arms if any(self.cells(arm, task, name) for name in self.names(task))]
@@ -116,8 +116,10 @@ def paired(a: np.ndarray, b: np.ndarray, *, shares: bool) -> Difference:
 @functools.lru_cache(maxsize=4096)
 def _paired(a: bytes, b: bytes, shares: bool) -> Difference:
     """Resampling is the slow part of a report; several sections ask the same, and a watched run asks again."""
-    found = paired_difference(np.frombuffer(a), np.frombuffer(b), shares=shares)
-    return Difference(found["value"], found["low"], found["high"], found["p"], found["problems"])
+    difference = paired_difference(np.frombuffer(a), np.frombuffer(b), shares=shares)
+    return Difference(
+        difference["value"], difference["low"], difference["high"], difference["p"], difference["problems"]
+    )
 
 
 def samples_of(cell: Cell) -> int:

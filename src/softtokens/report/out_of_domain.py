@@ -19,8 +19,8 @@ _SAME_ITEMS = ("source", "sha256", "limit", "items")  # equal where two models w
 
 
 def blocks(results: Results) -> list[Block]:
-    found = [b for b in (_choices(results), _preservation(results)) if b is not None]
-    return found or [
+    tables = [b for b in (_choices(results), _preservation(results)) if b is not None]
+    return tables or [
         missing("no multiple choice (evaluate with --choices) and no texts to compare with the base were given.")
     ]
 
@@ -35,9 +35,9 @@ def _choices(results: Results) -> Table | None:
     for arm in arms:
         row = [Entry(arm.label, mode=arm.mode)]
         for name in names:
-            found = _of(results, arm, name)
-            row += [_value(found, "accuracy", 100, 1), _value(found, "nll_per_token", 1, 3)]
-            row.append(_against(found, _of(results, base, name) if base else [], arm is base))
+            choices = _of(results, arm, name)
+            row += [_value(choices, "accuracy", 100, 1), _value(choices, "nll_per_token", 1, 3)]
+            row.append(_against(choices, _of(results, base, name) if base else [], arm is base))
         rows.append(row)
     rows += paper.out_of_domain(arms, names)
     columns = ["trained", *(f"{name} {what}" for name in names for what in ("accuracy %", "NLL", f"NLL {MINUS} base"))]
@@ -61,8 +61,8 @@ def _counts(results: Results, name: str) -> str:
     return " or ".join(plain(count, 6) for count in sorted(counts - {None})) or "unknown"
 
 
-def _value(found: list[dict[str, Any]], key: str, scale: float, digits: int) -> Entry:
-    measured = [table(choice.get(key)) for choice in found]
+def _value(choices: list[dict[str, Any]], key: str, scale: float, digits: int) -> Entry:
+    measured = [table(choice.get(key)) for choice in choices]
     values = [v for v in (number(m.get("value")) for m in measured) if v is not None]
     if not values:
         return Entry("–", hint="not measured")
@@ -76,16 +76,16 @@ def _value(found: list[dict[str, Any]], key: str, scale: float, digits: int) -> 
     return Entry(f"{scale * mean:.{digits}f}", mean, low, high, below=span(low, high, scale, digits))
 
 
-def _against(found: list[dict[str, Any]], base: list[dict[str, Any]], is_base: bool) -> Entry:
+def _against(choices: list[dict[str, Any]], base: list[dict[str, Any]], is_base: bool) -> Entry:
     """The paired difference in NLL per token over items; an arm of seeds by its mean per item."""
-    mine, theirs = (_items(choices) for choices in (found, base))
+    own_items, base_items = _items(choices), _items(base)
     if is_base:
         return Entry("")
-    if len({json.dumps([choice.get(key) for key in _SAME_ITEMS]) for choice in [*found, *base]}) > 1:
+    if len({json.dumps([choice.get(key) for key in _SAME_ITEMS]) for choice in [*choices, *base]}) > 1:
         return Entry("–", hint="measured on other items than the base, or with other options")
-    if mine is None or theirs is None or len(mine) != len(theirs):
+    if own_items is None or base_items is None or len(own_items) != len(base_items):
         return Entry("–", hint="no item-by-item values to pair")
-    d = paired(mine, theirs, shares=False)
+    d = paired(own_items, base_items, shares=False)
     mark = "" if not d.is_clear else "up-bad" if d.mean > 0 else "down-good"
     shown = f"{d.mean:+.4f}".replace("-", MINUS)
     return Entry(shown, d.mean, d.low, d.high, below=span(d.low, d.high, 1, 4), mark=mark)

@@ -18,7 +18,7 @@ def shown(value: object, longest: int = LONGEST_TEXT) -> str:
     """A text as it can be shown: shortened, with its length; and what cannot be seen written out."""
     full = text(value)
     cut = full if len(full) <= longest else f"{full[:longest]} … ({len(full):,} characters in all)"
-    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", cut)
+    return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", cut)
 
 
 def all_shown(value: object) -> object:

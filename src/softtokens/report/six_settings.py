@@ -14,8 +14,8 @@ _ORDER = ("hard-greedy", "hard-sample", "fuzzy-greedy", "fuzzy-sample", "soft-gr
 
 
 def blocks(results: Results) -> list[Block]:
-    found = [t for t in (_table(results, task) for task in results.tasks) if t is not None]
-    return found or [missing("no evaluation has a finished cell.")]
+    tables = [t for t in (_table(results, task) for task in results.tasks) if t is not None]
+    return tables or [missing("no evaluation has a finished cell.")]
 
 
 def _table(results: Results, task: str) -> Table | None:

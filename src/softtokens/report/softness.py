@@ -22,10 +22,12 @@ METERS = {  # key of a profile -> column, whether it is a share
 
 
 def blocks(results: Results) -> list[Block]:
-    found: list[Block] = []
+    figures: list[Block] = []
     for task in results.tasks:
-        found += [b for b in (_entropy(results, task), _meter(results, task), _along(results, task)) if b is not None]
-    return found or [missing("no cell of an evaluation has a profile of its thought steps (evaluate with --profile).")]
+        figures += [b for b in (_entropy(results, task), _meter(results, task), _along(results, task)) if b is not None]
+    return figures or [
+        missing("no cell of an evaluation has a profile of its thought steps (evaluate with --profile).")
+    ]
 
 
 def _profiles(results: Results, task: str, name: str) -> list[tuple[Arm[Model], Cell]]:

@@ -91,10 +91,10 @@ def stream_problems(
         torch.tensor([number for _, number in rows], device=policy.device),
     )
     of_row = [place[i] for i, _ in rows]
-    for some, rollout in stream_rollouts(
+    for finished, rollout in stream_rollouts(
         policy, thought, prompts, of_row, keys, limits, slots=slots, keep_inputs=False
     ):
-        yield [rows[row] for row in some.tolist()], rollout
+        yield [rows[row] for row in finished.tolist()], rollout
 
 
 def in_order_of_length(policy: Policy, problems: Sequence[Problem], numbers: Sequence[int]) -> list[RowName]:

@@ -178,9 +178,9 @@ class _Batch:
         admitted = fresh.first(len(rows))
         self.slots.put(admitted.seat, admitted)
         for prompts, states in parts:
-            mine = [i for i, prompt in enumerate(prompt_of_slot) if prompt in prompts]
-            index = torch.tensor([prompts.index(prompt_of_slot[i]) for i in mine], device=device)
-            self.kv.fill(admitted.seat[mine], states, index)
+            slots_of_part = [i for i, prompt in enumerate(prompt_of_slot) if prompt in prompts]
+            index = torch.tensor([prompts.index(prompt_of_slot[i]) for i in slots_of_part], device=device)
+            self.kv.fill(admitted.seat[slots_of_part], states, index)
         for slot, row in zip(vacant, rows, strict=True):
             self.row[slot], self.seat[slot] = row, slot
             self.end[slot] = len(self.prompts[self.prompt_of_row[row]])

@@ -41,8 +41,8 @@ class ForcedTexts:
     length: Tensor
 
     @staticmethod
-    def index(said: Tensor, space: Tensor) -> Tensor:
-        return 2 * said.long() + space.long()
+    def index(with_phrase: Tensor, space: Tensor) -> Tensor:
+        return 2 * with_phrase.long() + space.long()
 
     @property
     def longest(self) -> int:
@@ -52,7 +52,7 @@ class ForcedTexts:
 @functools.lru_cache(maxsize=4)
 def forced_texts(tokenizer, device: torch.device) -> ForcedTexts:
     by_case = stopping.forced_ids(tokenizer)
-    ids = [by_case[said, space] for said in (False, True) for space in (False, True)]
+    ids = [by_case[with_phrase, space] for with_phrase in (False, True) for space in (False, True)]
     table = torch.zeros(4, max(map(len, ids)), dtype=torch.int64)
     for i, tokens in enumerate(ids):
         table[i, : len(tokens)] = torch.tensor(tokens)

@@ -171,14 +171,16 @@ class Machine:
         count = s.count + live.long()
         is_eos = torch.isin(token, self.eos)
         stop_state = torch.where(thinking, self.stop.next_state[s.stop_state, token].long(), s.stop_state)
-        said = stop_state == self.stop.complete
-        thoughts_end = thinking & (said | is_eos | (count >= self.limits.max_thought_steps))
-        forced_text = torch.where(thoughts_end, self.forced.index(said, self.stop.ends_in_space[token]), s.forced_text)
+        with_phrase = stop_state == self.stop.complete
+        thoughts_end = thinking & (with_phrase | is_eos | (count >= self.limits.max_thought_steps))
+        forced_text = torch.where(
+            thoughts_end, self.forced.index(with_phrase, self.stop.ends_in_space[token]), s.forced_text
+        )
         forced_end = (s.phase == FORCED) & (count >= self.forced.length[s.forced_text])
         answer_end = answering & (is_eos | (count >= self.limits.max_answer_tokens))
         ended = thoughts_end | forced_end | answer_end
 
-        reason = torch.where(said, 0, torch.where(is_eos, 2, 1))  # positions in REASONS
+        reason = torch.where(with_phrase, 0, torch.where(is_eos, 2, 1))  # positions in REASONS
         for kept, now, when in (
             (tape.reason, reason, thoughts_end),
             (tape.forced_text, forced_text, thoughts_end),

@@ -70,8 +70,8 @@ def _character_automaton(core: str, alphabet: dict[str, int]) -> np.ndarray:
             if state == len(core) and character in _SPACES:
                 step[state, code] = state
                 continue
-            seen = core[:state] + character
-            step[state, code] = next(n for n in range(len(seen), -1, -1) if n <= len(core) and seen.endswith(core[:n]))
+            text = core[:state] + character
+            step[state, code] = next(n for n in range(len(text), -1, -1) if n <= len(core) and text.endswith(core[:n]))
     return step
 
 
@@ -99,18 +99,18 @@ def stops_by_text(text: str, phrase: str = STOP_PHRASE) -> bool:
 
 def forced_text(reason: StopReason, ends_in_space: bool, phrase: str = STOP_PHRASE) -> str:
     """What follows the thoughts: the box, after the phrase itself where the thoughts did not say it."""
-    said = "" if reason is StopReason.PHRASE else phrase
-    return ("" if ends_in_space else " ") + said + BOX
+    missing_phrase = "" if reason is StopReason.PHRASE else phrase
+    return ("" if ends_in_space else " ") + missing_phrase + BOX
 
 
 def forced_ids(tokenizer, phrase: str = STOP_PHRASE) -> dict[tuple[bool, bool], list[int]]:
     """Token ids of the forced text by (phrase was said, thoughts end in a space), tokenized as a continuation."""
     ids = {}
-    for said in (True, False):
+    for with_phrase in (True, False):
         for space in (True, False):
-            before = (phrase.rstrip() if said else "so.") + (" " if space else "")
-            reason = StopReason.PHRASE if said else StopReason.LIMIT
-            ids[said, space] = continuation_ids(tokenizer, before, forced_text(reason, space, phrase))
+            before = (phrase.rstrip() if with_phrase else "so.") + (" " if space else "")
+            reason = StopReason.PHRASE if with_phrase else StopReason.LIMIT
+            ids[with_phrase, space] = continuation_ids(tokenizer, before, forced_text(reason, space, phrase))
     return ids
 
 

@@ -82,11 +82,11 @@ def problems(split: str, count: int, *, difficulty: str = "short", seed: int = 0
     if count < 1:
         raise UserError(f"count is {count}; ask the arithmetic task for 1 problem or more.")
     drawn: list[Problem] = []
-    seen: set[str] = set()
+    questions: set[str] = set()
     for question, start, changes in _stories(random.Random(f"arithmetic {split} {difficulty} {seed}"), difficulty):
-        if _split_of(question) != split or question in seen:
+        if _split_of(question) != split or question in questions:
             continue
-        seen.add(question)
+        questions.add(question)
         columns = {"question": question, "start": start, "changes": changes}
         answer = str(running_values(start, changes)[-1])
         drawn.append(Problem(len(drawn), TEMPLATE.replace("{question}", question), answer, columns))

@@ -16,8 +16,8 @@ def peak_bytes(device: torch.device) -> float:
     """On a GPU what torch had allocated, else the resident set of the process; NaN on a system that does not say."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    if (seen := _of_this_program("VmHWM")) is not None:
-        return seen
+    if (peak := _of_this_program("VmHWM")) is not None:
+        return peak
     try:
         import resource
     except ImportError:
@@ -28,8 +28,8 @@ def peak_bytes(device: torch.device) -> float:
 
 def resident_bytes() -> float:
     """What the process has in main memory now; its peak on a system that does not say."""
-    seen = _of_this_program("VmRSS")
-    return peak_bytes(torch.device("cpu")) if seen is None else seen
+    resident = _of_this_program("VmRSS")
+    return peak_bytes(torch.device("cpu")) if resident is None else resident
 
 
 def _of_this_program(field: str) -> float | None:

@@ -54,7 +54,7 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
     try:
         return int(value)
     except (TypeError, ValueError):
-        said = "is not set" if value is None else f"is {value!r}"
+        problem = "is not set" if value is None else f"is {value!r}"
         raise UserError(
-            f"{name} {said}; it must be a whole number. Start with torchrun or srun, or unset RANK and WORLD_SIZE"
+            f"{name} {problem}; it must be a whole number. Start with torchrun or srun, or unset RANK and WORLD_SIZE"
         ) from None
