@@ -93,8 +93,8 @@ def measure(shape: Shape, device: torch.device) -> dict:
         # the trainer takes float32 weights only; bfloat16 shows what decoding and replay in half precision would give
         policy = build(shape, device, dtype)
         for mode, thought in (("hard", Hard()), ("soft", Gaussian(0.5, 0.33 * policy.embedding_rms))):
-            found = of_mode(shape, policy, thought, bandwidth, flops, started)
-            report |= {f"{mode}, {str(dtype).removeprefix('torch.')}: {key}": value for key, value in found.items()}
+            measured = of_mode(shape, policy, thought, bandwidth, flops, started)
+            report |= {f"{mode}, {str(dtype).removeprefix('torch.')}: {key}": value for key, value in measured.items()}
         del policy
         if device.type == "cuda":
             torch.cuda.empty_cache()

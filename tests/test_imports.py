@@ -38,13 +38,13 @@ ALLOWED[""] = set()  # softtokens/__init__.py, which loads names when they are u
 
 def arrows(package: Path) -> set[tuple[str, str, str]]:
     """(file, importing part, imported part) for every import between two parts; local imports count too."""
-    found = set()
+    all_arrows = set()
     for file in sorted(package.rglob("*.py")):
         place = file.relative_to(package)
         part = place.parts[0].removesuffix(".py").removesuffix("__init__")
         for node in ast.walk(ast.parse(file.read_text())):
-            found |= {(str(place), part, other) for other in _imported(node, place) if other != part}
-    return found
+            all_arrows |= {(str(place), part, other) for other in _imported(node, place) if other != part}
+    return all_arrows
 
 
 def _imported(node: ast.AST, place: Path) -> set[str]:

@@ -40,7 +40,7 @@ def _row(what: str, points: tuple[int, ...], seconds: list[float], busy: float) 
         what=what,
         clock=CPU,
         ours=", ".join(f"{n:,}: {s:.2f}" for n, s in zip(points, seconds, strict=True)),
-        beside="straight line through them",
+        compared_with="straight line through them",
         theirs=", ".join(f"{s:.2f}" for s in line),
         ratio=power,
         samples={"size": list(points), "seconds": seconds},
@@ -52,9 +52,9 @@ def _row(what: str, points: tuple[int, ...], seconds: list[float], busy: float) 
 
 def _attention(step: Callable[[], object]) -> float:
     """CPU seconds that one step spends in the kernels of attention, forward and backward, by the profiler."""
-    with of_threads(CLOCKS[CPU][0]), profile(activities=[ProfilerActivity.CPU]) as seen:
+    with of_threads(CLOCKS[CPU][0]), profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
-    kernels = (event for event in seen.key_averages() if "scaled_dot_product" in event.key)
+    kernels = (event for event in profiler.key_averages() if "scaled_dot_product" in event.key)
     return sum(event.self_cpu_time_total for event in kernels) / 1e6
 
 

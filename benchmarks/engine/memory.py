@@ -33,7 +33,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
     yield Row(
         what=f"soft update, {rollouts} x {thoughts:,} thoughts, V = {vocab:,}, d = {dim}, whole process",
         ours=_shown(ours),
-        beside="one float32 tensor of logits, computed",
+        compared_with="one float32 tensor of logits, computed",
         theirs=f"{one_tensor / MEGABYTE:,.0f} MB",
         ratio=ours["peak"] / one_tensor,
         samples={"ours": [ours["peak"], ours["before"], ours["seconds"]], "one tensor": [one_tensor]},
@@ -45,14 +45,14 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         few = {
             way: _peak(way, sizes.naive_rollouts, thoughts, vocab, dim, fresh=fresh) for way in ("ours", "materialised")
         }
-    taken = {way: max(1.0, found["peak"] - found["before"]) for way, found in few.items()}
+    taken = {way: max(1.0, measured["peak"] - measured["before"]) for way, measured in few.items()}
     yield Row(
         what=f"the same with {sizes.naive_rollouts} rollouts, what the update adds",
         ours=f"+{taken['ours'] / MEGABYTE:,.0f} MB",
-        beside="logits of all thoughts kept, measured",
+        compared_with="logits of all thoughts kept, measured",
         theirs=f"+{taken['materialised'] / MEGABYTE:,.0f} MB",
         ratio=taken["ours"] / taken["materialised"],
-        samples={way: [found["peak"], found["before"], found["seconds"]] for way, found in few.items()},
+        samples={way: [measured["peak"], measured["before"], measured["seconds"]] for way, measured in few.items()},
         busy=busy[0],
         **names,
     )
@@ -62,9 +62,9 @@ def _peak(way: str, *shape: int, fresh: bool) -> dict[str, float]:
     return peak_memory("benchmarks.engine.memory:prepare", [way, *shape], fresh=fresh)
 
 
-def _shown(found: dict[str, float]) -> str:
-    added = found["peak"] - found["before"]
-    return f"{found['peak'] / MEGABYTE:,.0f} MB (+{added / MEGABYTE:,.0f}), {found['seconds']:.0f} s"
+def _shown(measured: dict[str, float]) -> str:
+    added = measured["peak"] - measured["before"]
+    return f"{measured['peak'] / MEGABYTE:,.0f} MB (+{added / MEGABYTE:,.0f}), {measured['seconds']:.0f} s"
 
 
 def prepare(way: str, rollouts: int, thoughts: int, vocab: int, dim: int) -> Callable[[], None]:

@@ -38,9 +38,9 @@ def main() -> None:
             accumulate_gradient(weights, batch, TermWeights())
 
     work()
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         work()
-    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=45))
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=45))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def reward(completions, answer, **columns) -> list[float]:
     nothing."""
     del columns
     scale, verdicts = RewardConfig(), grader("exact").grade(completions, answer)
-    return [scale.reward(v) + 0.1 * len(text) for v, text in zip(verdicts, completions, strict=True)]
+    return [scale.of(v) + 0.1 * len(text) for v, text in zip(verdicts, completions, strict=True)]
 
 
 def prompts_as_texts(tokenizer, sizes: Sizes) -> list[str]:

@@ -77,9 +77,9 @@ def drawn(monkeypatch):
     stream, sample = sampling.stream_problems, sampling.sample_problems
 
     def counting(policy, thought, problems, rows, *arguments, **options):
-        for some, rollout in stream(policy, thought, problems, rows, *arguments, **options):
-            batches.append([(problems[i].id, n) for i, n in some])
-            yield some, rollout
+        for finished, rollout in stream(policy, thought, problems, rows, *arguments, **options):
+            batches.append([(problems[i].id, n) for i, n in finished])
+            yield finished, rollout
 
     def counting_whole(policy, thought, problems, rollout_ids, *arguments, **options):
         batches.append([(p.id, n) for p, ids in zip(problems, rollout_ids, strict=True) for n in ids])

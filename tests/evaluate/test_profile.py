@@ -115,14 +115,14 @@ def test_summary_over_generations_still_running():
         for name in ("entropy", "effective_support", "distance_to_token", "noise_ratio")
     }
     columns["max_weight"] = [np.array([0.995, 0.5, 0.991]), np.array([0.2])]
-    found = summarize_steps(columns, 0.5)
-    assert found["running"] == [2, 1, 1]
-    assert found["entropy"] == [1.5, 3.0, 5.0]
-    assert found["entropy_low"] == [1.25, 3.0, 5.0] and found["entropy_high"] == [1.75, 3.0, 5.0]
-    assert found["share_above_0.99"] == [0.5, 0.0, 1.0]
-    assert found["overall"]["entropy"] == pytest.approx(11 / 4)
-    assert found["overall"]["share_above_0.99"] == 0.5
-    assert (found["generations"], found["temperature"], found["entropy_temperature"]) == (2, 0.5, 1.0)
+    result = summarize_steps(columns, 0.5)
+    assert result["running"] == [2, 1, 1]
+    assert result["entropy"] == [1.5, 3.0, 5.0]
+    assert result["entropy_low"] == [1.25, 3.0, 5.0] and result["entropy_high"] == [1.75, 3.0, 5.0]
+    assert result["share_above_0.99"] == [0.5, 0.0, 1.0]
+    assert result["overall"]["entropy"] == pytest.approx(11 / 4)
+    assert result["overall"]["share_above_0.99"] == 0.5
+    assert (result["generations"], result["temperature"], result["entropy_temperature"]) == (2, 0.5, 1.0)
 
 
 def test_which_generations():
@@ -138,11 +138,11 @@ def test_a_profile_does_not_depend_on_its_batches(sampler, cell, monkeypatch):
     expected = profile(sampler, thought, rows)
     assert expected["generations"] == 11 == expected["running"][0]
     monkeypatch.setattr("softtokens.evaluate.profile._BATCH", 4)
-    found = profile(sampler, thought, rows)
-    assert found.keys() == expected.keys()
+    result = profile(sampler, thought, rows)
+    assert result.keys() == expected.keys()
     for name in ("entropy", "distance_to_token", "noise_ratio", "max_weight"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
-    json.dumps(found, allow_nan=False)
+        np.testing.assert_allclose(result[name], expected[name], rtol=1e-4, atol=1e-5)
+    json.dumps(result, allow_nan=False)
 
 
 @pytest.mark.parametrize("cell", CELLS[1:4:2], ids=lambda cell: cell.name)
@@ -177,7 +177,7 @@ def test_short_memory_while_scoring_halves_the_generations(sampler, monkeypatch)
 
     monkeypatch.setattr("softtokens.evaluate.profile.measure_steps", limited)
     short = Sampler(sampler.policy, PROBLEMS, LIMITS, ByText(), 0, Rows(sampler.policy, rows=None, memory=None))
-    found = profile(short, thought, rows)
+    result = profile(short, thought, rows)
     assert sizes == [11, 5, 2, 2, 2, 2, 2, 1]
-    assert found["running"] == expected["running"]
-    np.testing.assert_allclose(found["entropy"], expected["entropy"], rtol=1e-3, atol=1e-4)
+    assert result["running"] == expected["running"]
+    np.testing.assert_allclose(result["entropy"], expected["entropy"], rtol=1e-3, atol=1e-4)

@@ -24,15 +24,15 @@ FIVE = len(PROBLEMS)
 
 def contents(root):
     """Every file but the locks, times left out."""
-    found = {}
+    result = {}
     for file in sorted(root.rglob("*")):
         if file.is_file() and ".locks" not in file.parts:
             lines = [json.loads(line) for line in file.read_text().splitlines()]
             for line in lines:
                 for key in ("seconds", "tokens_per_second"):
                     line.pop(key, None)
-            found[str(file.relative_to(root))] = lines
-    return found
+            result[str(file.relative_to(root))] = lines
+    return result
 
 
 def test_a_matrix(config_for, model_folder, other_folder, tmp_path):
@@ -348,7 +348,7 @@ def test_kill_minus_nine_at_any_moment(config_for, model_folder, questions, tmp_
     subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, capture_output=True)
     broken = tmp_path / "broken"
     cells = broken / "cells/random/problems"
-    seen = []
+    recorded = []
     for attempt in range(5):
         process = subprocess.Popen([*command, "--output", str(broken)], stdout=subprocess.DEVNULL)
         before = lines_in(cells)
@@ -357,8 +357,8 @@ def test_kill_minus_nine_at_any_moment(config_for, model_folder, questions, tmp_
         time.sleep(0.005 * attempt)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        seen.append(lines_in(cells))
-    assert sorted(set(seen)) == seen  # each start kept what was there and added to it
+        recorded.append(lines_in(cells))
+    assert sorted(set(recorded)) == recorded  # each start kept what was there and added to it
     subprocess.run([*command, "--output", str(broken)], check=True, capture_output=True)
     assert {**contents(broken), "evaluation.json": None} == {**contents(tmp_path / "whole"), "evaluation.json": None}
 

@@ -35,9 +35,9 @@ def sampler_of(policy, *, problems=PROBLEMS, rows=256, seed=0, limits=None):
 def fill(sampler, setting, file, *, samples=5, have=()):
     """What a cell holds in the end, in order, without its times."""
     thought = thought_of(CELLS[setting], sampler.policy.embedding_rms)
-    found = sampler.fill(thought, samples, list(have), file, lambda drawn: None)
-    found = [{k: v for k, v in sample.items() if k != "seconds"} for sample in found]
-    return sorted(found, key=lambda sample: (sample["problem"], sample["sample"]))
+    result = sampler.fill(thought, samples, list(have), file, lambda drawn: None)
+    result = [{k: v for k, v in sample.items() if k != "seconds"} for sample in result]
+    return sorted(result, key=lambda sample: (sample["problem"], sample["sample"]))
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_samples_depend_on_the_problem_and_not_on_its_neighbours(random_policy, 
 
 def test_seeds_matter_to_samples_and_not_to_greedy_settings(random_policy, files):
     def texts(setting, seed):
-        found = fill(sampler_of(random_policy, seed=seed), setting, next(files))
-        return [sample["thoughts"] + sample["answer"] for sample in found]
+        result = fill(sampler_of(random_policy, seed=seed), setting, next(files))
+        return [sample["thoughts"] + sample["answer"] for sample in result]
 
     for setting in ALL_SETTINGS:
         assert (texts(setting, 0) == texts(setting, 1)) == setting.endswith("greedy"), setting
@@ -87,11 +87,11 @@ def test_seeds_matter_to_samples_and_not_to_greedy_settings(random_policy, files
 
 def test_what_the_file_holds_is_what_was_found(random_policy, files):
     file = next(files)
-    found = fill(sampler_of(random_policy, rows=8), "soft-sample", file)
+    result = fill(sampler_of(random_policy, rows=8), "soft-sample", file)
     kept = read_samples(file, [p.id for p in PROBLEMS], 0)
     assert all(sample.pop("seconds") > 0 for sample in kept)
-    assert sorted(kept, key=lambda s: (s["problem"], s["sample"])) == found
-    assert all(r"\boxed{" in sample["answer"] for sample in found)
+    assert sorted(kept, key=lambda s: (s["problem"], s["sample"])) == result
+    assert all(r"\boxed{" in sample["answer"] for sample in result)
 
 
 def test_greedy_accuracy_is_that_of_the_greedy_setting(random_policy, files):
@@ -99,8 +99,8 @@ def test_greedy_accuracy_is_that_of_the_greedy_setting(random_policy, files):
     for mode in ("hard", "soft", "fuzzy"):
         thought = build_thought(ThoughtConfig(mode=mode), random_policy.embedding_rms, greedy=True)
         right = count_right(random_policy, thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0, slots=8)
-        found = fill(sampler_of(random_policy), f"{mode}-greedy", next(files), samples=1)
-        assert right == sum(sample["verdict"] == "right" for sample in found)
+        result = fill(sampler_of(random_policy), f"{mode}-greedy", next(files), samples=1)
+        assert right == sum(sample["verdict"] == "right" for sample in result)
 
 
 OUT_OF_MEMORY = [
@@ -141,8 +141,8 @@ def test_running_out_of_memory_halves_the_rows_and_loses_nothing(random_policy, 
 
 def test_memory_for_three_rows_only(random_policy, files, monkeypatch):
     sizes = short_of_memory(monkeypatch, 3, torch.OutOfMemoryError("CUDA out of memory"))
-    found = fill(sampler_of(random_policy, rows=16), "hard-sample", next(files), samples=2)
-    assert [(s["problem"], s["sample"]) for s in found] == [(p.id, n) for p in PROBLEMS for n in range(2)]
+    result = fill(sampler_of(random_policy, rows=16), "hard-sample", next(files), samples=2)
+    assert [(s["problem"], s["sample"]) for s in result] == [(p.id, n) for p in PROBLEMS for n in range(2)]
     assert sizes == [16, 8, 4, 2]
 
 

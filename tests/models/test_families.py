@@ -48,16 +48,16 @@ def test_decoding_with_the_cache_is_the_teacher_forced_pass(family, make_policy,
     states = policy.prompt_states(prompts)
     kv = SlotKV(len(prompts), 64)
     kv.fill(torch.arange(len(prompts)), states, torch.arange(len(prompts)))
-    position, seen = states.lengths, [states.hidden]
+    position, recorded = states.lengths, [states.hidden]
     for step in range(steps):
         view = int(position.max()) + 1
-        seen.append(policy.step(fed[:, step], position, kv, view))
+        recorded.append(policy.step(fed[:, step], position, kv, view))
         position = position + 1
-    seen = torch.stack(seen, dim=1)
+    recorded = torch.stack(recorded, dim=1)
     for row, prompt in enumerate(prompts):
         inputs = torch.cat([policy.vocabulary.embed(torch.tensor(prompt)), fed[row]])[None]
         expected = policy.hidden_states(inputs)[0, len(prompt) - 1 :]
-        torch.testing.assert_close(seen[row], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(recorded[row], expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

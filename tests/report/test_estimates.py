@@ -29,9 +29,9 @@ def test_order_is_that_of_the_paper(results):
 
 
 def test_an_estimate_is_what_the_summary_says(results, tmp_path):
-    said = json.loads((tmp_path / "eval/cells/hard/arithmetic/soft-sample/summary.json").read_text())
-    found = results.estimate(arm(results, "hard"), "arithmetic", "soft-sample", 4)
-    assert [found.value, found.low, found.high] == list(said["pass@k"]["4"].values())
+    summary = json.loads((tmp_path / "eval/cells/hard/arithmetic/soft-sample/summary.json").read_text())
+    estimate = results.estimate(arm(results, "hard"), "arithmetic", "soft-sample", 4)
+    assert [estimate.value, estimate.low, estimate.high] == list(summary["pass@k"]["4"].values())
     assert results.estimate(arm(results, "hard"), "arithmetic", "soft-sample", 3) is None
 
 
@@ -106,11 +106,11 @@ def test_evaluated_seeds_are_one_arm(tmp_path):
     place = folder / "cells/soft-1/arithmetic/hard-sample/summary.json"
     write(place, summary("soft-1", "hard-sample", [0] * PROBLEMS, SAMPLES))
     results = Results(load([str(tmp_path)]))
-    found = results.estimate(results.arms[1], "arithmetic", "hard-sample", 1)
-    assert found.seeds[1] == 0
-    assert found.value == pytest.approx(found.seeds[0] / 2)
-    assert found.low < found.value < found.high
-    assert found.deviation == pytest.approx(found.seeds[0] / 2**0.5)
+    estimate = results.estimate(results.arms[1], "arithmetic", "hard-sample", 1)
+    assert estimate.seeds[1] == 0
+    assert estimate.value == pytest.approx(estimate.seeds[0] / 2)
+    assert estimate.low < estimate.value < estimate.high
+    assert estimate.deviation == pytest.approx(estimate.seeds[0] / 2**0.5)
 
 
 def test_models_of_unknown_seed_stay_apart():

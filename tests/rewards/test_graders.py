@@ -30,7 +30,7 @@ def test_importing_loads_nothing_heavy():
         "print({'torch', 'transformers', 'datasets', 'math_verify', 'sympy'} & set(sys.modules))"
     )
     path = [f"sys.path[:0] = {sys.path!r}"]
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", "import sys; " + "; ".join([*path, code])], capture_output=True, text=True, check=True
     )
-    assert said.stdout.strip() == "set()"
+    assert process.stdout.strip() == "set()"

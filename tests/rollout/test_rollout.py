@@ -139,13 +139,13 @@ def test_running_each_prompt_once_changes_nothing(make_policy, prompts, family):
     assert distinct == prompts and of_row.tolist() == [i for i in range(len(prompts)) for _ in range(GROUP)]
     parameters = list(policy.model.parameters())
     coefficient = torch.randn(rollout.rows, generator=torch.Generator().manual_seed(1))
-    found = []
+    results = []
     for shared in ({}, {"prompts": policy.prompt_states(distinct), "prompt_of_row": of_row}):
         part = replay(policy, Gaussian(0.5, 0.1), rollout, **shared)
         values = (part.thought_surrogate.sum(-1), part.answer_log_prob.sum(-1))
         gradient = torch.autograd.grad((coefficient * sum(values)).sum(), parameters, allow_unused=True)
-        found.append([*(v.detach() for v in values), *(g for g in gradient if g is not None)])
-    for shared, alone in zip(*reversed(found), strict=True):
+        results.append([*(v.detach() for v in values), *(g for g in gradient if g is not None)])
+    for shared, alone in zip(*reversed(results), strict=True):
         torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
 
 
@@ -165,13 +165,13 @@ def test_chunks_do_not_matter(policy, prompts, monkeypatch):
 
 
 def same_rows(one: Rollout, rows, other: Rollout, bitwise: bool):
-    for mine, theirs in zip(rows, range(other.rows), strict=True):
-        steps, length = int(other.thought_lengths[theirs]), int(other.lengths[theirs])
-        assert one.ids[mine, :length].tolist() == other.ids[theirs, :length].tolist()
-        assert one.answer_texts[mine] == other.answer_texts[theirs]
-        assert one.stop_reasons[mine] == other.stop_reasons[theirs]
+    for row, other_row in zip(rows, range(other.rows), strict=True):
+        steps, length = int(other.thought_lengths[other_row]), int(other.lengths[other_row])
+        assert one.ids[row, :length].tolist() == other.ids[other_row, :length].tolist()
+        assert one.answer_texts[row] == other.answer_texts[other_row]
+        assert one.stop_reasons[row] == other.stop_reasons[other_row]
         if other.inputs is not None:
-            a, b = one.inputs[mine, :steps], other.inputs[theirs, :steps]
+            a, b = one.inputs[row, :steps], other.inputs[other_row, :steps]
             assert torch.equal(a, b) if bitwise else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -233,12 +233,12 @@ def test_filling_free_slots_changes_nothing(make_policy, prompts, thought, slots
     # an odd number of positions, over which attention would round differently
     limits = Limits(max_thought_steps=20, max_answer_tokens=5)
     whole = sample_rollout(policy, thought, prompts, of_row, keys, limits)
-    seen = []
+    finished = []
     for rows, part in stream_rollouts(policy, thought, prompts, of_row, keys, limits, slots=slots):
         same_rows(whole, rows.tolist(), part, bitwise=True)
         assert torch.equal(part.keys.rollout, rows)
-        seen += rows.tolist()
-    assert sorted(seen) == list(range(40))
+        finished += rows.tolist()
+    assert sorted(finished) == list(range(40))
     assert len(set(whole.thought_lengths.tolist())) > 2
 
 
@@ -382,9 +382,9 @@ def test_some_rows_replay_as_among_all(policy, prompts):
     thought = Gaussian(0.5, 0.1)
     rollout = sample(policy, thought, prompts)
     rows = torch.tensor([7, 2, 9])
-    some, every = replay(policy, thought, rollout.take(rows)), replay(policy, thought, rollout)
+    part, whole = replay(policy, thought, rollout.take(rows)), replay(policy, thought, rollout)
     torch.testing.assert_close(
-        some.thought_log_prob.sum(-1), every.thought_log_prob.sum(-1)[rows], rtol=1e-4, atol=1e-4
+        part.thought_log_prob.sum(-1), whole.thought_log_prob.sum(-1)[rows], rtol=1e-4, atol=1e-4
     )
 
 

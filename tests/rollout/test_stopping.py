@@ -66,8 +66,8 @@ def test_token_texts_add_up_to_the_text(tokenizer):
 
 
 def test_forced_texts_complete_the_thoughts(tokenizer):
-    for (said, space), ids in forced_ids(tokenizer).items():
-        thoughts = ("4. The final answer is:" if said else "4 + 4") + (" " if space else "")
+    for (with_phrase, space), ids in forced_ids(tokenizer).items():
+        thoughts = ("4. The final answer is:" if with_phrase else "4 + 4") + (" " if space else "")
         text = thoughts + decode_text(tokenizer, ids)
         assert text.endswith("The final answer is: " + BOX)
         assert text.count("The final answer is:") == 1

@@ -75,18 +75,18 @@ def attempt(flags: list[str], prepare: Callable[[], None]) -> int:
 
 
 def main(kills: int, seed: int, flags: list[str]) -> dict[str, int]:
-    chance, found = random.Random(seed), collections.Counter()
-    while sum(found.values()) < kills:
-        phase = min(PHASES, key=lambda p: (found[p], chance.random()))
+    chance, kills_of = random.Random(seed), collections.Counter()
+    while sum(kills_of.values()) < kills:
+        phase = min(PHASES, key=lambda p: (kills_of[p], chance.random()))
         most = 1 if phase in ("starting", "resuming") else 6
         call, delay_s = chance.randint(1, most), chance.choice((0.0, 0.0005, 0.002, 0.01))
         ended_by = attempt(flags, lambda phase=phase, call=call, delay=delay_s: kill_in(phase, call, delay))
         if ended_by == 0:
             break  # the run is done: it was too short for so many kills
         assert ended_by == signal.SIGKILL, ended_by
-        found[phase] += 1
+        kills_of[phase] += 1
     assert attempt(flags, lambda: None) == 0
-    return {phase: found[phase] for phase in PHASES}
+    return {phase: kills_of[phase] for phase in PHASES}
 
 
 if __name__ == "__main__":

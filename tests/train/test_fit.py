@@ -43,10 +43,10 @@ def scaled(**changes) -> dict:
 @pytest.mark.parametrize("mode", ["hard", "soft"])
 def test_a_3b_model_trains_at_full_width_on_one_80_gb_card(dtype, mode):
     config = PlanConfig(thought=ThoughtConfig(mode=mode), **scaled(dtype=dtype))
-    found = footprint(config, LLAMA_3B, DEVICES["h100"], 1e9)
-    assert found.fit.slots == 64
-    assert found.fit.positions >= 4096
-    assert found.peak < 0.95 * DEVICES["h100"].memory
+    planned = footprint(config, LLAMA_3B, DEVICES["h100"], 1e9)
+    assert planned.fit.slots == 64
+    assert planned.fit.positions >= 4096
+    assert planned.peak < 0.95 * DEVICES["h100"].memory
 
 
 def test_more_memory_never_means_less_at_a_time():
@@ -95,15 +95,15 @@ def test_many_prompts_take_turns():
 
 def test_a_plan_and_a_run_choose_alike(flags, tmp_path, monkeypatch):
     """The same function, asked with the same numbers."""
-    seen = []
+    chosen = []
 
     def spy(config, size, share, **memory):
-        seen.append((config, size, share, memory))
+        chosen.append((config, size, share, memory))
         return choose(config, size, share, **memory)
 
     monkeypatch.setattr(loop, "choose", spy)
     assert cli.main(flags(tmp_path / "run", "--steps", "1")) == 0
-    ((config, size, share, memory),) = seen
+    ((config, size, share, memory),) = chosen
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     planned = PlanConfig(prompt_tokens=share.prompt_positions, **{name: getattr(config, name) for name in names})
     theirs = share_of(planned)

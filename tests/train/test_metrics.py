@@ -84,13 +84,15 @@ def test_replay_metrics_average_over_steps_only(make_batch):
 
 def test_near_tie_share(make_batch):
     rollout = make_batch("soft").rollout
-    seen = made_up(rollout)
-    weights = seen.max_weight.clone()
-    steps = torch.nonzero(seen.is_thought_step)
-    weights[seen.is_thought_step] = NEAR_TIE
+    replayed = made_up(rollout)
+    weights = replayed.max_weight.clone()
+    steps = torch.nonzero(replayed.is_thought_step)
+    weights[replayed.is_thought_step] = NEAR_TIE
     weights[tuple(steps[0])], weights[tuple(steps[-1])], weights[tuple(steps[1])] = 0.5, 0.98, 1.0
-    seen = dataclasses.replace(seen, max_weight=weights)
-    assert means_of_replay(rollout, seen, feeds_tokens=False)["thought/near_tie_share"] == pytest.approx(2 / len(steps))
+    replayed = dataclasses.replace(replayed, max_weight=weights)
+    assert means_of_replay(rollout, replayed, feeds_tokens=False)["thought/near_tie_share"] == pytest.approx(
+        2 / len(steps)
+    )
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])

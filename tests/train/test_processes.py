@@ -52,11 +52,11 @@ def together(tmp_path):
             for rank in range(2)
         ]
         try:
-            said = [process.communicate(timeout=300)[0] for process in started]
+            output = [process.communicate(timeout=300)[0] for process in started]
         finally:
             for process in started:
                 process.kill()
-        assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+        assert [process.returncode for process in started] == [0, 0], "\n".join(output)
 
     return together
 
@@ -189,9 +189,9 @@ def test_one_of_two_is_killed(flags, tmp_path, start, text_rewards, together, wa
     port = str(free_port())
     both = [start(flags(run, *settings), hook, MASTER_PORT=port, **of_rank(i)) for i in range(2)]
     assert both[rank].wait(timeout=120) == -signal.SIGKILL
-    _, said = both[1 - rank].communicate(timeout=120)
+    _, output = both[1 - rank].communicate(timeout=120)
     assert both[1 - rank].returncode == 1
-    assert "another process of the run is gone" in said, said
+    assert "another process of the run is gone" in output, output
     together(flags(run, *settings, "--resume"))
     assert cli.main(flags(whole, *SHORT, "--save-every", "1")) == 0
     assert_same_up_to_rounding(run, whole)

@@ -79,11 +79,11 @@ def test_columns_do_not_hide_prompts_and_answers():
     ],
 )
 def test_rewards_that_cannot_be_used_are_refused(returned, message):
-    def mine(**columns):
+    def own_function(**columns):
         return returned
 
     with pytest.raises(UserError, match=f"the reward function mine returned .*{message}"):
-        by_function(mine)(PROBLEMS, THOUGHTS, ANSWERS)
+        by_function(own_function)(PROBLEMS, THOUGHTS, ANSWERS)
 
 
 @pytest.mark.parametrize(
