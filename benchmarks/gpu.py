@@ -26,6 +26,7 @@ from softtokens.models.files import tiny_checkpoint
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits, forced_texts
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Gaussian, Hard, Thought
@@ -107,10 +108,10 @@ def of_mode(
     shape: Shape, policy: HFPolicy, thought: Thought, bandwidth: float, flops: float, started: float
 ) -> dict[str, float]:
     """Seconds of the rollout and of the update, and which share of the GPU's speed they reach."""
-    policy.prepare_decoding("auto", 1)
-    first, rollout = timed(policy.device, lambda: roll(policy, thought, shape))
+    decoder = Decoder(policy).prepare("auto", 1)
+    first, rollout = timed(policy.device, lambda: roll(decoder, thought, shape))
     rounds = shape.rounds if time.perf_counter() - started < 240 else 1  # the whole must end within eight minutes
-    rollouts = [timed(policy.device, lambda: roll(policy, thought, shape))[0] for _ in range(rounds)]
+    rollouts = [timed(policy.device, lambda: roll(decoder, thought, shape))[0] for _ in range(rounds)]
     weights, advantages = Weights(policy), torch.randn(rollout.rows, device=policy.device)
     batch = Batch(thought, rollout, advantages, rollout.rows)
 
@@ -165,13 +166,14 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype) -> HFPolicy:
     return policy
 
 
-def roll(policy: HFPolicy, thought: Thought, shape: Shape) -> Rollout:
+def roll(decoder: Decoder, thought: Thought, shape: Shape) -> Rollout:
+    policy, limits = decoder.policy, Limits(shape.thoughts, shape.answers)
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(5, 500, (shape.problems, shape.prompt), generator=generator).tolist()
     of_row = [p for p in range(shape.problems) for _ in range(shape.group)]
     rollout = torch.arange(shape.group).repeat(shape.problems)
     keys = Keys(0, torch.tensor(of_row, device=policy.device), rollout.to(policy.device))
-    return sample_rollout(policy, thought, prompts, of_row, keys, Limits(shape.thoughts, shape.answers))
+    return sample_rollout(policy, thought, prompts, of_row, keys, limits, decoder=decoder)
 
 
 def timed(device: torch.device, run: Callable[[], object]) -> tuple[float, object]:

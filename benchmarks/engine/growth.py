@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from benchmarks.engine.measure import CLOCKS, CPU, Row, busyness, of_threads, take_turns
 from benchmarks.engine.steps import stepper
-from benchmarks.engine.subject import THOUGHTS, Sizes, model_of, policy_of
+from benchmarks.engine.subject import THOUGHTS, Sizes, decoder_of, model_of
 from torch.profiler import ProfilerActivity, profile
 
 # attention grows with the square of the thoughts; whatever else there is should not
@@ -63,4 +63,4 @@ def _step(sizes: Sizes, changed: dict[str, int]):
     setting = BASE | changed if sizes.compiles else {k: v[0] for k, v in sizes.growth.items()} | changed
     problems, group, tokens = setting["problems"], setting["group"], setting["thoughts"]
     at = dataclasses.replace(sizes, problems=problems, group=group, tokens=tokens, compiles=False)
-    return stepper(policy_of(model_of(at, setting["vocabulary"]), compiles=False), THOUGHTS["soft"], at)
+    return stepper(decoder_of(model_of(at, setting["vocabulary"]), compiles=False), THOUGHTS["soft"], at)

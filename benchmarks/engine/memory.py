@@ -72,7 +72,7 @@ def prepare(way: str, rollouts: int, thoughts: int, vocab: int, dim: int) -> Cal
     not depend on it."""
     torch.set_flush_denormal(True)  # also in a process of its own
     sizes = Sizes(dim=dim, layers=2, heads=dim // 32 if dim >= 64 else 2, kv_heads=dim // 64 if dim >= 64 else 1)
-    policy = policy_of(model_of(sizes, vocab), compiles=False)
+    policy = policy_of(model_of(sizes, vocab))
     rollout = made_up(rollouts, thoughts, vocab, dim)
     advantages = torch.randn(rollouts, generator=torch.Generator().manual_seed(0))
     if way == "ours":

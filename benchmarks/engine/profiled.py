@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 
 import torch
-from benchmarks.engine.subject import THOUGHTS, Sizes, model_of, policy_of, roll
+from benchmarks.engine.subject import THOUGHTS, Sizes, decoder_of, model_of, roll
 from torch.profiler import ProfilerActivity, profile
 
 from softtokens.train.gradient import Batch, accumulate_gradient
@@ -27,13 +27,16 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     sizes = dataclasses.replace(Sizes(), compiles=options.compiled)
-    policy, thought = policy_of(model_of(sizes, options.vocabulary), compiles=options.compiled), THOUGHTS[options.mode]
-    rollout = roll(policy, thought, sizes)
-    weights, batch = Weights(policy), Batch(thought, rollout, torch.randn(rollout.rows), rollout.rows)
+    decoder, thought = (
+        decoder_of(model_of(sizes, options.vocabulary), compiles=options.compiled),
+        THOUGHTS[options.mode],
+    )
+    rollout = roll(decoder, thought, sizes)
+    weights, batch = Weights(decoder.policy), Batch(thought, rollout, torch.randn(rollout.rows), rollout.rows)
 
     def work():
         if options.part == "decode":
-            roll(policy, thought, sizes)
+            roll(decoder, thought, sizes)
         else:
             accumulate_gradient(weights, batch, TermWeights())
 

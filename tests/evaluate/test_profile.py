@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import Cell
-from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.profile import (
     chosen_rows,
     distance_to_nearest,
@@ -22,6 +22,7 @@ from softtokens.evaluate.sampling import Sampler
 from softtokens.ops import streamed
 from softtokens.ops.random import Stream
 from softtokens.ops.vocabulary import Vocabulary
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 
 from .conftest import PROBLEMS, ByText
@@ -38,7 +39,8 @@ LIMITS = Limits(max_thought_steps=6, max_answer_tokens=3, answer_temperature=0.0
 
 @pytest.fixture(scope="module")
 def sampler(random_policy):
-    return Sampler(random_policy, PROBLEMS, LIMITS, ByText(), 0, Rows(random_policy, rows=None, memory=None))
+    batch_size = BatchSize(random_policy, rows=None, memory=None)
+    return Sampler(Decoder(random_policy), PROBLEMS, LIMITS, ByText(), 0, batch_size)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
@@ -176,7 +178,7 @@ def test_short_memory_while_scoring_halves_the_generations(sampler, monkeypatch)
         return measure(policy, thought, rollout)
 
     monkeypatch.setattr("softtokens.evaluate.profile.measure_steps", limited)
-    short = Sampler(sampler.policy, PROBLEMS, LIMITS, ByText(), 0, Rows(sampler.policy, rows=None, memory=None))
+    short = Sampler(sampler.decoder, PROBLEMS, LIMITS, ByText(), 0, BatchSize(sampler.policy, rows=None, memory=None))
     result = profile(short, thought, rows)
     assert sizes == [11, 5, 2, 2, 2, 2, 2, 1]
     assert result["running"] == expected["running"]

@@ -8,13 +8,14 @@ import torch
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
 from softtokens.evaluate import sampling
+from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import cells_of
-from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.samplefile import append_samples, read_samples
 from softtokens.evaluate.sampling import Sampler, count_right
 from softtokens.ops.random import evaluation_seed
 from softtokens.rollout.batches import sample_problems
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits, needed_positions
 from softtokens.rollout.memory import bytes_per_row, is_out_of_memory
 from softtokens.thoughts import build_thought
@@ -29,7 +30,7 @@ CELLS = {cell.name: cell for cell in cells_of(EvaluateConfig(gammas=(0.5,)))} | 
 
 def sampler_of(policy, *, problems=PROBLEMS, rows=256, seed=0, limits=None):
     limits = limits or Limits(**LIMITS, answer_temperature=0.0)
-    return Sampler(policy, problems, limits, ByText(), seed, Rows(policy, rows=rows, memory=None))
+    return Sampler(Decoder(policy), problems, limits, ByText(), seed, BatchSize(policy, rows=rows, memory=None))
 
 
 def fill(sampler, setting, file, *, samples=5, have=()):
@@ -98,7 +99,7 @@ def test_greedy_accuracy_is_that_of_the_greedy_setting(random_policy, files):
     """Validation in training and the greedy setting of evaluation are the same thing."""
     for mode in ("hard", "soft", "fuzzy"):
         thought = build_thought(ThoughtConfig(mode=mode), random_policy.embedding_rms, greedy=True)
-        right = count_right(random_policy, thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0, slots=8)
+        right = count_right(Decoder(random_policy), thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0, slots=8)
         result = fill(sampler_of(random_policy), f"{mode}-greedy", next(files), samples=1)
         assert right == sum(sample["verdict"] == "right" for sample in result)
 
@@ -148,7 +149,7 @@ def test_memory_for_three_rows_only(random_policy, files, monkeypatch):
 
 def test_a_single_row_that_does_not_fit(random_policy, files, monkeypatch):
     short_of_memory(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(UserError, match="memory ran out with a single row in the batch; lower max_thought_steps"):
+    with pytest.raises(UserError, match="memory ran out with a single rollout; lower max_thought_steps"):
         fill(sampler_of(random_policy), "soft-sample", next(files))
 
 
@@ -171,10 +172,10 @@ def test_rows_follow_from_the_memory_budget(random_policy):
     prompts = [[1] * 5]
     positions = needed_positions(random_policy, prompts, limits)
     budget = 41.5 * bytes_per_row(random_policy, positions, limits)
-    assert Rows(random_policy, rows=None, memory=budget / 1e9).allowed(prompts, limits) == 40
-    assert Rows(random_policy, rows=None, memory=1e-9).allowed(prompts, limits) == 8
-    assert Rows(random_policy, rows=None, memory=None).allowed(prompts, limits) == 256  # this machine has some MB
-    assert Rows(random_policy, rows=3, memory=None).allowed(prompts, limits) == 3
+    assert BatchSize(random_policy, rows=None, memory=budget / 1e9).allowed(prompts, limits) == 40
+    assert BatchSize(random_policy, rows=None, memory=1e-9).allowed(prompts, limits) == 8
+    assert BatchSize(random_policy, rows=None, memory=None).allowed(prompts, limits) == 256  # this machine has some MB
+    assert BatchSize(random_policy, rows=3, memory=None).allowed(prompts, limits) == 3
 
 
 GOOD = {

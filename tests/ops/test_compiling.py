@@ -13,6 +13,7 @@ from softtokens.ops.mixture import mixture_of
 from softtokens.ops.random import Keys
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.decode import sample_rollout
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 from softtokens.thoughts import Gaussian, Hard, LogitGaussian
 
@@ -120,8 +121,8 @@ def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, cha
     keys = Keys(2**40 + 3, torch.tensor(of_row), torch.arange(40))
     limits = Limits(max_thought_steps=20, max_answer_tokens=5)
     plain = sample_rollout(policy, thought, prompts, of_row, keys, limits)
-    policy.prepare_decoding("compiled", 1)
-    compiled = sample_rollout(policy, thought, prompts, of_row, keys, limits)
+    decoder = Decoder(policy).prepare("compiled", 1)
+    compiled = sample_rollout(policy, thought, prompts, of_row, keys, limits, decoder=decoder)
     assert not [record.message for record in caplog.records if "could not be compiled" in record.message]
     assert len(set(plain.thought_lengths.tolist())) > 2
     assert torch.equal(plain.ids, compiled.ids)
@@ -138,11 +139,11 @@ def test_compiled_rows_do_not_depend_on_their_batch(make_policy, prompts):
     """To the last bit where vectors are of 8 numbers, of which the rows are a multiple."""
     policy = make_policy()
     policy.eos_ids = frozenset(range(0, 300, 12))
-    policy.prepare_decoding("compiled", 1)
+    decoder = Decoder(policy).prepare("compiled", 1)
     of_row = [i % 3 for i in range(40)]
     keys, limits = Keys(3, torch.tensor(of_row), torch.arange(40)), Limits(max_thought_steps=20, max_answer_tokens=5)
-    whole = sample_rollout(policy, Hard(8.0), prompts, of_row, keys, limits)
-    parts = sample_rollout(policy, Hard(8.0), prompts, of_row, keys, limits, slots=16)
+    whole = sample_rollout(policy, Hard(8.0), prompts, of_row, keys, limits, decoder=decoder)
+    parts = sample_rollout(policy, Hard(8.0), prompts, of_row, keys, limits, slots=16, decoder=decoder)
     assert torch.equal(whole.ids, parts.ids)
     exact = torch.backends.cpu.get_cpu_capability() == "AVX2"
     torch.testing.assert_close(whole.log_prob, parts.log_prob, **({"rtol": 0, "atol": 0} if exact else {}))
@@ -174,13 +175,13 @@ def test_two_compiled_models_do_not_mix(make_policy, prompts):
     policies = [make_policy(**change) for change in changes]
     keys = Keys(0, torch.zeros(8, dtype=torch.int64), torch.arange(8))
 
-    def rolled(policy):
-        return sample_rollout(policy, Gaussian(0.5, 0.3), [prompts[0]], [0] * 8, keys, Limits(6, 3))
+    def rolled(decoder):
+        thought, limits = Gaussian(0.5, 0.3), Limits(6, 3)
+        return sample_rollout(decoder.policy, thought, [prompts[0]], [0] * 8, keys, limits, decoder=decoder)
 
-    plain = [rolled(policy) for policy in policies]
-    for policy in policies:
-        policy.prepare_decoding("compiled", 1)
+    plain = [rolled(Decoder(policy)) for policy in policies]
+    decoders = [Decoder(policy).prepare("compiled", 1) for policy in policies]
     for _ in range(2):
-        for policy, expected in zip(policies, plain, strict=True):
-            torch.testing.assert_close(rolled(policy).inputs, expected.inputs, atol=1e-4, rtol=1e-4)
+        for decoder, expected in zip(decoders, plain, strict=True):
+            torch.testing.assert_close(rolled(decoder).inputs, expected.inputs, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(plain[0].inputs, plain[1].inputs, atol=1e-2)

@@ -259,7 +259,7 @@ def test_nothing_that_helps_is_said(capsys, folder_3b):
 def test_fewer_rollouts_at_a_time_and_no_more_validation_than_training_runs(size_3b):
     long = PlanConfig(max_thought_steps=4000, problems_per_step=8, **with_scale(dtype="bfloat16", lora_rank=16))
     result = footprint(long, size_3b, H100, 0.0)
-    assert result.fit.slots % 8 == 0 and 8 <= result.fit.slots < 256
+    assert result.batch_sizes.slots % 8 == 0 and 8 <= result.batch_sizes.slots < 256
     assert result.phases["rollout"] < H100.memory
     cache = {n: parts_of(size_3b, validation_problems=n)["KV cache"] for n in (256, 1319)}
     assert cache[256] == cache[1319]

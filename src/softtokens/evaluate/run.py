@@ -10,6 +10,7 @@ from typing import Any
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.task import TaskConfig
 from softtokens.config.thought import ThoughtConfig
+from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.choices import is_done, made_from_items, require_same_items, score_into
 from softtokens.evaluate.evaluated_models import Models, task_entry
@@ -25,7 +26,6 @@ from softtokens.evaluate.folder import (
     trace_file,
 )
 from softtokens.evaluate.harness import Harness
-from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.named_sources import named_sources
 from softtokens.evaluate.nll import encoded_choices
 from softtokens.evaluate.preservation import digest, encoded_texts, load_texts, preservation
@@ -37,6 +37,7 @@ from softtokens.files import json_text, read_json, write_atomically, write_json
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import encode_prompts, require_room
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 from softtokens.task_setup import grader_of, problems_of
 from softtokens.tasks import load_choice_items
@@ -102,9 +103,9 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
     count = _Counter(config, len(models.paths), tasks, cells, listener)
     for name in models.paths:
         with locked(root, name):
-            policy = models.load(name)
+            decoder = Decoder(models.load(name))
             for task in tasks:
-                _evaluate_task(root, name, policy, task, cells, config, limits, count)
+                _evaluate_task(root, name, decoder, task, cells, config, limits, count)
             outside.evaluate(root, name, models)
     return root
 
@@ -186,7 +187,7 @@ def _tasks(config: EvaluateConfig) -> list[Task]:
 def _evaluate_task(
     root: Path,
     model: str,
-    policy: HFPolicy,
+    decoder: Decoder,
     task: Task,
     cells: list[Cell],
     config: EvaluateConfig,
@@ -194,12 +195,13 @@ def _evaluate_task(
     count: _Counter,
 ) -> None:
     grader = grader_of(task.config)
-    rows = Rows(policy, rows=config.rows_per_batch, memory=config.memory)
+    policy = decoder.policy
+    batch_size = BatchSize(policy, rows=config.rows_per_batch, memory=config.memory)
     rollouts = len(cells) * len(task.problems) * config.samples
-    at_a_time = rows.allowed(encode_prompts(policy, task.problems), limits)
+    at_a_time = batch_size.allowed(encode_prompts(policy, task.problems), limits)
     steps = rollouts // at_a_time * (limits.max_thought_steps + limits.max_answer_tokens)
-    policy.prepare_decoding(config.decoding, steps, ways=len(cells))
-    sampler = Sampler(policy, task.problems, limits, grader, config.seed, rows)
+    decoder.prepare(config.decoding, steps, ways=len(cells))
+    sampler = Sampler(decoder, task.problems, limits, grader, config.seed, batch_size)
     try:
         for cell in cells:
             thought = thought_of(cell, policy.embedding_rms)

@@ -19,7 +19,7 @@ from softtokens.rollout.memory import (
     position_bytes,
     vocabulary_bytes,
 )
-from softtokens.train.fit import Fit, Share, choose, gathered_bytes
+from softtokens.train.batch_sizes import BatchSizes, Share, choose, gathered_bytes
 from softtokens.train.process_memory import measures_apart, ways_into_the_vocabulary
 
 # glibc keeps freed blocks below this for itself (its mmap threshold goes no higher), and what comes next leaves holes
@@ -52,11 +52,11 @@ def share_of(config: PlanConfig) -> Share:
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """parts: every one that is not empty. fit: what training would choose; positions: what a backward pass then holds,
-    in whole rows."""
+    """parts: every one that is not empty. batch_sizes: what training would choose; positions: what a backward pass then
+    holds, in whole rows."""
 
     parts: list[Part]
-    fit: Fit
+    batch_sizes: BatchSizes
     positions: int
 
     @property
@@ -86,15 +86,15 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
     model = size.parameters * (width if shards == 1 else 4 / shards)
     masters, copy = (4 * trained if half and shards == 1 else 0), (size.parameters * width if shards > 1 else 0)
     free = USABLE * (device.memory - runtime - model - masters - copy) if on_gpu else 0.25 * device.memory
-    fit = choose(config, size, share, kind=device.kind, free=free, shards=shards)
+    sizes = choose(config, size, share, kind=device.kind, free=free, shards=shards)
     ways = ways_into_the_vocabulary(config, adapters=size.trained < size.parameters)
-    vocabulary = vocabulary_bytes(size, device.kind, fit.positions, ways=ways)
-    kept = size.activation_bytes(dtype, checkpointed=fit.recomputes)
-    of_one = position_bytes(size, dtype, checkpointed=fit.recomputes)
-    decoded = max(fit.slots, fit.validation_slots)
+    vocabulary = vocabulary_bytes(size, device.kind, sizes.positions, ways=ways)
+    kept = size.activation_bytes(dtype, checkpointed=sizes.recomputes)
+    of_one = position_bytes(size, dtype, checkpointed=sizes.recomputes)
+    decoded = max(sizes.slots, sizes.validation_slots)
     cache = decoded * size.cache_bytes(share.positions, dtype)
-    at_a_time = min(share.rows, max(1, fit.positions // share.emitted)) * share.emitted
-    prompts = min(share.prompts, max(1, fit.positions // share.prompt_positions)) * share.prompt_positions
+    at_a_time = min(share.rows, max(1, sizes.positions // share.emitted)) * share.emitted
+    prompts = min(share.prompts, max(1, sizes.positions // share.prompt_positions)) * share.prompt_positions
     parts = [
         ("libraries", runtime, ALWAYS),
         ("weights", model, ALWAYS),
@@ -111,7 +111,7 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
         ("activations", (at_a_time + prompts) * kept, update),
         (
             "holes in the heap",
-            0 if on_gpu or shards > 1 else _holes(size, config, at_a_time, recomputes=fit.recomputes),
+            0 if on_gpu or shards > 1 else _holes(size, config, at_a_time, recomputes=sizes.recomputes),
             update,
         ),
         ("thoughts in work", at_a_time * (of_one - kept), update),
@@ -121,7 +121,7 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
         ("optimizer, being written", 0 if on_gpu else 16 * trained, frozenset({"checkpoint"})),
         ("weights, gathered", 4 * size.parameters if not on_gpu and (shards > 1) else 0, frozenset({"checkpoint"})),
     ]
-    return Footprint([Part(*part) for part in parts if part[1]], fit, at_a_time)
+    return Footprint([Part(*part) for part in parts if part[1]], sizes, at_a_time)
 
 
 def _holes(size: ModelSize, config: PlanConfig, positions: int, *, recomputes: bool) -> float:

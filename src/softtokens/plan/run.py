@@ -71,7 +71,7 @@ def plan(config: PlanConfig) -> Plan:
     runtime = _CUDA_CONTEXT if device.kind == "cuda" else rehearsed_bytes()
     memory = footprint(config, size, device, runtime)
     changes = [] if fits(memory.peak, device) else list(_changes(config, device, runtime, memory.peak))
-    seconds = seconds_of(config, size, device, memory.positions, recomputes=memory.fit.recomputes)
+    seconds = seconds_of(config, size, device, memory.positions, recomputes=memory.batch_sizes.recomputes)
     return Plan(size, device, memory, seconds, changes)
 
 

@@ -17,11 +17,13 @@ from softtokens.models.blocks import blocks, recompute_activations
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.rewards import Grader
 from softtokens.rollout.batches import require_room
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits, emitted_positions
 from softtokens.rollout.memory import free_bytes
 from softtokens.task_setup import grader_of, task_data, validation_problems, validation_task
 from softtokens.thoughts import build_thought
 from softtokens.train import rundir
+from softtokens.train.batch_sizes import BatchSizes, Share, choose
 from softtokens.train.checkpoint import (
     Progress,
     checkpoint_to_start_at,
@@ -30,7 +32,6 @@ from softtokens.train.checkpoint import (
     save_checkpoint,
     tidy,
 )
-from softtokens.train.fit import Fit, Share, choose
 from softtokens.train.interrupt import Stopped, StopRequest
 from softtokens.train.problem_record import Record, record_of, require_same, write
 from softtokens.train.process_memory import map_blocks_apart
@@ -90,7 +91,9 @@ def _train(
     positions = require_room(weights.sampler, problems, limits, name="the task")
     if validation:
         positions = max(positions, require_room(weights.sampler, validation, limits, name="validation"))
-    fit = fit_of(config, weights, positions, limits, len(validation))  # the optimizer's state is still to come
+    batch_sizes = batch_sizes_of(
+        config, weights, positions, limits, len(validation)
+    )  # the optimizer's state is still to come
     optimizer = torch.optim.AdamW(
         weights.parameters.values(),
         lr=config.learning_rate,
@@ -107,9 +110,9 @@ def _train(
     thought.at(
         sampler.vocabulary.table[:1], sampler.vocabulary
     )  # refuses a top_k larger than the vocabulary now, not later
-    trainee = Trainee(config, weights, optimizer, thought, problems, score, limits, fit, stop)
     steps = config.steps * (config.max_thought_steps + config.max_answer_tokens)
-    sampler.prepare_decoding(config.decoding, steps, ways=2)  # with noise, and greedily for validation
+    decoder = Decoder(sampler).prepare(config.decoding, steps, ways=2)  # with noise, and greedily for validation
+    trainee = Trainee(config, weights, optimizer, thought, problems, score, limits, batch_sizes, decoder, stop)
 
     with contextlib.ExitStack() as closing:
         closing.callback(judge.close)
@@ -188,7 +191,9 @@ def load_weights(config: TrainConfig, folder: Path | None, world: World, templat
     return Weights(policy, world) if dtype == torch.float32 else WithMasters(policy, world)
 
 
-def fit_of(config: TrainConfig, weights: Weights, positions: int, limits: Limits, validation: int) -> Fit:
+def batch_sizes_of(
+    config: TrainConfig, weights: Weights, positions: int, limits: Limits, validation: int
+) -> BatchSizes:
     """How much runs at a time, in all processes. positions: of the longest rollout, with its prompt. validation:
     problems. Where memory asks for it, activations are recomputed from here on."""
     world, group = weights.world, config.group_size
@@ -202,13 +207,13 @@ def fit_of(config: TrainConfig, weights: Weights, positions: int, limits: Limits
         validated=len(world.share(validation)),
     )
     free = free_bytes(world.device)
-    fit = choose(config, weights.size, share, kind=world.device.type, free=free, shards=weights.shards)
-    fit.recomputes = any(world.gather(fit.recomputes))
-    if fit.recomputes:
+    sizes = choose(config, weights.size, share, kind=world.device.type, free=free, shards=weights.shards)
+    sizes.recomputes = any(world.gather(sizes.recomputes))
+    if sizes.recomputes:
         recompute_activations(weights.blocks or blocks(weights.policy.model))  # which says why there are none
-    if fit.slots < share.rows:
-        log.warning("memory holds %d of the %d rollouts at a time; the others wait", fit.slots, share.rows)
-    return fit
+    if sizes.slots < share.rows:
+        log.warning("memory holds %d of the %d rollouts at a time; the others wait", sizes.slots, share.rows)
+    return sizes
 
 
 class _Logs:
@@ -316,7 +321,7 @@ def _validate(t: Trainee, problems: list[Problem], judge: Grader) -> float:
     my_problems = [problems[i] for i in t.world.share(len(problems))]
 
     def solved(slots: int) -> int:
-        return count_right(sampler, thought, my_problems, limits, judge, seed=t.config.seed, slots=slots)
+        return count_right(t.decoder, thought, my_problems, limits, judge, seed=t.config.seed, slots=slots)
 
-    counts = t.world.gather(t.world.together(lambda: t.fit.sampling("validation_slots", sampler, solved)))
+    counts = t.world.gather(t.world.together(lambda: t.batch_sizes.sampling("validation_slots", t.decoder, solved)))
     return sum(counts) / len(problems)

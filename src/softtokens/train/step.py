@@ -14,12 +14,13 @@ from torch import Tensor
 from softtokens.config.train import TrainConfig
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import sample_problems
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.spikes import Spikes, unit_of
 from softtokens.thoughts import Thought
+from softtokens.train.batch_sizes import BatchSizes
 from softtokens.train.data import problems_of_step
-from softtokens.train.fit import Fit
 from softtokens.train.gradient import Batch, Gradient, accumulate_gradient
 from softtokens.train.gradient_signal import signal_of_halves
 from softtokens.train.interrupt import StopRequest
@@ -34,7 +35,8 @@ from softtokens.world.processes import World
 
 @dataclasses.dataclass(frozen=True)
 class Trainee:
-    """What a step works on. fit: how much of it runs at a time; falls when memory runs out."""
+    """What a step works on. batch_sizes: how much of it runs at a time; falls
+    when memory runs out. decoder: of the policy that samples."""
 
     config: TrainConfig
     weights: Weights
@@ -43,7 +45,8 @@ class Trainee:
     problems: list[Problem]
     score: Scorer
     limits: Limits
-    fit: Fit
+    batch_sizes: BatchSizes
+    decoder: Decoder
     stop: StopRequest = dataclasses.field(default_factory=StopRequest)
 
     @property
@@ -160,12 +163,19 @@ def _sample(t: Trainee, rows: Sequence[tuple[Problem, int]]) -> tuple[Rollout | 
     def sample(slots: int) -> tuple[Rollout | None, str | None]:
         try:
             return sample_problems(
-                t.weights.sampler, t.thought, problems, numbers, t.limits, seed=t.config.seed, slots=slots
+                t.weights.sampler,
+                t.thought,
+                problems,
+                numbers,
+                t.limits,
+                seed=t.config.seed,
+                slots=slots,
+                decoder=t.decoder,
             ), None
         except FloatingPointError as error:
             return None, str(error)
 
-    return t.fit.sampling("slots", t.weights.sampler, sample)
+    return t.batch_sizes.sampling("slots", t.decoder, sample)
 
 
 def _gradient(t: Trainee, step: int, batch: Batch) -> tuple[dict[str, float], str | None]:
@@ -178,12 +188,12 @@ def _gradient(t: Trainee, step: int, batch: Batch) -> tuple[dict[str, float], st
         t.weights,
         batch,
         terms,
-        tokens_per_backward=t.fit.positions,
+        tokens_per_backward=t.batch_sizes.positions,
         apart=measure_apart or config.clip == "each",
         clip_each=config.clip_norm if config.clip == "each" else None,
         spikes=spikes,
     )
-    t.fit.lower_positions(gradient.tokens_per_backward)
+    t.batch_sizes.lower_positions(gradient.tokens_per_backward)
     metrics = dict(gradient.norms)
     metrics["grad_norm"] = total_norm([p.grad for p in t.parameters])
     replayed = replay_tally(batch.rollout, gradient.replay, feeds_tokens=t.thought.feeds_tokens)
@@ -198,7 +208,9 @@ def _gradient(t: Trainee, step: int, batch: Batch) -> tuple[dict[str, float], st
 def _signal(t: Trainee, batch: Batch, in_first_half: Tensor) -> dict[str, float]:
     terms = TermWeights(t.config.thought_weight, t.config.answer_weight)
     spikes = spikes_of(t) if t.config.clip_spikes else None
-    return signal_of_halves(t.weights, batch, in_first_half, terms, tokens_per_backward=t.fit.positions, spikes=spikes)
+    return signal_of_halves(
+        t.weights, batch, in_first_half, terms, tokens_per_backward=t.batch_sizes.positions, spikes=spikes
+    )
 
 
 def spikes_of(t: Trainee) -> Spikes:

@@ -8,10 +8,11 @@ import logging
 import pytest
 import torch
 
-from softtokens.models.recording import KeptBuffers, Recorder
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout, stream_rollouts
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
+from softtokens.rollout.recording import KeptBuffers, Recorder
 from softtokens.thoughts import Gaussian, Hard, LogitGaussian
 
 LIMITS = Limits(max_thought_steps=20, max_answer_tokens=4)
@@ -29,12 +30,21 @@ def lively(make_policy):
     return policy
 
 
+def recording(policy, made):
+    """A decoder whose steps are recorded by the stand-in, which appends to `made` each time."""
+    decoder = Decoder(policy)
+    decoder.recordings = KeptBuffers(lambda step: made.append(1) or step)
+    return decoder
+
+
 @pytest.mark.parametrize("thought", [Hard(8.0), Gaussian(0.5, 1.0), LogitGaussian(0.5, 3.0, 5)])
 def test_recorded_steps_give_the_same_rollouts(lively, prompts, thought):
     made = []
     plain = [sample_rollout(lively, thought, prompts, OF_ROW, keys(seed), LIMITS) for seed in (3, 3, 4)]
-    lively.recordings = KeptBuffers(lambda step: made.append(1) or step)
-    recorded = [sample_rollout(lively, thought, prompts, OF_ROW, keys(seed), LIMITS) for seed in (3, 3, 4)]
+    decoder = recording(lively, made)
+    recorded = [
+        sample_rollout(lively, thought, prompts, OF_ROW, keys(seed), LIMITS, decoder=decoder) for seed in (3, 3, 4)
+    ]
     assert len(made) > 3
     for ours, theirs in zip(recorded, plain, strict=True):
         assert torch.equal(ours.ids, theirs.ids) and ours.stop_reasons == theirs.stop_reasons
@@ -45,9 +55,9 @@ def test_recorded_steps_give_the_same_rollouts(lively, prompts, thought):
 def test_slots_are_refilled_while_steps_are_recorded(lively, prompts):
     thought = Gaussian(0.5, 1.0)
     whole = sample_rollout(lively, thought, prompts, OF_ROW, keys(), LIMITS)
-    lively.recordings = KeptBuffers(lambda step: step)
+    decoder = recording(lively, [])
     for _ in range(2):  # the second time on buffers that have been used
-        for rows, part in stream_rollouts(lively, thought, prompts, OF_ROW, keys(), LIMITS, slots=8):
+        for rows, part in stream_rollouts(lively, thought, prompts, OF_ROW, keys(), LIMITS, slots=8, decoder=decoder):
             for at, row in enumerate(rows.tolist()):
                 length = int(part.lengths[at])
                 assert torch.equal(part.ids[at, :length], whole.ids[row, :length])
@@ -89,12 +99,11 @@ def test_recordings_outlive_prompts_of_changing_length(lively, prompts):
     batches = [[prompt * copies for prompt in prompts] for copies in (1, 3, 2, 3)]
     assert len({lively.view(max(map(len, batch)) + 24) for batch in batches}) >= 3
     plain = [sample_rollout(lively, thought, batch, OF_ROW, keys(), LIMITS) for batch in batches]
-    lively.recordings = KeptBuffers(lambda step: made.append(1) or step)
-    recorded = []
+    decoder, recorded = recording(lively, made), []
     for number, batch in enumerate(batches * 3):
         if number == len(batches) * 2:
             made.clear()
-        recorded.append(sample_rollout(lively, thought, batch, OF_ROW, keys(), LIMITS))
+        recorded.append(sample_rollout(lively, thought, batch, OF_ROW, keys(), LIMITS, decoder=decoder))
     assert made == []  # by then every step has run and was recorded
     for ours, theirs in zip(recorded, plain * 3, strict=True):
         assert torch.equal(ours.ids, theirs.ids) and ours.stop_reasons == theirs.stop_reasons

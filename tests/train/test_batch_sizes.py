@@ -17,7 +17,7 @@ from softtokens.plan.devices import DEVICES
 from softtokens.plan.footprint import footprint, share_of
 from softtokens.rollout.memory import USABLE, position_bytes, row_bytes
 from softtokens.train import gradient, loop, step
-from softtokens.train.fit import FEW_POSITIONS, WANTED_POSITIONS, Fit, Share, choose
+from softtokens.train.batch_sizes import FEW_POSITIONS, WANTED_POSITIONS, BatchSizes, Share, choose
 from softtokens.train.gradient import _groups, _one_pass, _parts
 from softtokens.train.objective import TermWeights
 from softtokens.types import UserError
@@ -31,7 +31,7 @@ LLAMA_3B = ModelSize(
 GSM8K = Share(rows=64, prompts=2, prompt_positions=256, emitted=172, validated=0)
 
 
-def chosen(free: float, share: Share = GSM8K, kind: str = "cuda", size: ModelSize = LLAMA_3B, **changes) -> Fit:
+def chosen(free: float, share: Share = GSM8K, kind: str = "cuda", size: ModelSize = LLAMA_3B, **changes) -> BatchSizes:
     return choose(TrainConfig(**changes), size, share, kind=kind, free=free)
 
 
@@ -44,8 +44,8 @@ def scaled(**changes) -> dict:
 def test_a_3b_model_trains_at_full_width_on_one_80_gb_card(dtype, mode):
     config = PlanConfig(thought=ThoughtConfig(mode=mode), **scaled(dtype=dtype))
     planned = footprint(config, LLAMA_3B, DEVICES["h100"], 1e9)
-    assert planned.fit.slots == 64
-    assert planned.fit.positions >= 4096
+    assert planned.batch_sizes.slots == 64
+    assert planned.batch_sizes.positions >= 4096
     assert planned.peak < 0.95 * DEVICES["h100"].memory
 
 
@@ -55,7 +55,7 @@ def test_more_memory_never_means_less_at_a_time():
         assert [getattr(fit, name) for fit in fits] == sorted(getattr(fit, name) for fit in fits)
     positions = [chosen(free, **scaled(activation_checkpointing="never")).positions for free in (60e9, 80e9, 500e9)]
     assert positions == sorted(positions) and positions[-1] == WANTED_POSITIONS["cuda"]
-    assert fits[-1] == Fit(64, 0, WANTED_POSITIONS["cuda"], recomputes=False)
+    assert fits[-1] == BatchSizes(64, 0, WANTED_POSITIONS["cuda"], recomputes=False)
 
 
 def test_the_update_is_served_before_rollouts():
@@ -110,11 +110,11 @@ def test_a_plan_and_a_run_choose_alike(flags, tmp_path, monkeypatch):
     assert dataclasses.replace(theirs, emitted=share.emitted) == share  # a plan does not know the tokenizer
     assert theirs.emitted >= share.emitted - 4
     device = dataclasses.replace(DEVICES["h100"], memory=memory["free"] / 0.25, kind="cpu")
-    fit = footprint(planned, size, device, 0.0).fit
+    fit = footprint(planned, size, device, 0.0).batch_sizes
     assert fit == choose(config, size, theirs, **memory)
     gpu = dataclasses.replace(DEVICES["h100"])
     rest = USABLE * (gpu.memory - 1e9 - 4 * size.parameters)
-    assert footprint(planned, size, gpu, 1e9).fit == choose(config, size, theirs, kind="cuda", free=rest)
+    assert footprint(planned, size, gpu, 1e9).batch_sizes == choose(config, size, theirs, kind="cuda", free=rest)
 
 
 def test_prompts_run_in_groups_within_the_budget(make_policy, make_batch):
@@ -212,7 +212,7 @@ def test_a_run_goes_on_with_fewer_rollouts_at_a_time_and_says_so_once(
     with caplog.at_level(logging.WARNING):
         assert cli.main(flags(run, *more)) == 0
     assert failing.tried == [24, 8, 8, 8]
-    assert caplog.text.count("memory ran out with 24 rollouts at a time; the run goes on with 8") == 1
+    assert caplog.text.count("memory ran out with 24 rollouts at a time; going on with 8") == 1
     assert (run / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
 

@@ -13,19 +13,16 @@ from typing import TypeVar
 import torch
 
 from softtokens.config.train import TrainConfig
-from softtokens.models.hf import HFPolicy
 from softtokens.models.size import ModelSize
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.memory import (
-    ROW_MULTIPLE,
-    is_out_of_memory,
     position_bytes,
-    release,
     row_bytes,
     rows_in,
     vocabulary_bytes,
+    with_fewer_slots,
 )
 from softtokens.train.process_memory import ways_into_the_vocabulary
-from softtokens.types import UserError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -55,7 +52,7 @@ class Share:
 
 
 @dataclasses.dataclass
-class Fit:
+class BatchSizes:
     """slots, validation_slots: rollouts that run at a time. positions: of rows in one backward pass, and of prompts in
     one group (see `train.gradient`). recomputes: whether activations are computed again in the backward pass."""
 
@@ -64,29 +61,12 @@ class Fit:
     positions: int
     recomputes: bool
 
-    def sampling(self, name: str, policy: HFPolicy, act: Callable[[int], T]) -> T:
-        """What `act` returns for the number of slots of that name, which is halved for as long as memory runs out.
-        UserError when a single rollout does not fit."""
-        while True:
-            slots = getattr(self, name)
-            try:
-                return act(slots)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if slots <= 1:
-                    raise UserError(
-                        "memory ran out with a single rollout; lower max_thought_steps, use --dtype bfloat16, or take "
-                        "a device with more memory"
-                    ) from error
-            half = slots // 2
-            setattr(self, name, half // ROW_MULTIPLE * ROW_MULTIPLE or half)
-            log.warning(
-                "memory ran out with %d rollouts at a time; the run goes on with %d", slots, getattr(self, name)
-            )
-            if policy.recordings is not None:
-                policy.recordings.clear()
-            release(policy.device)
+    def sampling(self, name: str, decoder: Decoder, work: Callable[[int], T]) -> T:
+        """What `work` returns for the number of slots of that name, which falls when memory runs out. UserError when a
+        single rollout does not fit."""
+        result, slots = with_fewer_slots(getattr(self, name), work, decoder)
+        setattr(self, name, slots)
+        return result
 
     def lower_positions(self, positions: int) -> None:
         """To what an update came down to."""
@@ -97,7 +77,9 @@ class Fit:
             self.positions = positions
 
 
-def choose(config: TrainConfig, size: ModelSize, share: Share, *, kind: str, free: float, shards: int = 1) -> Fit:
+def choose(
+    config: TrainConfig, size: ModelSize, share: Share, *, kind: str, free: float, shards: int = 1
+) -> BatchSizes:
     """How much fits into `free` bytes, with the weights in place and nothing else.
 
     The update comes first: gradients, Adam's state, what scores over the vocabulary work with, and a pass of
@@ -113,7 +95,7 @@ def choose(config: TrainConfig, size: ModelSize, share: Share, *, kind: str, fre
         recomputes = checkpointing == "always"
         per_position = position_bytes(size, dtype, checkpointed=recomputes)
         slots, validation_slots = (rows_in(free, per_row, rows) for rows in (share.rows, validated))
-        return Fit(slots, validation_slots, _positions(free, per_position, share, wanted), recomputes)
+        return BatchSizes(slots, validation_slots, _positions(free, per_position, share, wanted), recomputes)
 
     ways = ways_into_the_vocabulary(config, adapters=size.trained < size.parameters)
     rest = free - optimizer_bytes(size, shards) - vocabulary_bytes(size, kind, wanted, ways=ways)
@@ -130,7 +112,7 @@ def choose(config: TrainConfig, size: ModelSize, share: Share, *, kind: str, fre
     validation_slots = rows_in(rest - reserved, per_row, validated)
     # recorded decode steps keep their buffers while the update runs
     kept = max(slots, validation_slots) * per_row
-    return Fit(slots, validation_slots, _positions(rest - kept, per_position, share, wanted), recomputes)
+    return BatchSizes(slots, validation_slots, _positions(rest - kept, per_position, share, wanted), recomputes)
 
 
 def optimizer_bytes(size: ModelSize, shards: int = 1) -> float:
