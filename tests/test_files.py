@@ -1,6 +1,7 @@
-"""~ and environment variables are filled in wherever a user names a path."""
+"""~ and environment variables are filled in wherever a user names a path; files are written whole."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -10,7 +11,7 @@ from softtokens.config.commands import ReportConfig
 from softtokens.config.train import TrainConfig
 from softtokens.evaluate.named_sources import named_sources
 from softtokens.evaluate.preservation import load_texts
-from softtokens.files import expanded
+from softtokens.files import expanded, write_atomically, write_json
 from softtokens.models.files import tiny_checkpoint
 from softtokens.models.hf import load_policy
 from softtokens.report.build import place
@@ -74,3 +75,34 @@ def test_a_configuration_file_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfsteps = 7\n")
     config, _ = cli.parse("train", ["--config", str(tmp_path / "bom.toml")])
     assert config == TrainConfig(steps=7)
+
+
+def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    file = tmp_path / "new/folder/file.txt"
+    write_atomically(file, "old")
+    with monkeypatch.context() as patch:
+        patch.setattr("softtokens.files.os.fsync", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            write_atomically(file, "new")
+    assert [path.name for path in file.parent.iterdir()] == ["file.txt"] and file.read_text() == "old"
+    write_atomically(file, "new \ud800")
+    assert file.read_text() == "new ?"
+
+
+def full_disk(descriptor):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_and_its_name_reach_the_disk(tmp_path, monkeypatch):
+    written, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: written.append(os.fstat(descriptor).st_ino) or fsync(descriptor)
+    )
+    monkeypatch.setattr(os, "replace", lambda source, to: written.append("renamed") or replace(source, to))
+    write_atomically(tmp_path / "file", "text")
+    assert written == [(tmp_path / "file").stat().st_ino, "renamed", tmp_path.stat().st_ino]
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    write_json(tmp_path / "file.json", {"a": [1.5, float("nan"), (float("inf"),)], "b": {"c": -float("inf")}})
+    assert json.loads((tmp_path / "file.json").read_text()) == {"a": [1.5, None, [None]], "b": {"c": None}}

@@ -17,7 +17,8 @@ from softtokens.rollout.decoder import Decoder
 from softtokens.thoughts import Thought
 from softtokens.train.batch_sizes import WANTED_POSITIONS, BatchSizes
 from softtokens.train.scoring import by_function
-from softtokens.train.step import Trainee, train_step
+from softtokens.train.step import train_step
+from softtokens.train.trainee import Trainee
 from softtokens.train.weights import Weights
 from softtokens.types import Problem
 

@@ -86,7 +86,7 @@ def test_the_weighted_terms_add_up_to_the_gradient_of_the_first_updates(make_con
         followed.append(torch.cat([p.grad.flatten().clone() for p in trainee.parameters]))
 
     changes = {"thought": ThoughtConfig(mode=mode), "thought_weight": 0.5, "answer_weight": 2.0}
-    monkeypatch.setattr(step_module, "_update", spy)  # the weights stand still
+    monkeypatch.setattr(step_module, "apply_gradient", spy)  # the weights stand still
     config = make_config(TrainConfig, output=str(tmp_path / "run"), steps=3, validate_every=0, **changes)
     train(config, reward_func=by_length)
     kept = kept_gradients(monkeypatch)

@@ -20,15 +20,15 @@ from collections.abc import Callable
 import torch
 
 from softtokens import cli
-from softtokens.train import checkpoint, loop, rundir, step, tracking
+from softtokens.train import checkpoint, collect, loop, rundir, step, tracking
 from train.driver import reward_texts
 
 PHASES = {
-    "rollout": (step, "sample_problems"),
-    "grading": (step, "leave_one_out"),
+    "rollout": (collect, "sample_problems"),
+    "grading": (collect, "leave_one_out"),
     "replay": (step, "accumulate_gradient"),
     "optimizer step": (torch.optim.AdamW, "step"),
-    "validation": (loop, "_validate"),
+    "validation": (loop, "validate"),
     "logging": (tracking.JsonLines, "write"),
     "measuring the logs": (tracking.JsonLines, "position"),
     "saving: the folder": (checkpoint, "_start"),

@@ -16,7 +16,7 @@ from softtokens.models.size import ModelSize
 from softtokens.plan.devices import DEVICES
 from softtokens.plan.footprint import footprint, share_of
 from softtokens.rollout.memory import USABLE, position_bytes, row_bytes
-from softtokens.train import gradient, loop, step
+from softtokens.train import collect, gradient, setup, validation
 from softtokens.train.batch_sizes import FEW_POSITIONS, WANTED_POSITIONS, BatchSizes, Share, choose
 from softtokens.train.gradient import _groups, _one_pass, _parts
 from softtokens.train.objective import TermWeights
@@ -101,7 +101,7 @@ def test_a_plan_and_a_run_choose_alike(flags, tmp_path, monkeypatch):
         chosen.append((config, size, share, memory))
         return choose(config, size, share, **memory)
 
-    monkeypatch.setattr(loop, "choose", spy)
+    monkeypatch.setattr(setup, "choose", spy)
     assert cli.main(flags(tmp_path / "run", "--steps", "1")) == 0
     ((config, size, share, memory),) = chosen
     names = {field.name for field in dataclasses.fields(TrainConfig)}
@@ -207,8 +207,8 @@ def test_a_run_goes_on_with_fewer_rollouts_at_a_time_and_says_so_once(
     whole, run = tmp_path / "whole", tmp_path / "run"
     more = ("--group-size", "12", "--steps", "3")
     assert cli.main(flags(whole, *more)) == 0
-    failing = OutOfMemory(step.sample_problems, lambda arguments, options: options["slots"], limit=15)
-    monkeypatch.setattr(step, "sample_problems", failing)
+    failing = OutOfMemory(collect.sample_problems, lambda arguments, options: options["slots"], limit=15)
+    monkeypatch.setattr(collect, "sample_problems", failing)
     with caplog.at_level(logging.WARNING):
         assert cli.main(flags(run, *more)) == 0
     assert failing.tried == [24, 8, 8, 8]
@@ -217,7 +217,7 @@ def test_a_run_goes_on_with_fewer_rollouts_at_a_time_and_says_so_once(
 
 
 def test_a_single_rollout_that_does_not_fit_is_an_error(flags, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(step, "sample_problems", OutOfMemory(None, lambda arguments, options: 1, limit=0))
+    monkeypatch.setattr(collect, "sample_problems", OutOfMemory(None, lambda arguments, options: 1, limit=0))
     assert cli.main(flags(tmp_path / "run")) == 2
     assert "memory ran out with a single rollout; lower max_thought_steps" in capsys.readouterr().err
 
@@ -232,8 +232,8 @@ def test_other_failures_are_not_taken_for_full_memory(make_batch, monkeypatch):
 
 
 def test_validation_halves_too(flags, tmp_path, text_rewards, monkeypatch, caplog):
-    failing = OutOfMemory(loop.count_right, lambda arguments, options: options["slots"], limit=2)
-    monkeypatch.setattr(loop, "count_right", failing)
+    failing = OutOfMemory(validation.count_right, lambda arguments, options: options["slots"], limit=2)
+    monkeypatch.setattr(validation, "count_right", failing)
     with caplog.at_level(logging.WARNING):
         assert cli.main(flags(tmp_path / "run")) == 0
     assert failing.tried[:2] == [4, 2] and set(failing.tried[1:]) == {2}

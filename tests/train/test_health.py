@@ -13,7 +13,7 @@ from softtokens.models.hf import load_policy
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import replay
 from softtokens.rollout.spikes import Spikes, unit_of
-from softtokens.train import loop, step
+from softtokens.train import collect, step, validation
 from softtokens.train.gradient import accumulate_gradient
 from softtokens.train.objective import TermWeights
 from softtokens.types import UserError
@@ -142,7 +142,7 @@ def test_too_many_in_a_row_stop_the_run_with_everything_saved(flags, tmp_path, s
 
 
 def test_a_model_that_cannot_be_sampled_is_left_out_too(flags, tmp_path, monkeypatch, text_rewards, capsys):
-    calls, sample = [], step.sample_problems
+    calls, sample = [], collect.sample_problems
 
     def broken(*arguments, **options):
         calls.append(1)
@@ -150,7 +150,7 @@ def test_a_model_that_cannot_be_sampled_is_left_out_too(flags, tmp_path, monkeyp
             raise FloatingPointError("the model's logits are not finite for problem 1")
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(step, "sample_problems", broken)
+    monkeypatch.setattr(collect, "sample_problems", broken)
     run = tmp_path / "run"
     assert cli.main(flags(run)) == 0
     assert [line["step"] for line in lines(run / "metrics.jsonl") if line["skipped"]] == [2]
@@ -160,7 +160,7 @@ def test_a_model_that_cannot_be_sampled_is_left_out_too(flags, tmp_path, monkeyp
 
 def test_a_skipped_step_is_not_validated(flags, tmp_path, monkeypatch, text_rewards, capsys):
     """The model that could not be sampled cannot answer either; the run counts to max_skipped and gives its advice."""
-    calls, sample = [], step.sample_problems
+    calls, sample = [], collect.sample_problems
 
     def broken_from_the_second_on(*arguments, **options):
         calls.append(1)
@@ -171,8 +171,8 @@ def test_a_skipped_step_is_not_validated(flags, tmp_path, monkeypatch, text_rewa
     def broken(*arguments, **options):
         raise FloatingPointError("the model's logits are not finite for problem 1")
 
-    monkeypatch.setattr(step, "sample_problems", broken_from_the_second_on)
-    monkeypatch.setattr(loop, "count_right", broken)
+    monkeypatch.setattr(collect, "sample_problems", broken_from_the_second_on)
+    monkeypatch.setattr(validation, "count_right", broken)
     run = tmp_path / "run"
     assert cli.main(flags(run, "--max-skipped", "3", "--validate-every", "2")) == 1
     assert "3 steps in a row had numbers that are not finite, the last one 4" in capsys.readouterr().err

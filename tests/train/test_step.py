@@ -11,7 +11,7 @@ from softtokens.config.task import TaskConfig
 from softtokens.config.thought import ThoughtConfig
 from softtokens.config.train import TrainConfig
 from softtokens.rewards.math import MathGrader
-from softtokens.train import loop
+from softtokens.train import loop, validation
 from softtokens.train import step as step_module
 from softtokens.train.gradient import accumulate_gradient
 from softtokens.train.loop import train
@@ -175,7 +175,7 @@ def test_problems_without_answers_train_with_a_reward_function_only(model_folder
 
 def test_validation_has_the_grader_of_its_task(model_folder, data_file, tmp_path, monkeypatch):
     judges = []
-    monkeypatch.setattr(loop, "count_right", lambda *arguments, **options: judges.append(arguments[4]) or 0)
+    monkeypatch.setattr(validation, "count_right", lambda *arguments, **options: judges.append(arguments[4]) or 0)
     config = config_for(model_folder, data_file, tmp_path / "run", steps=1)
     task = TaskConfig(limit=4)  # arithmetic, which has the exact grader
     train(dataclasses.replace(config, task=task, validation=str(data_file), validate_every=1), reward_func=by_length)

@@ -16,9 +16,9 @@ from softtokens.models.hf import load_policy, resolve_device
 from softtokens.rollout.spikes import Spikes, unit_of
 from softtokens.thoughts import build_thought
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loop import rounding_of
 from softtokens.train.objective import TermWeights
-from softtokens.train.skipped_step import Case, load_case
+from softtokens.train.setup import rounding_of
+from softtokens.train.skipped_step import SkippedStep, load_skipped_step
 from softtokens.train.weights import Weights, total_norm
 
 
@@ -39,12 +39,14 @@ class RowFinding:
 
 def replay_step(config: ReplayStepConfig) -> list[RowFinding]:
     """Every row's log-probabilities and gradient, worst first; also printed."""
-    case = load_case(config.case)
-    console.print(f"step {case.step} was skipped: {case.why}", highlight=False, markup=False)
-    findings = [] if case.rollout is None else _findings(case, config)
-    if case.rollout is None:
-        load_policy(config.model or case.model)  # which says so if the weights are to blame
-        console.print(f"There are no rollouts: sampling failed. The model as it was is in {case.model}.", markup=False)
+    skipped = load_skipped_step(config.case)
+    console.print(f"step {skipped.step} was skipped: {skipped.why}", highlight=False, markup=False)
+    findings = [] if skipped.rollout is None else _findings(skipped, config)
+    if skipped.rollout is None:
+        load_policy(config.model or skipped.model)  # which says so if the weights are to blame
+        console.print(
+            f"There are no rollouts: sampling failed. The model as it was is in {skipped.model}.", markup=False
+        )
         return findings
     console.print(_table(findings[: config.rows]))
     broken = sum(not finding.is_finite for finding in findings)
@@ -52,21 +54,24 @@ def replay_step(config: ReplayStepConfig) -> list[RowFinding]:
     return findings
 
 
-def _findings(case: Case, config: ReplayStepConfig) -> list[RowFinding]:
-    settings = from_dict(TrainConfig, case.config, where="case: ")
+def _findings(skipped: SkippedStep, config: ReplayStepConfig) -> list[RowFinding]:
+    settings = from_dict(TrainConfig, skipped.config, where="case: ")
     dtype = getattr(torch, config.dtype)
     policy = load_policy(
-        config.model or case.model, device=resolve_device(config.device), dtype=dtype, mask_unused=settings.mask_unused
+        config.model or skipped.model,
+        device=resolve_device(config.device),
+        dtype=dtype,
+        mask_unused=settings.mask_unused,
     )
     policy.logits_rounding = rounding_of(settings)
     weights, thought = Weights(policy), build_thought(settings.thought, policy.embedding_rms)
     terms = TermWeights(settings.thought_weight, settings.answer_weight)
-    case.require_sizes_of(policy, config.model or str(case.model))
-    rollout, findings = case.rollout.to(policy.device), []
+    skipped.require_sizes_of(policy, config.model or str(skipped.model))
+    rollout, findings = skipped.rollout.to(policy.device), []
     for row in range(rollout.rows):
         one = torch.tensor([row], device=policy.device)
-        advantage = case.advantages.to(policy.device)[one]
-        batch = Batch(thought, rollout.take(one), advantage, case.total_rows, settings.answer_temperature)
+        advantage = skipped.advantages.to(policy.device)[one]
+        batch = Batch(thought, rollout.take(one), advantage, skipped.total_rows, settings.answer_temperature)
         spikes = Spikes(settings.spike_norm, clips=settings.clip_spikes, unit=unit_of(policy.vocabulary))
         replayed = accumulate_gradient(weights, batch, terms, spikes=spikes).replay
         norm = total_norm([p.grad for p in weights.parameters.values()])

@@ -14,13 +14,22 @@ from softtokens.config.plan import PlanConfig
 from softtokens.models.size import ModelSize
 from softtokens.plan.devices import Device
 from softtokens.rollout.memory import (
-    BYTES_PER_LOGIT,
     USABLE,
+    logit_bytes,
     position_bytes,
     vocabulary_bytes,
 )
-from softtokens.train.batch_sizes import BatchSizes, Share, choose, gathered_bytes
-from softtokens.train.process_memory import measures_apart, ways_into_the_vocabulary
+from softtokens.train.batch_sizes import (
+    BatchSizes,
+    Share,
+    choose,
+    gathered_bytes,
+    gradient_bytes,
+    measures_apart,
+    moment_bytes,
+    stored_bytes,
+    ways_into_the_vocabulary,
+)
 
 # glibc keeps freed blocks below this for itself (its mmap threshold goes no higher), and what comes next leaves holes
 # in them, from part to part of an update: about this many times what was freed, measured, less the gradients that fill
@@ -76,13 +85,12 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
     width, half = dtype.itemsize, config.scale.dtype == "bfloat16"
     shards = shards_of(config)
     trained, matrix = size.trained / shards, 4.0 * size.vocab * size.dim
-    mixes, apart = config.thought.mode != "hard", measures_apart(config)
+    apart = measures_apart(config)
     # recorded decode steps keep their buffers for the next batch
     rollout = ALWAYS if on_gpu and config.decoding != "plain" else frozenset({"rollout"})
     held = frozenset({"update", "optimizer"})
     update = frozenset({"update"})
     full_precision = 0 if on_gpu or not half else matrix * (1 if size.tied else 2)
-    thoughts = 4.0 * size.dim * config.max_thought_steps if mixes else 0.0
     model = size.parameters * (width if shards == 1 else 4 / shards)
     masters, copy = (4 * trained if half and shards == 1 else 0), (size.parameters * width if shards > 1 else 0)
     free = USABLE * (device.memory - runtime - model - masters - copy) if on_gpu else 0.25 * device.memory
@@ -100,14 +108,14 @@ def footprint(config: PlanConfig, size: ModelSize, device: Device, runtime: floa
         ("weights", model, ALWAYS),
         ("float32 masters", masters, ALWAYS),
         ("copy for rollouts", copy, ALWAYS),
-        ("optimizer", 8 * trained, ALWAYS),
-        ("gradients", 4 * trained, held),
-        ("gradients of one term apart", 4 * trained if apart and not on_gpu else 0, update),
+        ("optimizer", moment_bytes(size, shards), ALWAYS),
+        ("gradients", gradient_bytes(size, shards), held),
+        ("gradients of one term apart", gradient_bytes(size, shards) if apart and not on_gpu else 0, update),
         ("KV cache", cache, rollout),
-        ("logits of a decode step", decoded * BYTES_PER_LOGIT * size.vocab, rollout),
+        ("logits of a decode step", decoded * logit_bytes(size), rollout),
         ("vocabulary in float32", full_precision, frozenset({"rollout", "update"})),
-        ("thoughts on the tape", decoded * thoughts, rollout),
-        ("stored thoughts", share.rows * thoughts, frozenset({"rollout"}) | held),
+        ("thoughts on the tape", stored_bytes(config, size, decoded), rollout),
+        ("stored thoughts", stored_bytes(config, size, share.rows), frozenset({"rollout"}) | held),
         ("activations", (at_a_time + prompts) * kept, update),
         (
             "holes in the heap",

@@ -42,7 +42,17 @@ def bytes_per_row(policy: HFPolicy, positions: int, limits: Limits) -> int:
 
 def row_bytes(size: ModelSize, dtype: torch.dtype, positions: int, thoughts: int) -> int:
     """Of one row its cache, logits, and thoughts, which are on the tape and then in the rollout."""
-    return size.cache_bytes(positions, dtype) + BYTES_PER_LOGIT * size.vocab + 2 * 4 * size.dim * thoughts
+    return size.cache_bytes(positions, dtype) + logit_bytes(size) + 2 * thought_bytes(size, thoughts)
+
+
+def logit_bytes(size: ModelSize) -> int:
+    """What one row's logits and their weights take in a decode step."""
+    return BYTES_PER_LOGIT * size.vocab
+
+
+def thought_bytes(size: ModelSize, thoughts: int) -> int:
+    """What was fed at so many thought steps of one row, float32."""
+    return 4 * size.dim * thoughts
 
 
 def position_bytes(size: ModelSize, dtype: torch.dtype, *, checkpointed: bool = False) -> int:

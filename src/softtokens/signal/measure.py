@@ -21,11 +21,13 @@ from softtokens.signal.keep import Keep, budget, keeping, sketch_size
 from softtokens.task_setup import grader_of, task_data
 from softtokens.thoughts import build_thought
 from softtokens.train.checkpoint import checkpoint_to_start_at
+from softtokens.train.collect import Collected, collect
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loop import batch_sizes_of, load_weights
 from softtokens.train.objective import TermWeights, leave_one_out
 from softtokens.train.scoring import RewardFunction, by_function, graded
-from softtokens.train.step import Collected, Trainee, collect, spikes_of
+from softtokens.train.setup import batch_sizes_of, load_weights
+from softtokens.train.step import spikes_of
+from softtokens.train.trainee import Trainee
 from softtokens.train.weights import whole_gradient
 from softtokens.types import UserError
 from softtokens.world.launch import launch

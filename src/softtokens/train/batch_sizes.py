@@ -19,10 +19,10 @@ from softtokens.rollout.memory import (
     position_bytes,
     row_bytes,
     rows_in,
+    thought_bytes,
     vocabulary_bytes,
     with_fewer_slots,
 )
-from softtokens.train.process_memory import ways_into_the_vocabulary
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -98,7 +98,12 @@ def choose(
         return BatchSizes(slots, validation_slots, _positions(free, per_position, share, wanted), recomputes)
 
     ways = ways_into_the_vocabulary(config, adapters=size.trained < size.parameters)
-    rest = free - optimizer_bytes(size, shards) - vocabulary_bytes(size, kind, wanted, ways=ways)
+    rest = (
+        free
+        - gradient_bytes(size, shards)
+        - moment_bytes(size, shards)
+        - vocabulary_bytes(size, kind, wanted, ways=ways)
+    )
     rest -= stored_bytes(config, size, share.rows) + share.prompts * size.cache_bytes(share.prompt_positions, dtype)
     rest -= gathered_bytes(size, dtype) if shards > 1 else 0.0
     keeping, recomputing = (position_bytes(size, dtype, checkpointed=checkpointed) for checkpointed in (False, True))
@@ -115,9 +120,27 @@ def choose(
     return BatchSizes(slots, validation_slots, _positions(rest - kept, per_position, share, wanted), recomputes)
 
 
-def optimizer_bytes(size: ModelSize, shards: int = 1) -> float:
-    """Gradients and Adam's two moments, in float32, of one process."""
-    return 4.0 * 3 * size.trained / shards
+def measures_apart(config: TrainConfig) -> bool:
+    """Whether some steps hold the gradients of one term beside those of the other."""
+    return config.term_norms_every > 0 or config.clip == "each"
+
+
+def ways_into_the_vocabulary(config: TrainConfig, *, adapters: bool) -> int:
+    """How many gradients of head or table are made beside each other: head and table of the mixture, head of the
+    answers; none where adapters are trained."""
+    if adapters:
+        return 0
+    return 2 if config.thought.mode == "hard" or config.thought.table_in_mean == "frozen" else 3
+
+
+def gradient_bytes(size: ModelSize, shards: int = 1) -> float:
+    """Gradients in float32, of one process."""
+    return 4.0 * size.trained / shards
+
+
+def moment_bytes(size: ModelSize, shards: int = 1) -> float:
+    """Adam's two moments in float32, of one process."""
+    return 8.0 * size.trained / shards
 
 
 def gathered_bytes(size: ModelSize, dtype: torch.dtype) -> float:
@@ -126,8 +149,8 @@ def gathered_bytes(size: ModelSize, dtype: torch.dtype) -> float:
 
 
 def stored_bytes(config: TrainConfig, size: ModelSize, rows: int) -> float:
-    """The thoughts that replay feeds again."""
-    return 0.0 if config.thought.mode == "hard" else 4.0 * size.dim * config.max_thought_steps * rows
+    """The thoughts of so many rollouts, which replay feeds again; tokens need none."""
+    return 0.0 if config.thought.mode == "hard" else rows * thought_bytes(size, config.max_thought_steps)
 
 
 def _positions(free: float, per_position: float, share: Share, wanted: int) -> int:

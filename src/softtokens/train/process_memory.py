@@ -1,4 +1,4 @@
-"""The most memory that this process has held, giving back what it no longer needs, and what a configuration holds."""
+"""The most memory that this process has held, and giving back what it no longer needs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import torch
-
-from softtokens.config.train import TrainConfig
 
 
 def peak_bytes(device: torch.device) -> float:
@@ -39,19 +37,6 @@ def _of_this_program(field: str) -> float | None:
     except OSError:
         return None
     return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), None)
-
-
-def measures_apart(config: TrainConfig) -> bool:
-    """Whether some steps hold the gradients of one term beside those of the other."""
-    return config.term_norms_every > 0 or config.clip == "each"
-
-
-def ways_into_the_vocabulary(config: TrainConfig, *, adapters: bool) -> int:
-    """How many gradients of head or table are made beside each other: head and table of the mixture, head of the
-    answers; none where adapters are trained."""
-    if adapters:
-        return 0
-    return 2 if config.thought.mode == "hard" or config.thought.table_in_mean == "frozen" else 3
 
 
 def give_back(device: torch.device) -> None:

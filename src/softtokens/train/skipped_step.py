@@ -15,14 +15,15 @@ from torch import Tensor
 from softtokens.files import expanded
 from softtokens.models.hf import HFPolicy
 from softtokens.rollout.record import Rollout
-from softtokens.train.step import Step, Trainee
+from softtokens.train.step import Step
+from softtokens.train.trainee import Trainee
 from softtokens.types import UserError
 
 _FOLDER = "repro"
 
 
 @dataclasses.dataclass(frozen=True)
-class Case:
+class SkippedStep:
     """One process's rows of a step. rollout, advantages: None where the model could not even be sampled."""
 
     step: int
@@ -45,8 +46,10 @@ class Case:
             )
 
 
-def save_case(run: Path, t: Trainee, done: int, step: Step, *, config: dict, model_of_step: int, keep: int) -> None:
-    """Write the case of step `done`, unless `keep` are there already. model_of_step: the first step that was left out
+def save_skipped_step(
+    run: Path, t: Trainee, done: int, step: Step, *, config: dict, model_of_step: int, keep: int
+) -> None:
+    """Write step `done`, unless `keep` are there already. model_of_step: the first step that was left out
     in this row. All processes take part."""
     folder, world = run / _FOLDER, t.world
     enough = world.from_main(lambda: len(list(folder.glob("step-*.safetensors"))) >= keep * world.size)
@@ -73,7 +76,7 @@ def save_case(run: Path, t: Trainee, done: int, step: Step, *, config: dict, mod
         step.batch.rollout.save(file, {"advantages": step.batch.advantages}, {"case": json.dumps(about)})
 
 
-def load_case(file: Path) -> Case:
+def load_skipped_step(file: Path) -> SkippedStep:
     """UserError when the file is not one of ours, or its model is gone."""
     from safetensors import SafetensorError, safe_open
 
@@ -85,7 +88,7 @@ def load_case(file: Path) -> Case:
                 raise ValueError("it is not about a step")
             sampled = "advantages" in opened.keys()  # noqa: SIM118 (not a mapping)
             advantages = opened.get_tensor("advantages") if sampled else None
-        case = Case(
+        skipped = SkippedStep(
             step=about["step"],
             why=about["why"],
             config=about["config"],
@@ -98,9 +101,9 @@ def load_case(file: Path) -> Case:
         raise UserError(
             f"case is {str(file)!r}, which cannot be read ({error}); give a file RUN/repro/step-N.safetensors"
         ) from error
-    if not case.model.is_dir():
-        raise UserError(f"case {str(file)!r} needs the model beside it, {str(case.model)!r}, which is gone")
-    return case
+    if not skipped.model.is_dir():
+        raise UserError(f"case {str(file)!r} needs the model beside it, {str(skipped.model)!r}, which is gone")
+    return skipped
 
 
 def _name(step: int) -> str:

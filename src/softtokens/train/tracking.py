@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -12,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from softtokens.config.train import TrainConfig
 from softtokens.files import write_atomically
+from softtokens.train.checkpoint import Progress
 from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
@@ -80,6 +83,27 @@ class Tracker:
         except Exception as error:  # a lost connection, a full disk: of any library's own kind
             self._boards.pop(name, None)
             log.warning("%s has failed (%s) and gets nothing more; metrics.jsonl goes on", name, error)
+
+
+class Logs:
+    """metrics.jsonl and the trackers, samples.jsonl: the main process has them."""
+
+    def __init__(self, config: TrainConfig, run: Path, progress: Progress, closing: contextlib.ExitStack):
+        self.tracker = Tracker(
+            run,
+            keep_bytes=progress.metrics_bytes,
+            start_step=progress.step + 1,
+            wandb_project=config.wandb,
+            config=dataclasses.asdict(config),
+        )
+        closing.callback(self.tracker.close)
+        self.samples = JsonLines(run / "samples.jsonl", progress.samples_bytes)
+        closing.callback(self.samples.close)
+
+    def write(self, done: int, metrics: dict[str, float], samples: list[dict]) -> None:
+        self.tracker.log(done, metrics)
+        for sample in samples:
+            self.samples.write(sample)
 
 
 class _Board(Protocol):
