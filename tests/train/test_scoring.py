@@ -82,7 +82,7 @@ def test_rewards_that_cannot_be_used_are_refused(returned, message):
     def own_function(**columns):
         return returned
 
-    with pytest.raises(UserError, match=f"the reward function mine returned .*{message}"):
+    with pytest.raises(UserError, match=f"the reward function own_function returned .*{message}"):
         by_function(own_function)(PROBLEMS, THOUGHTS, ANSWERS)
 
 
