@@ -229,11 +229,11 @@ def test_a_gradient_that_is_not_finite_ends_it(make_config, monkeypatch):
     [
         (
             dict(noise_scale=190.0, low=160.0, high=260.0),
-            "about 190 rollouts a step for signal to equal noise (95 %: 160",
+            "signal equals noise at about 190 rollouts (95 %: 160 to 260); a step has 4, a run of 50 steps 200.",
         ),
         (
             dict(low=1900.0),
-            "no signal was measurable with 16 rollouts: for signal to equal noise a step needs more than",
+            "no signal was measurable with 16 rollouts: it equals noise at more than 1,900; a step has 4, a run",
         ),
         (dict(low=50.0, cosine=0.4), "there is signal (cosine +0.400 ±0.010), but a few long gradients hide how much"),
         (dict(), "no signal was measurable with 16 rollouts: too few of the batches have a gradient."),
@@ -245,7 +245,7 @@ def test_each_setting_ends_in_a_sentence(e, words):
         norm=1.0, cosine=0.0, cosine_error=0.01, signal=1.0, noise=1.0, noise_scale=None, low=None, high=None
     )
     made = Measured(ThoughtConfig(), {"sum": Estimate(**nothing | e)}, 1.0, (0.0, 2.0), None, spread=0.5, seconds=1.0)
-    measured = Signal(SignalConfig(batches=4, problems_per_step=2, group_size=2), 10, None, [made])
+    measured = Signal(SignalConfig(batches=4, problems_per_step=2, group_size=2, steps=50), 10, None, [made])
     assert words in sentence(measured, made)
 
 
