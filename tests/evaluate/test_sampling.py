@@ -11,7 +11,7 @@ from softtokens.evaluate import sampling
 from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import cells_of
 from softtokens.evaluate.run import thought_of
-from softtokens.evaluate.samplefile import append_samples, read_samples
+from softtokens.evaluate.sample_file import append_samples, read_samples
 from softtokens.evaluate.sampling import Sampler, count_right
 from softtokens.ops.random import evaluation_seed
 from softtokens.rollout.batches import sample_problems

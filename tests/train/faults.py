@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 
 from softtokens import cli
-from softtokens.train import checkpoint, collect, loop, rundir, step, tracking
+from softtokens.train import checkpoint, collect, loop, run_folder, step, tracking
 from train.driver import reward_texts
 
 PHASES = {
@@ -37,7 +37,7 @@ PHASES = {
     "saving: flushing": (checkpoint, "flush_to_disk"),
     "saving: links": (checkpoint, "_point"),
     "saving: dropping old ones": (shutil, "rmtree"),
-    "starting": (rundir, "open_run"),
+    "starting": (run_folder, "open_run"),
     "resuming": (loop, "tidy"),
 }
 

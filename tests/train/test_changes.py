@@ -13,7 +13,7 @@ from softtokens.models.hf import load_policy
 from softtokens.report.arms import recipe
 from softtokens.train import loop
 from softtokens.train.checkpoint import checkpoint_to_start_at
-from softtokens.train.rundir import check_output, open_run, resolved
+from softtokens.train.run_folder import check_output, open_run, resolved
 from softtokens.types import UserError
 from train.test_resume import assert_same_tensors, lines
 

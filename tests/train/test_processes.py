@@ -237,7 +237,7 @@ def back_to(run: Path, *, step: int) -> None:
 
 
 def test_more_processes_than_rollouts_are_refused(flags, tmp_path, monkeypatch, capsys):
-    from softtokens.train import loop, rundir
+    from softtokens.train import loop, run_folder
     from softtokens.world import processes
     from softtokens.world.launch import Launch
 
@@ -248,7 +248,7 @@ def test_more_processes_than_rollouts_are_refused(flags, tmp_path, monkeypatch, 
             config,
             processes.World(Launch(0, 7, 0, 7), loop.torch.device("cpu")),
             None,
-            rundir.Hold(tmp_path / "run"),
+            run_folder.RunLock(tmp_path / "run"),
             None,
             None,
         )

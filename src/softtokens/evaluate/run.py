@@ -30,7 +30,7 @@ from softtokens.evaluate.named_sources import named_sources
 from softtokens.evaluate.nll import encoded_choices
 from softtokens.evaluate.preservation import digest, encoded_texts, load_texts, preservation
 from softtokens.evaluate.profile import chosen_rows, profile, traces
-from softtokens.evaluate.samplefile import read_samples, write_samples
+from softtokens.evaluate.sample_file import read_samples, write_samples
 from softtokens.evaluate.sampling import Sampler
 from softtokens.evaluate.summary import summarize
 from softtokens.files import json_text, read_json, write_atomically, write_json

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from softtokens.evaluate.batch_size import BatchSize
-from softtokens.evaluate.samplefile import Sample, append_samples
+from softtokens.evaluate.sample_file import Sample, append_samples
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import evaluation_seed
 from softtokens.rewards import Grader

@@ -12,7 +12,7 @@ from softtokens.evaluate.cells import Cell
 from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import estimates
 from softtokens.evaluate.passk import MAX_VOTERS, maj_at_k, pass_at_k
-from softtokens.evaluate.samplefile import Sample
+from softtokens.evaluate.sample_file import Sample
 from softtokens.rewards import Grader
 from softtokens.types import StopReason, Verdict
 

@@ -17,7 +17,7 @@ from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 from softtokens.task_setup import grader_of, task_data, validation_problems, validation_task
 from softtokens.thoughts import build_thought
-from softtokens.train import rundir
+from softtokens.train import run_folder
 from softtokens.train.checkpoint import Progress, load_optimizer, save_checkpoint, tidy
 from softtokens.train.interrupt import Stopped, StopRequest
 from softtokens.train.problem_record import record_of, require_same, write
@@ -47,20 +47,20 @@ def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, lis
     """
     if reward_func is not None:
         require_reward_function(reward_func)
-    hold = rundir.Hold(rundir.folder_of(config))
-    with join(launch(), config.device) as world, StopRequest().listening() as stop, contextlib.closing(hold):
-        return _train(config, world, stop, hold, reward_func, listener)
+    lock = run_folder.RunLock(run_folder.folder_of(config))
+    with join(launch(), config.device) as world, StopRequest().listening() as stop, contextlib.closing(lock):
+        return _train(config, world, stop, lock, reward_func, listener)
 
 
 def _train(
     config: TrainConfig,
     world: World,
     stop: StopRequest,
-    hold: rundir.Hold,
+    lock: run_folder.RunLock,
     reward_func: RewardFunction | None,
     listener: Listener | None,
 ) -> Path:
-    run, config, checkpoint = world.from_main(lambda: find_start(config, hold))
+    run, config, checkpoint = world.from_main(lambda: find_start(config, lock))
     require_wandb(config.wandb)
     rows = config.problems_per_step * config.group_size
     if rows < world.size:
@@ -106,7 +106,7 @@ def _train(
     with contextlib.ExitStack() as closing:
         closing.callback(judge.close)
         closing.callback(validator.close)
-        world.from_main(lambda: (rundir.open_run(config), hold.take(), write(run, record)))
+        world.from_main(lambda: (run_folder.open_run(config), lock.take(), write(run, record)))
         logs = Logs(config, run, progress, closing) if world.is_main else None
         world.from_main(lambda: tidy(run, progress) if folder is not None and folder.is_relative_to(run) else None)
         _Run(trainee, run, validation, validator, logs, listener).go(progress)
@@ -156,7 +156,7 @@ class _Run:
         if skipped:
             log.warning("step %d is skipped: %s", done, step.broken)
             first = done - skipped + 1
-            settings = rundir.resolved(config)
+            settings = run_folder.resolved(config)
             save_skipped_step(self.run, t, done, step, config=settings, model_of_step=first, keep=config.keep_repro)
         progress = dataclasses.replace(progress, step=done, skipped_in_row=skipped)
         # of a skipped step there is nothing new to validate, and its model may be unable to answer

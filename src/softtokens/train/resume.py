@@ -7,21 +7,21 @@ import logging
 from pathlib import Path
 
 from softtokens.config.train import TrainConfig
-from softtokens.train import rundir
+from softtokens.train import run_folder
 from softtokens.train.checkpoint import Progress, checkpoint_to_start_at, newest_checkpoint
 from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
 
 
-def find_start(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, TrainConfig, tuple[Path, Progress] | None]:
+def find_start(config: TrainConfig, lock: run_folder.RunLock) -> tuple[Path, TrainConfig, tuple[Path, Progress] | None]:
     """The run's folder, its configuration with the checkpoint that it began at, and the one to go on from."""
-    config = rundir.with_recorded_start(config)
-    run = rundir.check_output(config)
-    hold.take()
+    config = run_folder.with_recorded_start(config)
+    run = run_folder.check_output(config)
+    lock.take()
     checkpoint = newest_checkpoint(run) if config.resume else None
     if checkpoint is not None:
-        changed = rundir.changed_since(run, config)
+        changed = run_folder.changed_since(run, config)
         if "steps" in changed and config.schedule != "constant":
             log.warning(
                 "steps grew: the learning rate follows the %s of %d steps from here", config.schedule, config.steps
@@ -34,7 +34,7 @@ def find_start(config: TrainConfig, hold: rundir.Hold) -> tuple[Path, TrainConfi
                 "counts them, so raise it"
             )
         source = folder.parents[1]
-        rundir.require_same_model(source, config)
+        run_folder.require_same_model(source, config)
         if not config.resume:  # of a run that goes on, the last one is another one tomorrow
             config = dataclasses.replace(config, start=f"{source}@{progress.step}")
     if config.resume or config.start is not None:

@@ -18,9 +18,9 @@ def test_the_second_trainer_is_sent_away(flags, tmp_path, start, wait_for, text_
     assert contents(run) == before
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert cli.main(flags(run, "--resume")) == 0  # the hold ended with the process
+    assert cli.main(flags(run, "--resume")) == 0  # the lock ended with the process
 
 
-def test_a_hold_leaves_nothing_behind(flags, tmp_path, text_rewards):
+def test_a_lock_leaves_nothing_behind(flags, tmp_path, text_rewards):
     assert cli.main(flags(tmp_path / "run")) == 0
     assert not (tmp_path / "run/.trainer").exists()

@@ -20,14 +20,14 @@ _FREE = free_settings(TrainConfig)
 _LOCK_FILES = (".lock", ".trainer")
 
 
-class Hold:
-    """A run's folder held against a second trainer. The hold ends with the process, however it ends."""
+class RunLock:
+    """Keeps a second trainer out of a run's folder. The lock ends with the process, however it ends."""
 
     def __init__(self, run: Path):
         self._run, self._lock = run, None
 
     def take(self) -> None:
-        """If the folder is there and not held yet. UserError that says who has it."""
+        """If the folder is there and the lock not taken yet. UserError that says who has it."""
         import filelock
 
         if self._lock is not None or not self._run.is_dir():
