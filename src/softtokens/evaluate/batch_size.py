@@ -28,7 +28,7 @@ class BatchSize:
 
     def lower(self, rows: int) -> None:
         """From now on at most so many: more of them ran out of memory."""
-        self._ceiling = rows
+        self._ceiling = rows if self._ceiling is None else min(rows, self._ceiling)
 
     def _budget(self) -> float:
         return free_bytes(self._policy.device) if self._memory is None else self._memory * 1e9

@@ -21,7 +21,7 @@ from softtokens.ops import streamed
 from softtokens.ops.mixture import tempered_softmax
 from softtokens.ops.random import Stream
 from softtokens.rollout.batches import RowName
-from softtokens.rollout.memory import is_out_of_memory
+from softtokens.rollout.memory import with_fewer_slots
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import hidden_before_thoughts
 from softtokens.rollout.stopping import decode_text
@@ -199,22 +199,21 @@ def _temperature(thought: Thought) -> float:
 
 
 def _measured(sampler: Sampler, thought: Thought, rows: list[RowName]) -> Iterator[tuple[Rollout, Steps]]:
-    """These generations and their steps, some at a time, in their order; fewer when memory runs out."""
+    """These generations and their steps, a batch at a time, in their order; smaller batches when memory runs out."""
     start, most = 0, _BATCH
     while start < len(rows):
-        part = rows[start : start + most]
-        try:
-            rollout = sampler.draw(thought, part)
-            measured = (rollout, measure_steps(sampler.policy, thought, rollout))
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            measured = None
-        if measured is None:
-            sampler.rows.halve(len(part))
-            most = len(part) // 2
-            continue
-        start += len(part)
+        left = rows[start:]
+
+        def measure(count: int, left: list[RowName] = left) -> tuple[Rollout, Steps]:
+            rollout = sampler.draw(thought, left[:count])
+            return rollout, measure_steps(sampler.policy, thought, rollout)
+
+        asked = min(most, len(left))
+        measured, count = with_fewer_slots(asked, measure, sampler.decoder)
+        if count < asked:
+            sampler.batch_size.lower(count)
+            most = count
+        start += count
         yield measured
 
 
