@@ -176,7 +176,7 @@ MODULE.FUNCTION = killed
 @pytest.mark.parametrize(
     ("way", "rank", "module", "function"),
     [
-        ("ddp", 1, "step", "_sample"),
+        ("ddp", 1, "collect", "_sample"),
         ("fsdp", 1, "checkpoint", "_save_optimizer"),
         # the other moments were tried once: see docs/reliability.md
     ],
