@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from softtokens.endings import PAPER
 from softtokens.models.files import tiny_checkpoint
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys
@@ -225,7 +226,7 @@ def bytes_of_decoding(shape: Shape, policy: HFPolicy, thought: Thought, steps: i
     element = policy.model.dtype.itemsize
     table = shape.vocabulary * shape.dim
     per_position = 2 * shape.layers * shape.kv_heads * shape.head_dim * shape.rows
-    forced = forced_texts(policy.tokenizer, policy.device).longest
+    forced = forced_texts(policy.tokenizer, policy.device, PAPER).longest
     read = steps * weights_of_layers(shape) + (steps - forced) * table
     read += 0 if thought.feeds_tokens else shape.thoughts * table
     read += per_position * sum(shape.prompt + step for step in range(steps))

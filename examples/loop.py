@@ -21,10 +21,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from softtokens import leave_one_out, load_policy, load_problems
+from softtokens.endings import PAPER
 from softtokens.ops.random import Keys, Stream
 from softtokens.rewards.exact import ExactGrader
 
-STOP_PHRASE, BOX = "The final answer is:", r" \boxed{"
+ENDING = PAPER.ways[0]  # "The final answer is: "
 REWARD = {"right": 100.0, "wrong": 10.0, "none": 0.0}
 TEMPERATURE = {"hard": 1.0, "soft": 0.5, "fuzzy": 1e-4}
 PROMPT, THOUGHT, FORCED, ANSWER, DONE = range(5)
@@ -90,11 +91,11 @@ def sample(model, tokenizer, prompt: str, keys: Keys, sigma: float, s: Settings)
             now, ended = int(kind[row]), False
             if now == THOUGHT:
                 text[row] += tokenizer.decode(token[row])
-                says_phrase = text[row].rstrip().endswith(STOP_PHRASE)
+                says_phrase = text[row].rstrip().endswith(ENDING.core)
                 ended = says_phrase or token[row] == tokenizer.eos_token_id or count[row] == s.max_thoughts
                 if ended:
-                    words = BOX if says_phrase else f" {STOP_PHRASE}{BOX}"
-                    queue[row] = tokenizer(words)["input_ids"]
+                    words = ENDING.forced if says_phrase else PAPER.otherwise
+                    queue[row] = tokenizer(f" {words}")["input_ids"]
             elif now == FORCED:
                 queue[row].pop(0)
                 ended = not queue[row]

@@ -14,22 +14,24 @@ PACKAGE = Path(softtokens.__file__).parent
 # part of the package -> what it may import of the others
 ALLOWED = {
     "types": set(),
+    "endings": {"types"},
     "latex": set(),
     "files": {"types"},
     "ops": {"types"},
     "config": {"types"},
     "rewards": {"latex", "types"},
-    "tasks": {"files", "latex", "types"},
+    "tasks": {"endings", "files", "latex", "types"},
     "models": {"files", "ops", "types"},
     "thoughts": {"config", "ops", "types"},
-    "rollout": {"models", "ops", "thoughts", "types"},
+    "rollout": {"endings", "models", "ops", "thoughts", "types"},
     "task_setup": {"config", "files", "rewards", "tasks", "types"},
     "world": {"models", "types"},
 }
 ALLOWED["evaluate"] = {"config", "files", "models", "ops", "rewards", "rollout", "task_setup", "tasks", "thoughts"}
-ALLOWED["evaluate"] |= {"types", "world"}
+ALLOWED["evaluate"] |= {"endings", "types", "world"}
 ALLOWED["train"] = ALLOWED["evaluate"] | {"evaluate"}
-ALLOWED["report"] = {"config", "evaluate", "files", "types", ""}  # of evaluate only what needs no torch, see below
+# of evaluate only what needs no torch, see below
+ALLOWED["report"] = {"config", "endings", "evaluate", "files", "types", ""}
 ALLOWED["plan"] = {"config", "models", "ops", "rollout", "thoughts", "train", "types"}
 ALLOWED["signal"] = ALLOWED["plan"] | {"rewards", "task_setup", "world"}
 ALLOWED["cli"] = {*ALLOWED, ""}

@@ -9,6 +9,7 @@ from benchmarks.engine.fresh import MEGABYTE, peak_memory
 from benchmarks.engine.measure import Row, busyness
 from benchmarks.engine.subject import ANSWER_TOKENS, SIGMA, Sizes, model_of, policy_of
 
+from softtokens.endings import LIMIT
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys, Stream
 from softtokens.rollout.record import Kind, Rollout
@@ -16,7 +17,6 @@ from softtokens.thoughts import Gaussian, normal
 from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights
-from softtokens.types import StopReason
 
 PROMPT = 8
 OF_ONE_TENSOR = 1 / 8
@@ -95,7 +95,7 @@ def made_up(rollouts: int, thoughts: int, vocab: int, dim: int) -> Rollout:
         log_prob=torch.zeros(rollouts, seq),
         keys=Keys(0, torch.zeros(rollouts, dtype=torch.int64), torch.arange(rollouts)),
         prompt_lengths=torch.full((rollouts,), PROMPT),
-        stop_reasons=[StopReason.LIMIT] * rollouts,
+        stop_reasons=[LIMIT] * rollouts,
         thought_texts=[""] * rollouts,
         answer_texts=[""] * rollouts,
     )

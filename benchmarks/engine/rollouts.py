@@ -20,6 +20,7 @@ from benchmarks.engine.subject import (
     roll,
 )
 
+from softtokens.endings import PAPER
 from softtokens.rollout.limits import forced_texts
 
 AGAINST_GENERATE = {512: 2.3, 32_000: 4.0}
@@ -58,8 +59,8 @@ def _competitors(sizes: Sizes, vocabulary: int):
     policy = decoder.policy
     work = emitted(roll(decoder, THOUGHTS["hard"], sizes))
     limits = limits_of(policy, sizes.tokens)
-    forced = forced_texts(policy.tokenizer, policy.device)
-    forced_ids = forced.table[0, : int(forced.length[0])]
+    forced = forced_texts(policy.tokenizer, policy.device, PAPER)
+    forced_ids = forced.table[2, : int(forced.length[2])]  # thoughts that end by the limit
     hand = Handwritten(model, sizes.rows, sizes.prompt + sizes.tokens, compiles=sizes.compiles)
     prompts = torch.tensor(prompts_of(sizes))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from softtokens.endings import PAPER
 from softtokens.models.files import tiny_checkpoint
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys
@@ -127,7 +128,7 @@ def decoder_of(model: LlamaForCausalLM, *, compiles: bool) -> Decoder:
 
 def limits_of(policy: HFPolicy, tokens: int) -> Limits:
     """Rollouts of that many tokens in all: what is neither forced nor answer is thought."""
-    forced = forced_texts(policy.tokenizer, policy.device).longest
+    forced = forced_texts(policy.tokenizer, policy.device, PAPER).longest
     return Limits(max(1, tokens - forced - ANSWER_TOKENS), ANSWER_TOKENS)
 
 

@@ -8,8 +8,9 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {
+    "Ending": "endings",
+    "Endings": "endings",
     "Problem": "types",
-    "StopReason": "types",
     "UserError": "types",
     "Verdict": "types",
     "Hard": "thoughts",

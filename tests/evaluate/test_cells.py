@@ -6,6 +6,7 @@ import pytest
 
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.thought import ALL_SETTINGS
+from softtokens.endings import PAPER
 from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.named_sources import named_sources, split_name
 from softtokens.evaluate.run import thought_of
@@ -156,7 +157,16 @@ def test_summary_by_hand():
         sample(9, 0, "3", "wrong"),
         sample(9, 1, None, "no_answer", thoughts=4),
     ]
-    summary = summarize(samples, [5, 9], "m", "t", Cell("hard-sample", 0.6, None), seed=3, grader=ExactGrader())
+    summary = summarize(
+        samples,
+        [5, 9],
+        "m",
+        "t",
+        Cell("hard-sample", 0.6, None),
+        seed=3,
+        grader=ExactGrader(),
+        stop_reasons=PAPER.reasons,
+    )
     assert summary["right"] == [1, 0]
     assert summary["votes"] == [[[1, 1], [1, 0]], [[1, 0]]]
     assert {k: v["value"] for k, v in summary["pass@k"].items()} == {"1": 0.25, "2": 0.5}
@@ -181,7 +191,16 @@ def test_summary_by_hand():
 @pytest.mark.parametrize(("verdict", "value"), [("right", 1.0), ("wrong", 0.0)])
 def test_all_alike(verdict, value):
     samples = [sample(i, n, "1", verdict, seconds=0.0) for i in range(3) for n in range(2)]
-    summary = summarize(samples, [0, 1, 2], "m", "t", Cell("soft-sample", 0.5, 0.33), seed=0, grader=ExactGrader())
+    summary = summarize(
+        samples,
+        [0, 1, 2],
+        "m",
+        "t",
+        Cell("soft-sample", 0.5, 0.33),
+        seed=0,
+        grader=ExactGrader(),
+        stop_reasons=PAPER.reasons,
+    )
     curves = [*summary["pass@k"].values(), *summary["maj@k"].values()]
     assert {curve["value"] for curve in curves} == {value}
     assert all(curve["low"] <= value <= curve["high"] and curve["low"] < curve["high"] for curve in curves)

@@ -11,6 +11,7 @@ import torch
 
 from conftest import EXTRA_ROWS, FAMILIES, build_model
 from plain_loop import plain_rollout
+from softtokens.endings import PAPER
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.models.kv import SlotKV
 from softtokens.ops.random import Keys
@@ -200,7 +201,7 @@ def test_an_architecture_that_decodes_otherwise_runs_whole_sequences(tokenizer, 
     """They attend by code of their own, or keep no keys and values. Up to the last position of their context."""
     import transformers
 
-    forced, thoughts, answer = forced_texts(tokenizer, torch.device("cpu")).longest, 5, 3
+    forced, thoughts, answer = forced_texts(tokenizer, torch.device("cpu"), PAPER).longest, 5, 3
     config = getattr(transformers, f"{name}Config")(vocab_size=310, hidden_size=32, **OTHERS[name])
     config.max_position_embeddings = max(map(len, prompts)) + thoughts + forced + answer
     torch.manual_seed(0)

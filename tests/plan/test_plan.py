@@ -13,6 +13,7 @@ from softtokens import cli
 from softtokens.config.plan import PlanConfig
 from softtokens.config.scale import ScaleConfig
 from softtokens.config.thought import ThoughtConfig
+from softtokens.endings import PAPER
 from softtokens.models import lora
 from softtokens.models.files import load_without_weights, tiny_checkpoint
 from softtokens.models.hf import load_policy
@@ -135,7 +136,7 @@ def test_adapters_are_what_is_trained(tmp_path):
 
 def test_the_forced_text_is_as_long_as_assumed():
     policy = load_policy("tiny")
-    assert forced_texts(policy.tokenizer, policy.device).longest <= FORCED_TOKENS
+    assert forced_texts(policy.tokenizer, policy.device, PAPER).longest <= FORCED_TOKENS
 
 
 def test_decoding_reads_the_weights_once_per_token(size_3b):

@@ -46,7 +46,7 @@ def generate(config: GenerateConfig) -> None:
         what = "thoughts" if thought.feeds_tokens else "thoughts (arg-max token of each step)"
         console.print(f"[bold]{what}[/]: {_plain(rollout.thought_texts[row])}", highlight=False)
         console.print(f"[bold]answer[/]: {_plain(rollout.answer_texts[row])}", highlight=False)
-        stop = rollout.stop_reasons[row].value
+        stop = rollout.stop_reasons[row]
         console.print(f"[dim]{int(rollout.thought_lengths[row])} thought steps, ended by {stop}[/]")
         if config.trace:
             console.print(trace_table(policy, thought, rollout.take(torch.tensor([row]))))

@@ -116,7 +116,7 @@ def traces(sampler: Sampler, thought: Thought, rows: list[RowName], names: dict[
                     "expected": problem.answer,
                     "answer": rollout.answer_texts[row],
                     "verdict": verdicts[row].value,
-                    "stop": rollout.stop_reasons[row].value,
+                    "stop": rollout.stop_reasons[row],
                     "step_columns": _step_columns(sampler.policy, steps, steps.row == row),
                 }
             )

@@ -234,7 +234,8 @@ def fill_cell(
     samples.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
     write_samples(folder / SAMPLES, samples)
     used = [sample for sample in samples if sample["sample"] < wanted]
-    summary = summarize(used, problem_ids, model, task, cell, sampler.seed, sampler.grader)
+    reasons = sampler.limits.endings.reasons
+    summary = summarize(used, problem_ids, model, task, cell, sampler.seed, sampler.grader, reasons)
     write_json(folder / SUMMARY, summary)
     return summary
 

@@ -110,7 +110,7 @@ class Sampler:
                 "verdict": verdicts[row].value,
                 "thought_length": thoughts[row],
                 "answer_length": answers[row],
-                "stop": rollout.stop_reasons[row].value,
+                "stop": rollout.stop_reasons[row],
                 "seconds": seconds,
             }
             for row, (i, sample) in enumerate(rows)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from softtokens.endings import EOS, LIMIT
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, duration, missing, percent, plain
 from softtokens.report.checks import THRESHOLDS
 from softtokens.report.estimates import Results
 from softtokens.report.readers import number, table
+from softtokens.report.sanitize import shown
 from softtokens.report.sources import Cell, Run
 from softtokens.report.training import curve
-from softtokens.types import StopReason, Verdict
+from softtokens.types import Verdict
 
 _VERDICTS = tuple(verdict.value for verdict in Verdict)
-_STOPS = tuple(reason.value for reason in StopReason)
 
 
 def of_training(arms: Sequence[Arm[Run]]) -> list[Block]:
@@ -59,9 +60,9 @@ def of_training(arms: Sequence[Arm[Run]]) -> list[Block]:
             arms,
             "stops-and-verdicts",
             "How thoughts stopped, and what the grader said",
-            "Shares of rollouts. The stop phrase is the healthy way to stop; errors and timeouts of the grader should "
-            "be 0.",
-            [(f"stop/{stop}", f"Stopped by: {stop}", "rollouts, %", True) for stop in _STOPS]
+            "Shares of rollouts. Thoughts should stop by an ending, not by the limit; errors and timeouts of the "
+            "grader should be 0.",
+            [(f"stop/{stop}", f"Stopped by: {shown(stop, 40)}", "rollouts, %", True) for stop in _stops_of_runs(arms)]
             + [(f"verdict/{v}", f"Verdict: {v.replace('_', ' ')}", "rollouts, %", True) for v in _VERDICTS],
         ),
     ]
@@ -70,16 +71,29 @@ def of_training(arms: Sequence[Arm[Run]]) -> list[Block]:
 
 def of_evaluation(results: Results) -> Table | None:
     """Per cell: verdicts, stops, lengths, speed."""
-    rows = [_row(results, cell) for cell in _in_order(results)]
-    if not rows:
+    cells = _in_order(results)
+    if not cells:
         return None
-    columns = ["model, cell", "right", "wrong", "no answer", "grader failed", "by phrase", "by limit", "by eos"]
-    columns += ["thought steps", "tokens/s", "time"]
+    stops = _ordered(stop for cell in cells for stop in table(cell.summary.get("stops")))
+    rows = [_row(results, cell, stops) for cell in cells]
+    columns = ["model, cell", "right", "wrong", "no answer", "grader failed"]
+    columns += [*(f"by {shown(stop, 40)}" for stop in stops), "thought steps", "tokens/s", "time"]
     caption = (
         "Shares of samples in percent. Grader failed: errors and timeouts, which count as not solved. Thought steps: "
         "mean, below it the median and the 95th percentile."
     )
     return Table("cells", "Every cell of the evaluation", caption, columns, rows, compact=True)
+
+
+def _stops_of_runs(arms: Sequence[Arm[Run]]) -> list[str]:
+    keys = (key for arm in arms for run in arm.members for line in run.metrics[:1] for key in line)
+    return _ordered(key.removeprefix("stop/") for key in keys if key.startswith("stop/"))
+
+
+def _ordered(stops: Iterable[str]) -> list[str]:
+    """Each stop reason once: the endings, then the limit and the end of the sequence."""
+    names = dict.fromkeys(stops)
+    return [*(name for name in names if name not in (LIMIT, EOS)), *(name for name in (LIMIT, EOS) if name in names)]
 
 
 def _in_order(results: Results) -> list[Cell]:
@@ -88,15 +102,15 @@ def _in_order(results: Results) -> list[Cell]:
     return [results.sources.cells[key] for key in keys if key in results.sources.cells]
 
 
-def _row(results: Results, cell: Cell) -> list[Entry]:
-    verdicts, stops = table(cell.summary.get("verdicts")), table(cell.summary.get("stops"))
+def _row(results: Results, cell: Cell, stops: Sequence[str]) -> list[Entry]:
+    verdicts, share_of_stop = table(cell.summary.get("verdicts")), table(cell.summary.get("stops"))
     failed = [number(verdicts.get(verdict)) for verdict in ("grader_error", "grader_timeout")]
     failed = None if all(f is None for f in failed) else sum(f or 0 for f in failed)
     lengths = table(cell.summary.get("thought_length"))
     spread = f"{plain(number(lengths.get('median')))} · {plain(number(lengths.get('p95')))}"
     where = f"{cell.name}, {cell.task}" if len(results.tasks) > 1 else cell.name
     shares = [number(verdicts.get(v)) for v in ("right", "wrong", "no_answer")] + [failed]
-    shares += [number(stops.get(stop)) for stop in _STOPS]
+    shares += [number(share_of_stop.get(stop)) for stop in stops]
     return [
         Entry(cell.model, below=where, mode=results.sources.models[cell.model].mode),
         *(Entry(percent(share), share) for share in shares),

@@ -18,7 +18,7 @@ from softtokens.ops.denormals import flushing_denormals
 from softtokens.ops.random import Keys, seed_words
 from softtokens.rollout.decoder import Buffers, Decoder
 from softtokens.rollout.limits import Limits, forced_texts, needed_positions, stop_table
-from softtokens.rollout.machine import BROKEN, DONE, REASONS, THINKING, Machine, Slots, Tape
+from softtokens.rollout.machine import BROKEN, DONE, THINKING, Machine, Slots, Tape
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.thoughts import Thought
 
@@ -114,8 +114,8 @@ class _Batch:
             thought=thought,
             vocabulary=vocabulary,
             limits=limits,
-            forced=forced_texts(policy.tokenizer, device),
-            stop=stop_table(policy.tokenizer, vocabulary.head.shape[0], device),
+            forced=forced_texts(policy.tokenizer, device, limits.endings),
+            stop=stop_table(policy.tokenizer, vocabulary.head.shape[0], device, limits.endings),
             eos=torch.tensor(sorted(policy.eos_ids), dtype=torch.int64, device=device),
             seed=seed_words(keys.seed, device),
         )
@@ -294,7 +294,7 @@ def _rollout(tape: Tape, machine: Machine, tokenizer, prompts: list[list[int]], 
         log_prob=log_prob,
         keys=keys,
         prompt_lengths=prompt_lengths,
-        stop_reasons=[REASONS[i] for i in tape.reason.tolist()],
+        stop_reasons=[machine.limits.endings.reasons[i] for i in tape.reason.tolist()],
         thought_texts=_texts(tokenizer, ids, kind == Kind.THOUGHT),
         answer_texts=_texts(tokenizer, ids, (kind == Kind.FORCED) | (kind == Kind.ANSWER)),
     )

@@ -11,6 +11,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 
+from softtokens.endings import PAPER
 from softtokens.types import ChoiceItem, Problem, UserError
 
 SPLITS = ("train", "validation", "test")
@@ -18,7 +19,7 @@ DIFFICULTIES = {"short": (2, 4), "long": (5, 7)}  # fewest and most operations
 LARGEST = 99  # every number of a problem, intermediate results included, lies in 0..LARGEST
 LARGEST_CHANGE = 30
 TEMPLATE = "User: {question}\nAssistant:"
-FINAL_SENTENCE = "The final answer is:"
+FINAL_SENTENCE = PAPER.ways[0].core
 CAREFUL, HASTY = " Then", " So"  # how a step of a chain opens: one change as an equation, or a jump over two
 
 _VALIDATION_BUCKET, _TEST_BUCKET, _BUCKETS = 0, 1, 10  # train takes the other eight

@@ -53,7 +53,7 @@ def collect(t: Trainee, step: int) -> Collected | str:
     problems = [problem for problem, _ in my_rows]
     scores, verdicts = world.together(lambda: t.score(problems, rollout.thought_texts, rollout.answer_texts))
     lines = _samples(step, rollout, problems, scores, verdicts, [number for _, number in my_rows], config.group_size)
-    gathered = world.gather((scores, verdicts, lines, rollout_tally(rollout)))
+    gathered = world.gather((scores, verdicts, lines, rollout_tally(rollout, t.limits.endings.reasons)))
     all_scores, all_verdicts, samples, tallies = (list(column) for column in zip(*gathered, strict=True))
     rewards = torch.tensor(_joined(all_scores), dtype=torch.float32).view(len(visits), config.group_size)
     advantages = leave_one_out(rewards).flatten()[list(world.share(len(rows)))].to(world.device)
@@ -109,7 +109,7 @@ def _samples(
             "thoughts": rollout.thought_texts[row],
             "answer": rollout.answer_texts[row],
             "expected": problem.answer,
-            "stop": rollout.stop_reasons[row].value,
+            "stop": rollout.stop_reasons[row],
             "reward": scores[row],
             "verdict": verdicts[row].value if verdicts else None,
         }
