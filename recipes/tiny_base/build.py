@@ -67,10 +67,10 @@ class Phase:
     noise: float
 
 
-# The short phases at the end were chosen among several by what noise does to the model: see README.md.
+# The second was chosen among 14 (their seeds, biases, slips and noise) by what noise does to the model: see README.md.
 PHASES = (
     Phase(1600, 4e-3, 0, bias=0.1, means_it=0.97, slips=0.06, noise=0.4),
-    Phase(120, 1e-3, 301, bias=0.1, means_it=0.98, slips=0.03, noise=0.3),
+    Phase(120, 1e-3, 304, bias=0.2, means_it=0.98, slips=0.03, noise=0.3),
 )
 
 
