@@ -22,15 +22,17 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from softtokens.endings import PAPER
 from softtokens.models.files import tiny_checkpoint
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits, forced_texts
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Gaussian, Hard, Thought
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -93,8 +95,8 @@ def measure(shape: Shape, device: torch.device) -> dict:
         # the trainer takes float32 weights only; bfloat16 shows what decoding and replay in half precision would give
         policy = build(shape, device, dtype)
         for mode, thought in (("hard", Hard()), ("soft", Gaussian(0.5, 0.33 * policy.embedding_rms))):
-            found = of_mode(shape, policy, thought, bandwidth, flops, started)
-            report |= {f"{mode}, {str(dtype).removeprefix('torch.')}: {key}": value for key, value in found.items()}
+            measured = of_mode(shape, policy, thought, bandwidth, flops, started)
+            report |= {f"{mode}, {str(dtype).removeprefix('torch.')}: {key}": value for key, value in measured.items()}
         del policy
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -107,10 +109,10 @@ def of_mode(
     shape: Shape, policy: HFPolicy, thought: Thought, bandwidth: float, flops: float, started: float
 ) -> dict[str, float]:
     """Seconds of the rollout and of the update, and which share of the GPU's speed they reach."""
-    policy.prepare_decoding("auto", 1)
-    first, rollout = timed(policy.device, lambda: roll(policy, thought, shape))
+    decoder = Decoder(policy).prepare("auto", 1)
+    first, rollout = timed(policy.device, lambda: roll(decoder, thought, shape))
     rounds = shape.rounds if time.perf_counter() - started < 240 else 1  # the whole must end within eight minutes
-    rollouts = [timed(policy.device, lambda: roll(policy, thought, shape))[0] for _ in range(rounds)]
+    rollouts = [timed(policy.device, lambda: roll(decoder, thought, shape))[0] for _ in range(rounds)]
     weights, advantages = Weights(policy), torch.randn(rollout.rows, device=policy.device)
     batch = Batch(thought, rollout, advantages, rollout.rows)
 
@@ -165,13 +167,14 @@ def build(shape: Shape, device: torch.device, dtype: torch.dtype) -> HFPolicy:
     return policy
 
 
-def roll(policy: HFPolicy, thought: Thought, shape: Shape) -> Rollout:
+def roll(decoder: Decoder, thought: Thought, shape: Shape) -> Rollout:
+    policy, limits = decoder.policy, Limits(shape.thoughts, shape.answers)
     generator = torch.Generator().manual_seed(1)
     prompts = torch.randint(5, 500, (shape.problems, shape.prompt), generator=generator).tolist()
     of_row = [p for p in range(shape.problems) for _ in range(shape.group)]
     rollout = torch.arange(shape.group).repeat(shape.problems)
     keys = Keys(0, torch.tensor(of_row, device=policy.device), rollout.to(policy.device))
-    return sample_rollout(policy, thought, prompts, of_row, keys, Limits(shape.thoughts, shape.answers))
+    return sample_rollout(policy, thought, prompts, of_row, keys, limits, decoder=decoder)
 
 
 def timed(device: torch.device, run: Callable[[], object]) -> tuple[float, object]:
@@ -223,7 +226,7 @@ def bytes_of_decoding(shape: Shape, policy: HFPolicy, thought: Thought, steps: i
     element = policy.model.dtype.itemsize
     table = shape.vocabulary * shape.dim
     per_position = 2 * shape.layers * shape.kv_heads * shape.head_dim * shape.rows
-    forced = forced_texts(policy.tokenizer, policy.device).longest
+    forced = forced_texts(policy.tokenizer, policy.device, PAPER).longest
     read = steps * weights_of_layers(shape) + (steps - forced) * table
     read += 0 if thought.feeds_tokens else shape.thoughts * table
     read += per_position * sum(shape.prompt + step for step in range(steps))

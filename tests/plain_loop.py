@@ -7,11 +7,11 @@ import dataclasses
 
 import torch
 
+from softtokens.endings import EOS, LIMIT
 from softtokens.ops.random import Keys, Stream
 from softtokens.rollout.record import Kind
-from softtokens.rollout.stopping import decode_text, forced_ids, stops_by_text
+from softtokens.rollout.stopping import decode_text, ending_by_text, forced_ids
 from softtokens.thoughts import Hard
-from softtokens.types import StopReason
 
 
 @dataclasses.dataclass
@@ -19,7 +19,7 @@ class Row:
     ids: list[int]
     kind: list[int]
     fed: list[torch.Tensor]
-    reason: StopReason | None = None
+    reason: str = LIMIT
 
     def add(self, token, kind, inputs):
         self.ids.append(int(token))
@@ -38,19 +38,24 @@ def plain_rollout(policy, thought, prompt, keys: Keys, limits) -> Row:
         drawn = how.at(hidden, vocabulary).draw(keys.at(step, stream))
         return int(drawn.token[0]), drawn.inputs[0].float()
 
+    ways = limits.endings.ways
+    ending = len(ways)
     for step in range(limits.max_thought_steps):
         token, inputs = draw(thought, step, Stream.THOUGHT)
         row.add(token, Kind.THOUGHT, inputs)
         text = decode_text(policy.tokenizer, [i for i, k in zip(row.ids, row.kind, strict=True) if k == Kind.THOUGHT])
-        if stops_by_text(text):
-            row.reason = StopReason.PHRASE
+        by_token = [i for i, way in enumerate(ways) if token in way.token_ids]
+        by_text = ending_by_text(text, limits.endings)
+        matching = by_token if by_text is None else [*by_token, by_text]
+        if matching:
+            ending = min(matching)
+            row.reason = ways[ending].name
             break
         if token in policy.eos_ids:
-            row.reason = StopReason.EOS
+            row.reason = EOS
             break
-    row.reason = row.reason or StopReason.LIMIT
     ends_in_space = decode_text(policy.tokenizer, [row.ids[-1]]).endswith((" ", "\t", "\n"))
-    for token in forced_ids(policy.tokenizer)[row.reason is StopReason.PHRASE, ends_in_space]:
+    for token in forced_ids(policy.tokenizer, limits.endings)[ending][ends_in_space]:
         row.add(token, Kind.FORCED, vocabulary.embed(torch.tensor(token)).float())
     for step in range(limits.max_answer_tokens):
         token, inputs = draw(Hard(limits.answer_temperature), step, Stream.ANSWER)

@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from softtokens import cli
-from softtokens.config import ThoughtConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.ops.sketch import CountSketch
 from softtokens.rollout.batches import sample_problems
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.memory import USABLE, free_bytes
 from softtokens.rollout.replay import replay
 from softtokens.thoughts import build_thought
 from softtokens.train import gradient
-from softtokens.train.advantage import leave_one_out
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights, leave_one_out
 from softtokens.train.weights import Weights, WithMasters
 from softtokens.types import Problem
 
@@ -39,20 +39,20 @@ def on(device: torch.device, make_policy, family: str = "llama", dtype: torch.dt
     return policy.around(policy.model.to(device, dtype))
 
 
-def rollouts(policy, mode: str, group: int = 8):
+def rollouts(policy, mode: str, group: int = 8, decoder: Decoder | None = None):
     thought = build_thought(ThoughtConfig(mode=mode), policy.embedding_rms)
-    return thought, sample_problems(policy, thought, PROBLEMS, [range(group)] * 2, LIMITS, seed=3)
+    return thought, sample_problems(policy, thought, PROBLEMS, [range(group)] * 2, LIMITS, seed=3, decoder=decoder)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "gpt2"])
 def test_recorded_steps_do_what_plain_ones_do(make_policy, family, mode):
     policy = on(CUDA, make_policy, family)
-    policy.prepare_decoding("plain", 1)
-    _, plain = rollouts(policy, mode)
-    policy.prepare_decoding("auto", 1)
+    decoder = Decoder(policy)
+    _, plain = rollouts(policy, mode, decoder=decoder.prepare("plain", 1))
+    decoder.prepare("auto", 1)
     for _ in range(2):  # recorded, and replayed
-        _, recorded = rollouts(policy, mode)
+        _, recorded = rollouts(policy, mode, decoder=decoder)
         assert torch.equal(recorded.ids, plain.ids)
         torch.testing.assert_close(recorded.log_prob, plain.log_prob, rtol=1e-3, atol=1e-3)
 
@@ -60,8 +60,7 @@ def test_recorded_steps_do_what_plain_ones_do(make_policy, family, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_replay_agrees_with_the_rollout(make_policy, mode):
     policy = on(CUDA, make_policy)
-    policy.prepare_decoding("auto", 1)
-    thought, rollout = rollouts(policy, mode)
+    thought, rollout = rollouts(policy, mode, decoder=Decoder(policy).prepare("auto", 1))
     again = replay(policy, thought, rollout)
     for ours, theirs in (
         (again.thought_log_prob[again.is_thought_step], rollout.log_prob[rollout.is_thought]),
@@ -164,9 +163,9 @@ def test_sharded_weights_of_one_process(make_policy, monkeypatch):
     """FSDP over a mesh of one card: a step, and the copy for rollouts after it."""
     import torch.distributed as dist
 
-    from softtokens.launch import Launch
     from softtokens.train.weights import Sharded
-    from softtokens.train.world import World
+    from softtokens.world.launch import Launch
+    from softtokens.world.processes import World
 
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29611")

@@ -14,61 +14,46 @@ PACKAGE = Path(softtokens.__file__).parent
 # part of the package -> what it may import of the others
 ALLOWED = {
     "types": set(),
+    "endings": {"types"},
+    "latex": set(),
+    "files": {"types"},
     "ops": {"types"},
-    "settings": {"types"},
-    "config": {"scaleconfig", "settings", "types"},
-    "scaleconfig": {"settings", "types"},
-    "launch": {"types"},
-    "paths": set(),
-    "checkpoints": set(),
-    "configfile": {"types"},
-    "evaluateconfig": {"config", "settings", "types"},
-    "planconfig": {"config", "settings", "types"},
-    "signalconfig": {"config", "settings", "types"},
-    "rewards": {"types"},
-    "tasks": {"types"},
-    "models": {"ops", "types"},
-    "thoughts": {"ops", "types", "config"},
-    "rollout": {"thoughts", "models", "ops", "types"},
-    "assemble": {"config", "tasks", "rewards", "types"},
+    "config": {"types"},
+    "rewards": {"latex", "types"},
+    "tasks": {"endings", "files", "latex", "types"},
+    "models": {"files", "ops", "types"},
+    "thoughts": {"config", "ops", "types"},
+    "rollout": {"endings", "models", "ops", "thoughts", "types"},
+    "task_setup": {"config", "files", "rewards", "tasks", "types"},
+    "world": {"models", "types"},
 }
-ALLOWED["evaluate"] = {"assemble", "config", "evaluateconfig", "rollout", "thoughts", "models", "rewards", "tasks"}
-ALLOWED["evaluate"] |= {"ops", "types"}
-ALLOWED["train"] = ALLOWED["evaluate"] | {"evaluate", "launch", "settings"}
-ALLOWED["tables"] = {"evaluate"}  # they show results, which are plain data
-ALLOWED["live"] = set()
-ALLOWED["report"] = {"config", "settings", "evaluate", "types", ""}  # of evaluate the arithmetic only, see below
-ALLOWED["plan"] = {"planconfig", "train", "rollout", "thoughts", "models", "ops", "types"}
-ALLOWED["signal"] = ALLOWED["plan"] - {"planconfig"} | {"signalconfig", "config", "assemble", "launch", "rewards"}
-EVERYTHING = {*ALLOWED, "configfile"} - {"report"}
-ALLOWED["generate"] = EVERYTHING - {"train", "evaluate", "generate"}
-ALLOWED["export"] = {"assemble", "config", "models"}
-ALLOWED["replaystep"] = {"config", "configfile", "live", "models", "rollout", "thoughts", "train"}
-ALLOWED["quickstart"] = {*EVERYTHING, "report"}
-ALLOWED["cli"] = {*EVERYTHING, "report", "generate", "quickstart", "export", "replaystep", ""}
-for part in ("tasks", "models", "assemble", "evaluate", "train", "report"):
-    ALLOWED[part] = ALLOWED[part] | {"paths"}
-for part in ("models", "evaluate", "train"):
-    ALLOWED[part] = ALLOWED[part] | {"checkpoints"}
+ALLOWED["evaluate"] = {"config", "files", "models", "ops", "rewards", "rollout", "task_setup", "tasks", "thoughts"}
+ALLOWED["evaluate"] |= {"endings", "types", "world"}
+ALLOWED["train"] = ALLOWED["evaluate"] | {"evaluate"}
+# of evaluate only what needs no torch, see below
+ALLOWED["report"] = {"config", "endings", "evaluate", "files", "types", ""}
+ALLOWED["plan"] = {"config", "models", "ops", "rollout", "thoughts", "train", "types"}
+ALLOWED["signal"] = ALLOWED["plan"] | {"rewards", "task_setup", "world"}
+ALLOWED["cli"] = {*ALLOWED, ""}
 ALLOWED[""] = set()  # softtokens/__init__.py, which loads names when they are used
 
 
 def arrows(package: Path) -> set[tuple[str, str, str]]:
     """(file, importing part, imported part) for every import between two parts; local imports count too."""
-    found = set()
+    all_arrows = set()
     for file in sorted(package.rglob("*.py")):
         place = file.relative_to(package)
         part = place.parts[0].removesuffix(".py").removesuffix("__init__")
         for node in ast.walk(ast.parse(file.read_text())):
-            found |= {(str(place), part, other) for other in _imported(node, place) if other != part}
-    return found
+            all_arrows |= {(str(place), part, other) for other in _imported(node, place) if other != part}
+    return all_arrows
 
 
 def _imported(node: ast.AST, place: Path) -> set[str]:
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom) and node.level == 0:
-        # `from softtokens import live` names a part after the import
+        # `from softtokens import cli` names a part after the import
         inside = [f"{node.module}.{alias.name}" for alias in node.names]
         names = inside if node.module == "softtokens" else [node.module]
     elif isinstance(node, ast.ImportFrom):
@@ -103,11 +88,11 @@ def test_every_part_is_written_out():
     [
         ("ops/mixture.py", "from softtokens.rollout.decode import Limits"),
         ("types.py", "import softtokens.config"),
-        ("rewards/scale.py", "from softtokens import tasks"),
+        ("rewards/exact.py", "from softtokens import tasks"),
         ("tasks/gsm8k.py", "from ..rewards import grader"),
         ("rollout/record.py", "def later():\n    from softtokens.train.loop import train"),
-        ("evaluate/passk.py", "from softtokens.train import advantage"),
-        ("config.py", "from . import thoughts"),
+        ("evaluate/passk.py", "from softtokens.train import objective"),
+        ("config/train.py", "from .. import thoughts"),
         ("thoughts/hard.py", "import softtokens"),
     ],
 )
@@ -120,31 +105,23 @@ def test_an_upward_arrow_is_found(tmp_path, file, line):
     assert upward(tmp_path)[0].startswith(f"{file}: ")
 
 
-def test_report_takes_only_arithmetic_of_evaluate():
+def test_report_takes_of_evaluate_only_what_needs_no_torch():
     """A report is made where no torch is; the rest of evaluate needs it."""
     lines = [line for file in (PACKAGE / "report").glob("*.py") for line in file.read_text().splitlines()]
     taken = {line.split()[1] for line in lines if "import" in line and "softtokens.evaluate" in line}
-    assert taken == {"softtokens.evaluate.intervals", "softtokens.evaluate.passk"}
+    assert taken == {f"softtokens.evaluate.{name}" for name in ("folder", "intervals", "passk")}
 
 
 def test_results_and_comparisons_are_read_without_torch():
-    script = "import sys, softtokens.tables, softtokens.evaluate.compare; print('torch' in sys.modules)"
+    script = "import sys, softtokens.cli.tables, softtokens.evaluate.compare; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 @pytest.mark.parametrize("module", ["torch", "transformers", "datasets", "numpy"])
 def test_configuration_knows_no_heavy_library(module):
-    for name in (
-        "config.py",
-        "configfile.py",
-        "evaluateconfig.py",
-        "planconfig.py",
-        "signalconfig.py",
-        "types.py",
-        "cli.py",
-        "__init__.py",
-    ):
+    config = [str(file.relative_to(PACKAGE)) for file in (PACKAGE / "config").glob("*.py")]
+    for name in (*config, "cli/entry.py", "cli/commands.py", "files.py", "types.py", "__init__.py"):
         tree = ast.parse((PACKAGE / name).read_text())
         imports = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
         assert not any(module in line.split() for line in imports), name

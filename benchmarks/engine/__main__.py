@@ -44,14 +44,14 @@ def main(arguments: list[str] | None = None) -> Path:
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     options.output.mkdir(parents=True, exist_ok=True)
     for idea in options.only:
-        found = []
+        fresh_rows = []
         for row in ideas[idea].rows(SIZES[size]):
             seconds = time.perf_counter() - started
-            line = f"{seconds:4.0f} s  {idea}: {row.what}, {row.clock}: {row.ratio:.3g} beside {row.beside}"
-            print(line, file=sys.stderr, flush=True)
-            found.append(row.plain())
+            line = f"{idea}: {row.what}, {row.clock}: {row.ratio:.3g} compared with {row.compared_with}"
+            print(f"{seconds:4.0f} s  {line}", file=sys.stderr, flush=True)
+            fresh_rows.append(row.plain())
         # ideas that are not measured now keep their rows of an earlier run
-        rows = [row for row in rows if row["idea"] != idea] + found
+        rows = [row for row in rows if row["idea"] != idea] + fresh_rows
         report |= {"seconds": round(time.perf_counter() - started), "rows": rows}
         file.write_text(json.dumps(report, indent=1) + "\n")
     show.table(report)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from benchmarks.engine.measure import CLOCKS, CPU, Row, busyness, of_threads, take_turns
 from benchmarks.engine.steps import stepper
-from benchmarks.engine.subject import THOUGHTS, Sizes, model_of, policy_of
+from benchmarks.engine.subject import THOUGHTS, Sizes, decoder_of, model_of
 from torch.profiler import ProfilerActivity, profile
 
 # attention grows with the square of the thoughts; whatever else there is should not
@@ -40,7 +40,7 @@ def _row(what: str, points: tuple[int, ...], seconds: list[float], busy: float) 
         what=what,
         clock=CPU,
         ours=", ".join(f"{n:,}: {s:.2f}" for n, s in zip(points, seconds, strict=True)),
-        beside="straight line through them",
+        compared_with="straight line through them",
         theirs=", ".join(f"{s:.2f}" for s in line),
         ratio=power,
         samples={"size": list(points), "seconds": seconds},
@@ -52,9 +52,9 @@ def _row(what: str, points: tuple[int, ...], seconds: list[float], busy: float) 
 
 def _attention(step: Callable[[], object]) -> float:
     """CPU seconds that one step spends in the kernels of attention, forward and backward, by the profiler."""
-    with of_threads(CLOCKS[CPU][0]), profile(activities=[ProfilerActivity.CPU]) as seen:
+    with of_threads(CLOCKS[CPU][0]), profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
-    kernels = (event for event in seen.key_averages() if "scaled_dot_product" in event.key)
+    kernels = (event for event in profiler.key_averages() if "scaled_dot_product" in event.key)
     return sum(event.self_cpu_time_total for event in kernels) / 1e6
 
 
@@ -63,4 +63,4 @@ def _step(sizes: Sizes, changed: dict[str, int]):
     setting = BASE | changed if sizes.compiles else {k: v[0] for k, v in sizes.growth.items()} | changed
     problems, group, tokens = setting["problems"], setting["group"], setting["thoughts"]
     at = dataclasses.replace(sizes, problems=problems, group=group, tokens=tokens, compiles=False)
-    return stepper(policy_of(model_of(at, setting["vocabulary"]), compiles=False), THOUGHTS["soft"], at)
+    return stepper(decoder_of(model_of(at, setting["vocabulary"]), compiles=False), THOUGHTS["soft"], at)

@@ -86,8 +86,8 @@ class Handwritten:
             keys.index_copy_(2, at, k[:, :, None])
             values.index_copy_(2, at, v[:, :, None])
             packed = q.reshape(rows, self.kv_heads, -1, self.head_dim)
-            seen = scaled_dot_product_attention(packed, keys[:, :, :end], values[:, :, :end])
-            x = x + linear(seen.reshape(rows, -1), out)
+            attended = scaled_dot_product_attention(packed, keys[:, :, :end], values[:, :, :end])
+            x = x + linear(attended.reshape(rows, -1), out)
             gate, up = linear(_rms_norm(x, norm2, self.epsilon), gate_up).chunk(2, -1)
             x = x + linear(silu(gate) * up, down)
         return x
@@ -104,8 +104,8 @@ class Handwritten:
             q, k, v = projected.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
             q, k, v = (y.transpose(1, 2) for y in (_rotate(q, cos, sin), _rotate(k, cos, sin), v))
             keys[:count, :, :seq], values[:count, :, :seq] = k, v
-            seen = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-            x = x + linear(seen.transpose(1, 2).reshape(count, seq, -1), out)
+            attended = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            x = x + linear(attended.transpose(1, 2).reshape(count, seq, -1), out)
             gate, up = linear(_rms_norm(x, norm2, self.epsilon), gate_up).chunk(2, -1)
             x = x + linear(silu(gate) * up, down)
         return x[:, -1]

@@ -18,7 +18,7 @@ CLOCKS = {WALL: (2, time.perf_counter), CPU: (1, time.process_time)}
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table: ours beside another.
+    """One line of the table: ours compared with another.
 
     ratio: what is to be judged. at_least, at_most: what it should reach, if anything. samples: the raw numbers behind
     the line, one per round. busy: share of the machine's cores that others used meanwhile. line: slope and offset of
@@ -29,7 +29,7 @@ class Row:
     what: str
     clock: str
     ours: str
-    beside: str
+    compared_with: str
     theirs: str
     ratio: float
     samples: dict[str, list[float]]
@@ -64,7 +64,7 @@ class Row:
 def compared(
     seconds: dict[str, list[float]],
     ours: str,
-    beside: str,
+    compared_with: str,
     *,
     work: int | None = None,
     unit: str = "",
@@ -81,13 +81,13 @@ def compared(
         best, median = min(seconds[who]), statistics.median(seconds[who])
         return f"{best:.3g} / {median:.3g} s" if work is None else f"{work / best:,.0f} / {work / median:,.0f} {unit}"
 
-    longer = statistics.median(seconds[ours]) / statistics.median(seconds[beside])
+    longer = statistics.median(seconds[ours]) / statistics.median(seconds[compared_with])
     return Row(
         ours=shown(ours),
-        beside=beside,
-        theirs=shown(beside),
+        compared_with=compared_with,
+        theirs=shown(compared_with),
         ratio=longer if at_most is not None else 1 / longer,
-        samples={"ours": seconds[ours], beside: seconds[beside]},
+        samples={"ours": seconds[ours], compared_with: seconds[compared_with]},
         at_least=at_least,
         at_most=at_most,
         **names,
@@ -131,12 +131,12 @@ def of_threads(threads: int) -> Iterator[None]:
 @contextlib.contextmanager
 def busyness() -> Iterator[list[float]]:
     """Share of the machine's cores that other processes used inside the block, appended to the list at its end."""
-    found: list[float] = []
+    shares: list[float] = []
     started, others = time.perf_counter(), _cpu_seconds_of_others()
-    yield found
+    yield shares
     elapsed = time.perf_counter() - started
     share = (_cpu_seconds_of_others() - others) / (elapsed * (os.cpu_count() or 1))
-    found.append(round(min(1.0, max(0.0, share)), 3))
+    shares.append(round(min(1.0, max(0.0, share)), 3))
 
 
 def _cpu_seconds_of_others() -> float:

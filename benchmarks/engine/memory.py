@@ -9,14 +9,14 @@ from benchmarks.engine.fresh import MEGABYTE, peak_memory
 from benchmarks.engine.measure import Row, busyness
 from benchmarks.engine.subject import ANSWER_TOKENS, SIGMA, Sizes, model_of, policy_of
 
+from softtokens.endings import LIMIT
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys, Stream
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.thoughts import Gaussian, normal
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights
-from softtokens.types import StopReason
 
 PROMPT = 8
 OF_ONE_TENSOR = 1 / 8
@@ -33,7 +33,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
     yield Row(
         what=f"soft update, {rollouts} x {thoughts:,} thoughts, V = {vocab:,}, d = {dim}, whole process",
         ours=_shown(ours),
-        beside="one float32 tensor of logits, computed",
+        compared_with="one float32 tensor of logits, computed",
         theirs=f"{one_tensor / MEGABYTE:,.0f} MB",
         ratio=ours["peak"] / one_tensor,
         samples={"ours": [ours["peak"], ours["before"], ours["seconds"]], "one tensor": [one_tensor]},
@@ -45,14 +45,14 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         few = {
             way: _peak(way, sizes.naive_rollouts, thoughts, vocab, dim, fresh=fresh) for way in ("ours", "materialised")
         }
-    taken = {way: max(1.0, found["peak"] - found["before"]) for way, found in few.items()}
+    taken = {way: max(1.0, measured["peak"] - measured["before"]) for way, measured in few.items()}
     yield Row(
         what=f"the same with {sizes.naive_rollouts} rollouts, what the update adds",
         ours=f"+{taken['ours'] / MEGABYTE:,.0f} MB",
-        beside="logits of all thoughts kept, measured",
+        compared_with="logits of all thoughts kept, measured",
         theirs=f"+{taken['materialised'] / MEGABYTE:,.0f} MB",
         ratio=taken["ours"] / taken["materialised"],
-        samples={way: [found["peak"], found["before"], found["seconds"]] for way, found in few.items()},
+        samples={way: [measured["peak"], measured["before"], measured["seconds"]] for way, measured in few.items()},
         busy=busy[0],
         **names,
     )
@@ -62,9 +62,9 @@ def _peak(way: str, *shape: int, fresh: bool) -> dict[str, float]:
     return peak_memory("benchmarks.engine.memory:prepare", [way, *shape], fresh=fresh)
 
 
-def _shown(found: dict[str, float]) -> str:
-    added = found["peak"] - found["before"]
-    return f"{found['peak'] / MEGABYTE:,.0f} MB (+{added / MEGABYTE:,.0f}), {found['seconds']:.0f} s"
+def _shown(measured: dict[str, float]) -> str:
+    added = measured["peak"] - measured["before"]
+    return f"{measured['peak'] / MEGABYTE:,.0f} MB (+{added / MEGABYTE:,.0f}), {measured['seconds']:.0f} s"
 
 
 def prepare(way: str, rollouts: int, thoughts: int, vocab: int, dim: int) -> Callable[[], None]:
@@ -72,7 +72,7 @@ def prepare(way: str, rollouts: int, thoughts: int, vocab: int, dim: int) -> Cal
     not depend on it."""
     torch.set_flush_denormal(True)  # also in a process of its own
     sizes = Sizes(dim=dim, layers=2, heads=dim // 32 if dim >= 64 else 2, kv_heads=dim // 64 if dim >= 64 else 1)
-    policy = policy_of(model_of(sizes, vocab), compiles=False)
+    policy = policy_of(model_of(sizes, vocab))
     rollout = made_up(rollouts, thoughts, vocab, dim)
     advantages = torch.randn(rollouts, generator=torch.Generator().manual_seed(0))
     if way == "ours":
@@ -95,7 +95,7 @@ def made_up(rollouts: int, thoughts: int, vocab: int, dim: int) -> Rollout:
         log_prob=torch.zeros(rollouts, seq),
         keys=Keys(0, torch.zeros(rollouts, dtype=torch.int64), torch.arange(rollouts)),
         prompt_lengths=torch.full((rollouts,), PROMPT),
-        stop_reasons=[StopReason.LIMIT] * rollouts,
+        stop_reasons=[LIMIT] * rollouts,
         thought_texts=[""] * rollouts,
         answer_texts=[""] * rollouts,
     )

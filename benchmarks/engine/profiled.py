@@ -9,11 +9,11 @@ import argparse
 import dataclasses
 
 import torch
-from benchmarks.engine.subject import THOUGHTS, Sizes, model_of, policy_of, roll
+from benchmarks.engine.subject import THOUGHTS, Sizes, decoder_of, model_of, roll
 from torch.profiler import ProfilerActivity, profile
 
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights
 
 
@@ -27,20 +27,23 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     sizes = dataclasses.replace(Sizes(), compiles=options.compiled)
-    policy, thought = policy_of(model_of(sizes, options.vocabulary), compiles=options.compiled), THOUGHTS[options.mode]
-    rollout = roll(policy, thought, sizes)
-    weights, batch = Weights(policy), Batch(thought, rollout, torch.randn(rollout.rows), rollout.rows)
+    decoder, thought = (
+        decoder_of(model_of(sizes, options.vocabulary), compiles=options.compiled),
+        THOUGHTS[options.mode],
+    )
+    rollout = roll(decoder, thought, sizes)
+    weights, batch = Weights(decoder.policy), Batch(thought, rollout, torch.randn(rollout.rows), rollout.rows)
 
     def work():
         if options.part == "decode":
-            roll(policy, thought, sizes)
+            roll(decoder, thought, sizes)
         else:
             accumulate_gradient(weights, batch, TermWeights())
 
     work()
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
         work()
-    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=45))
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=45))
 
 
 if __name__ == "__main__":

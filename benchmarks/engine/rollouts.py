@@ -11,15 +11,16 @@ from benchmarks.engine.subject import (
     SIGMA,
     THOUGHTS,
     Sizes,
+    decoder_of,
     emitted,
     limits_of,
     model_of,
-    policy_of,
     prompts_of,
     repeated_prompts,
     roll,
 )
 
+from softtokens.endings import PAPER
 from softtokens.rollout.limits import forced_texts
 
 AGAINST_GENERATE = {512: 2.3, 32_000: 4.0}
@@ -54,11 +55,12 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 def _competitors(sizes: Sizes, vocabulary: int):
     """Everyone emits the same number of tokens per row after the same prompts; `generate` has its own copy."""
     theirs, model = model_of(sizes, vocabulary), model_of(sizes, vocabulary)
-    policy = policy_of(model, compiles=sizes.compiles)
-    work = emitted(roll(policy, THOUGHTS["hard"], sizes))
+    decoder = decoder_of(model, compiles=sizes.compiles)
+    policy = decoder.policy
+    work = emitted(roll(decoder, THOUGHTS["hard"], sizes))
     limits = limits_of(policy, sizes.tokens)
-    forced = forced_texts(policy.tokenizer, policy.device)
-    forced_ids = forced.table[0, : int(forced.length[0])]
+    forced = forced_texts(policy.tokenizer, policy.device, PAPER)
+    forced_ids = forced.table[2, : int(forced.length[2])]  # thoughts that end by the limit
     hand = Handwritten(model, sizes.rows, sizes.prompt + sizes.tokens, compiles=sizes.compiles)
     prompts = torch.tensor(prompts_of(sizes))
 
@@ -71,8 +73,8 @@ def _competitors(sizes: Sizes, vocabulary: int):
         hand.generate(prompts, sizes.group, limits.max_thought_steps, forced_ids, limits.max_answer_tokens, sigma)
 
     competitors = {
-        "hard": lambda: roll(policy, THOUGHTS["hard"], sizes),
-        "soft": lambda: roll(policy, THOUGHTS["soft"], sizes),
+        "hard": lambda: roll(decoder, THOUGHTS["hard"], sizes),
+        "soft": lambda: roll(decoder, THOUGHTS["soft"], sizes),
         "generate": generate,
         "handwritten hard": lambda: by_hand(None),
         "handwritten soft": lambda: by_hand(SIGMA),

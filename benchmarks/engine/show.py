@@ -11,7 +11,7 @@ from rich.table import Table
 
 def table(report: dict) -> None:
     console = Console(width=None if Console().is_terminal else 150)
-    columns = ("", "clock", "ours", "beside", "beside it", "ratio", "to reach", "others busy")
+    columns = ("", "clock", "ours", "compared with", "theirs", "ratio", "to reach", "others busy")
     for idea in dict.fromkeys(row["idea"] for row in report["rows"]):
         shown = Table(*columns, title=f"{idea} (best / median of the rounds, ratio of medians)")
         for row in report["rows"]:
@@ -27,7 +27,7 @@ def _cells(row: dict) -> tuple[str, ...]:
         row["what"],
         row["clock"],
         row["ours"],
-        row["beside"],
+        row["compared_with"],
         row["theirs"],
         f"{row['ratio']:.3g}",
         f"{row['target']}{met}",
@@ -63,4 +63,4 @@ def plot(report: dict, path: Path) -> None:
 
 
 def _label(row: dict) -> str:
-    return textwrap.fill(f"{row['what']}: {row['beside']} ({row['clock'].split(',')[0]})", 60)
+    return textwrap.fill(f"{row['what']}: {row['compared_with']} ({row['clock'].split(',')[0]})", 60)

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 from benchmarks.engine.measure import CLOCKS, Row, compared, take_turns
-from benchmarks.engine.subject import THOUGHTS, Sizes, limits_of, model_of, policy_of, prompts_of, tokenizer
+from benchmarks.engine.subject import THOUGHTS, Sizes, decoder_of, limits_of, model_of, prompts_of, tokenizer
 
-from softtokens.config import TrainConfig
-from softtokens.models.hf import HFPolicy
+from softtokens.config.train import RewardConfig, TrainConfig
 from softtokens.rewards.graders import grader
-from softtokens.rewards.scale import RewardScale
+from softtokens.rollout.decoder import Decoder
 from softtokens.thoughts import Thought
-from softtokens.train.fit import WANTED_POSITIONS, Fit
+from softtokens.train.batch_sizes import WANTED_POSITIONS, BatchSizes
 from softtokens.train.scoring import by_function
-from softtokens.train.step import Trainee, train_step
+from softtokens.train.step import train_step
+from softtokens.train.trainee import Trainee
 from softtokens.train.weights import Weights
 from softtokens.types import Problem
 
@@ -30,8 +30,8 @@ LEARNING_RATE = 1e-6
 def rows(sizes: Sizes) -> Iterator[Row]:
     for vocabulary in sizes.vocabularies:
         torch.compiler.reset()  # each model and each number of threads is compiled apart, and at most eight are kept
-        policy = policy_of(model_of(sizes, vocabulary), compiles=sizes.compiles)
-        competitors = {mode: stepper(policy, thought, sizes) for mode, thought in THOUGHTS.items()}
+        decoder = decoder_of(model_of(sizes, vocabulary), compiles=sizes.compiles)
+        competitors = {mode: stepper(decoder, thought, sizes) for mode, thought in THOUGHTS.items()}
         competitors["TRL"] = RLOOSteps(sizes, vocabulary)
         rounds = sizes.rounds if vocabulary < 10_000 else sizes.slow_rounds
         for clock in CLOCKS:
@@ -43,8 +43,9 @@ def rows(sizes: Sizes) -> Iterator[Row]:
                 yield compared(seconds, mode, "hard", at_most=most, what=f"{mode}, V = {vocabulary:,}", **names)
 
 
-def stepper(policy: HFPolicy, thought: Thought, sizes: Sizes) -> Callable[[], object]:
+def stepper(decoder: Decoder, thought: Thought, sizes: Sizes) -> Callable[[], object]:
     """Ours; each call is one update. The terms' norms, which cost a second backward pass, are not measured apart."""
+    policy = decoder.policy
     limits = limits_of(policy, sizes.tokens)
     config = TrainConfig(
         problems_per_step=sizes.problems,
@@ -67,7 +68,8 @@ def stepper(policy: HFPolicy, thought: Thought, sizes: Sizes) -> Callable[[], ob
         problems,
         by_function(reward),
         limits,
-        fit=Fit(sizes.rows, 0, WANTED_POSITIONS["cpu"], recomputes=False),
+        batch_sizes=BatchSizes(sizes.rows, 0, WANTED_POSITIONS["cpu"], recomputes=False),
+        decoder=decoder,
     )
     done = iter(range(config.steps))
     return lambda: train_step(trainee, next(done))
@@ -77,8 +79,8 @@ def reward(completions, answer, **columns) -> list[float]:
     """The grader's reward, and a little for length: random models answer nothing right, and equal rewards teach
     nothing."""
     del columns
-    scale, verdicts = RewardScale(), grader("exact").grade(completions, answer)
-    return [scale.reward(v) + 0.1 * len(text) for v, text in zip(verdicts, completions, strict=True)]
+    scale, verdicts = RewardConfig(), grader("exact").grade(completions, answer)
+    return [scale.of(v) + 0.1 * len(text) for v, text in zip(verdicts, completions, strict=True)]
 
 
 def prompts_as_texts(tokenizer, sizes: Sizes) -> list[str]:

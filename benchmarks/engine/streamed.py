@@ -37,17 +37,17 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 
 def _memory(what: str, ways: tuple[str, ...], shape: tuple[int, ...], name: str, *, fresh: bool) -> Iterator[Row]:
     with busyness() as busy:
-        found = {
+        measured = {
             way: peak_memory("benchmarks.engine.streamed:prepare", [what, way, *shape], fresh=fresh) for way in ways
         }
-    taken = {way: max(1.0, sizes["peak"] - sizes["before"]) for way, sizes in found.items()}
+    taken = {way: max(1.0, sizes["peak"] - sizes["before"]) for way, sizes in measured.items()}
     for other in ways[1:]:
         yield Row(
             idea="streamed",
             what=name,
             clock="peak memory",
             ours=f"+{taken['ours'] / MEGABYTE:,.0f} MB",
-            beside=other,
+            compared_with=other,
             theirs=f"+{taken[other] / MEGABYTE:,.0f} MB",
             ratio=taken[other] / taken["ours"],
             samples={"ours": [taken["ours"]], other: [taken[other]]},

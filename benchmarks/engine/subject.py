@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from softtokens.endings import PAPER
 from softtokens.models.files import tiny_checkpoint
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits, forced_texts
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Gaussian, Hard, Thought
@@ -113,17 +115,20 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(tiny_checkpoint())
 
 
-def policy_of(model: LlamaForCausalLM, *, compiles: bool) -> HFPolicy:
+def policy_of(model: LlamaForCausalLM) -> HFPolicy:
     """Every row of the vocabulary counts, and no token ends a text."""
     policy = HFPolicy(model, tokenizer(), mask_unused=False)
     policy.eos_ids = frozenset()
-    policy.prepare_decoding("compiled" if compiles else "plain", 1)
     return policy
+
+
+def decoder_of(model: LlamaForCausalLM, *, compiles: bool) -> Decoder:
+    return Decoder(policy_of(model)).prepare("compiled" if compiles else "plain", 1)
 
 
 def limits_of(policy: HFPolicy, tokens: int) -> Limits:
     """Rollouts of that many tokens in all: what is neither forced nor answer is thought."""
-    forced = forced_texts(policy.tokenizer, policy.device).longest
+    forced = forced_texts(policy.tokenizer, policy.device, PAPER).longest
     return Limits(max(1, tokens - forced - ANSWER_TOKENS), ANSWER_TOKENS)
 
 
@@ -132,12 +137,12 @@ def prompts_of(sizes: Sizes) -> list[list[int]]:
     return torch.randint(5, 500, (sizes.problems, sizes.prompt), generator=generator).tolist()
 
 
-def roll(policy: HFPolicy, thought: Thought, sizes: Sizes) -> Rollout:
+def roll(decoder: Decoder, thought: Thought, sizes: Sizes) -> Rollout:
     """One batch, the same at every call."""
     prompt_of_row = [p for p in range(sizes.problems) for _ in range(sizes.group)]
     keys = Keys(0, torch.tensor(prompt_of_row), torch.arange(sizes.group).repeat(sizes.problems))
-    limits = limits_of(policy, sizes.tokens)
-    return sample_rollout(policy, thought, prompts_of(sizes), prompt_of_row, keys, limits)
+    limits = limits_of(decoder.policy, sizes.tokens)
+    return sample_rollout(decoder.policy, thought, prompts_of(sizes), prompt_of_row, keys, limits, decoder=decoder)
 
 
 def emitted(rollout: Rollout) -> int:

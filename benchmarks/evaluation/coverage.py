@@ -64,9 +64,9 @@ def false_alarms(sets: int) -> None:
                 base = random.beta(0.3, 0.5, size=problems)
                 trained = base + gain * (1 - base)
                 a, b = (random.binomial(samples, p) / samples for p in (trained, base))
-                found = paired_difference(a, b)
-                hits += found["low"] <= gain * (1 - 0.3 / 0.8) <= found["high"]
-                alarms += found["p"] < 0.05
+                interval = paired_difference(a, b)
+                hits += interval["low"] <= gain * (1 - 0.3 / 0.8) <= interval["high"]
+                alarms += interval["p"] < 0.05
             row = f"{name:<28}{problems:>9}{samples:>9}{100 * hits / sets:>9.1f}%{100 * alarms / sets:>9.1f}%"
             print(row, flush=True)
 

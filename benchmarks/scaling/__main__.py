@@ -29,19 +29,18 @@ def main(arguments: list[str] | None = None) -> Path:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for scaling.json")
     options = parser.parse_args(arguments)
 
-    started, found = time.perf_counter(), []
+    started, fresh_rows = time.perf_counter(), []
     with tempfile.TemporaryDirectory() as folder:
         for idea in options.only:
             for row in IDEAS[idea].rows(Path(folder), dry=options.dry_run):
-                line = (
-                    f"{time.perf_counter() - started:4.0f} s  {idea}: {row.what}: {row.ours}, {row.beside} {row.theirs}"
-                )
-                print(line, file=sys.stderr, flush=True)
-                found.append(row.plain())
+                seconds = time.perf_counter() - started
+                line = f"{idea}: {row.what}: {row.ours}, {row.compared_with} {row.theirs}"
+                print(f"{seconds:4.0f} s  {line}", file=sys.stderr, flush=True)
+                fresh_rows.append(row.plain())
     file = options.output / "scaling.json"
     earlier = json.loads(file.read_text())["rows"] if file.exists() else []
     kept = [row for row in earlier if row["idea"] not in options.only]  # not measured now
-    report = {"machine": machine(), "seconds": round(time.perf_counter() - started), "rows": kept + found}
+    report = {"machine": machine(), "seconds": round(time.perf_counter() - started), "rows": kept + fresh_rows}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n")
     show.table(report)

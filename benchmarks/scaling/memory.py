@@ -60,7 +60,7 @@ def rows(folder: Path, *, dry: bool) -> Iterator[Row]:
             what=f"{case.what} (peak in {plan['peak_phase']})",
             clock="peak memory",
             ours=f"plan {plan['peak'] / MEGABYTE:,.0f} MB",
-            beside="measured",
+            compared_with="measured",
             theirs=f"{measured / MEGABYTE:,.0f} MB",
             ratio=abs(plan["peak"] / measured - 1),
             samples={"plan": [plan["peak"]], "measured": [measured]},

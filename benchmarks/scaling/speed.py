@@ -32,16 +32,16 @@ def rows(folder: Path, *, dry: bool) -> Iterator[Row]:
         flags = ["--model", random_model(folder, **model), *FLAGS, "--steps", str(steps), "--group-size", str(group)]
         flags += ["--max-thought-steps", str(thoughts), "--max-answer-tokens", "4", "--term-norms-every", "0"]
         flags += ["--save-every", str(steps)]
-        seen: dict[str, list[dict]] = {way: [] for way in WAYS}
+        seconds_of_steps: dict[str, list[dict]] = {way: [] for way in WAYS}
         with busyness() as busy:
             for _ in range(rounds):
                 for way, (processes, threads, more) in WAYS.items():
                     output = folder / "run"
-                    found = trained([*flags, *more], output, processes=processes, threads=threads)
-                    seen[way] += found[SKIPPED:]
+                    trained_steps = trained([*flags, *more], output, processes=processes, threads=threads)
+                    seconds_of_steps[way] += trained_steps[SKIPPED:]
                     shutil.rmtree(output)
         for way in list(WAYS)[1:]:
-            yield _row(f"soft, {name}, {way}", seen[way], seen[ONE], busy[0])
+            yield _row(f"soft, {name}, {way}", seconds_of_steps[way], seconds_of_steps[ONE], busy[0])
 
 
 def _row(what: str, ours: list[dict], theirs: list[dict], busy: float) -> Row:
@@ -51,7 +51,7 @@ def _row(what: str, ours: list[dict], theirs: list[dict], busy: float) -> Row:
         what=what,
         clock="wall",
         ours=_shown(ours),
-        beside=ONE,
+        compared_with=ONE,
         theirs=_shown(theirs),
         ratio=statistics.median(samples[ONE]) / statistics.median(samples["ours"]),
         samples=samples,

@@ -8,8 +8,9 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {
+    "Ending": "endings",
+    "Endings": "endings",
     "Problem": "types",
-    "StopReason": "types",
     "UserError": "types",
     "Verdict": "types",
     "Hard": "thoughts",
@@ -24,7 +25,7 @@ _HOME = {
     "Rollout": "rollout.record",
     "sample_rollout": "rollout.decode",
     "replay": "rollout.replay",
-    "leave_one_out": "train.advantage",
+    "leave_one_out": "train.objective",
     "load_problems": "tasks",
     "pass_at_k": "evaluate.passk",
 }

@@ -1,4 +1,4 @@
-"""The words every other module speaks: a problem, how a rollout stopped, what the grader said.
+"""The words every other module speaks: a problem, and the grader's verdict.
 
 Axis names used in every shape comment: `problems`, `group` (rollouts per problem), `rows` (= problems * group),
 `seq`, `steps` (thought steps), `answer` (answer tokens), `dim` (embedding width), `vocab`.
@@ -24,16 +24,8 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-class Elsewhere(Exception):
+class OtherProcessFailed(Exception):
     """Another process of the run has failed, and says why."""
-
-
-class StopReason(enum.Enum):
-    """Why the thought phase of a rollout ended."""
-
-    PHRASE = "phrase"  # the (shadow) text ended with the stop phrase
-    LIMIT = "limit"  # max_thought_steps were taken
-    EOS = "eos"  # the (shadow) token was an end-of-sequence token
 
 
 class Verdict(enum.Enum):

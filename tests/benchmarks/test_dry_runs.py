@@ -43,7 +43,7 @@ def test_whole_steps_run_dry_beside_trl(tmp_path):
     from benchmarks.engine.__main__ import main
 
     rows = json.loads(main(["--dry-run", "--only", "step", "--output", str(tmp_path)]).read_text())["rows"]
-    assert {row["beside"] for row in rows} == {"TRL", "hard"}
+    assert {row["compared_with"] for row in rows} == {"TRL", "hard"}
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def run(capsys):
             code = cli.main([str(argument) for argument in arguments])
         except SystemExit as stop:  # the parser of flags ends the process itself
             code = stop.code
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return run

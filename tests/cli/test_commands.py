@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from softtokens import generate as generating
-from softtokens.config import ALL_SETTINGS
+from softtokens.cli import generate as generating
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.evaluate import sampling
 from softtokens.rollout.stopping import decode_text
 
@@ -57,7 +57,7 @@ def test_evaluate_asks_math_verify(run, model_folder, tmp_path, monkeypatch):
     file = tmp_path / "test.jsonl.gz"
     file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in GSM8K_ROWS).encode()))
     stream = sampling.stream_problems
-    said = {
+    answers = {
         0: r" The final answer is: \boxed{\frac{144}{2}}",
         1: r" The final answer is: \boxed{x+1}",
         2: r" \boxed{2200",
@@ -65,7 +65,7 @@ def test_evaluate_asks_math_verify(run, model_folder, tmp_path, monkeypatch):
 
     def saying(*arguments, **options):
         for rows, rollout in stream(*arguments, **options):
-            rollout.answer_texts[:] = [said[i] for i in rollout.keys.problem.tolist()]
+            rollout.answer_texts[:] = [answers[i] for i in rollout.keys.problem.tolist()]
             yield rows, rollout
 
     monkeypatch.setattr(sampling, "stream_problems", saying)
@@ -182,9 +182,9 @@ def test_secrets_of_the_environment_stay_there(run, model_folder, data_file, tmp
         [*training, "--output", folders[0]],  # refused
         ["evaluate", "--models", "/no/such-model", *task, "--output", tmp_path / "evaluation2"],
     ]
-    said = [run(*call) for call in calls]
-    assert [code for code, _, _ in said] == [0, 0, 0, 2, 2], said
-    assert "secret-" not in "".join(out + err for _, out, err in said)
+    results = [run(*call) for call in calls]
+    assert [code for code, _, _ in results] == [0, 0, 0, 2, 2], results
+    assert "secret-" not in "".join(out + err for _, out, err in results)
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {"report.html", "config.json", "metrics.jsonl"} <= {file.name for file in files}
     assert [file for file in files if b"secret-" in file.read_bytes()] == []

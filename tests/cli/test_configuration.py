@@ -6,9 +6,10 @@ import json
 import pytest
 
 from softtokens import cli
-from softtokens.config import GenerateConfig, QuickstartConfig, ReportConfig, TrainConfig
-from softtokens.configfile import from_dict
-from softtokens.evaluateconfig import CompareConfig, EvaluateConfig
+from softtokens.config.commands import GenerateConfig, QuickstartConfig, ReportConfig
+from softtokens.config.evaluate import CompareConfig, EvaluateConfig
+from softtokens.config.toml import from_dict
+from softtokens.config.train import TrainConfig
 
 DEFAULTS = {"train": TrainConfig(), "evaluate": EvaluateConfig(), "quickstart": QuickstartConfig()}
 

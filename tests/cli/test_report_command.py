@@ -28,7 +28,7 @@ def test_several_folders_and_a_place(run, training_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "runs is empty; it must be one folder or more"),
         (["/nowhere/run"], "runs has '/nowhere/run', which does not exist; give folders"),
@@ -37,13 +37,13 @@ def test_several_folders_and_a_place(run, training_run, tmp_path):
         (["{folder}/run", "--output", "{folder}/run"], "which cannot be written: Is a directory"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(run, training_run, tmp_path, arguments, said):
+def test_what_cannot_be_is_one_sentence(run, training_run, tmp_path, arguments, message):
     if arguments == ["{folder}"]:
         (training_run / "metrics.jsonl").unlink()
         (training_run / "config.json").unlink()
     code, out, err = run("report", *(argument.format(folder=tmp_path) for argument in arguments))
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from softtokens.config import TaskConfig
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.task import TaskConfig
 from softtokens.evaluate import run
-from softtokens.evaluateconfig import EvaluateConfig
 from softtokens.types import Problem, Verdict
 
 QUESTIONS = ["Tom has 4 apples.", "3", "Tom has 12 apples. so. User", "so. 12", "User has 4."]
@@ -77,9 +77,9 @@ def drawn(monkeypatch):
     stream, sample = sampling.stream_problems, sampling.sample_problems
 
     def counting(policy, thought, problems, rows, *arguments, **options):
-        for some, rollout in stream(policy, thought, problems, rows, *arguments, **options):
-            batches.append([(problems[i].id, n) for i, n in some])
-            yield some, rollout
+        for finished, rollout in stream(policy, thought, problems, rows, *arguments, **options):
+            batches.append([(problems[i].id, n) for i, n in finished])
+            yield finished, rollout
 
     def counting_whole(policy, thought, problems, rollout_ids, *arguments, **options):
         batches.append([(p.id, n) for p, ids in zip(problems, rollout_ids, strict=True) for n in ids])

@@ -4,12 +4,13 @@ import json
 import numpy as np
 import pytest
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.thought import ALL_SETTINGS
+from softtokens.endings import PAPER
 from softtokens.evaluate.cells import Cell, cells_of
-from softtokens.evaluate.naming import named_sources, split_name
+from softtokens.evaluate.named_sources import named_sources, split_name
 from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.summary import summarize, votes_of
-from softtokens.evaluateconfig import EvaluateConfig
 from softtokens.rewards.exact import ExactGrader
 from softtokens.thoughts import Gaussian, Hard, thought_setting
 from softtokens.types import UserError
@@ -156,28 +157,52 @@ def test_summary_by_hand():
         sample(9, 0, "3", "wrong"),
         sample(9, 1, None, "no_answer", thoughts=4),
     ]
-    found = summarize(samples, [5, 9], "m", "t", Cell("hard-sample", 0.6, None), seed=3, grader=ExactGrader())
-    assert found["right"] == [1, 0]
-    assert found["votes"] == [[[1, 1], [1, 0]], [[1, 0]]]
-    assert {k: v["value"] for k, v in found["pass@k"].items()} == {"1": 0.25, "2": 0.5}
-    assert {k: v["value"] for k, v in found["maj@k"].items()} == {"1": 0.25, "2": 0.25}
-    assert found["mean@n"] == found["pass@k"]["1"]
-    assert found["verdicts"] == {"right": 0.25, "wrong": 0.5, "no_answer": 0.25, "grader_timeout": 0, "grader_error": 0}
-    assert found["stops"] == {"phrase": 0.75, "limit": 0.25, "eos": 0.0}
-    assert found["thought_length"] == {"mean": 4.0, "median": 3.5, "p95": pytest.approx(5.7)}
-    assert (found["tokens"], found["seconds"], found["tokens_per_second"]) == (24, 2.0, 12.0)
+    summary = summarize(
+        samples,
+        [5, 9],
+        "m",
+        "t",
+        Cell("hard-sample", 0.6, None),
+        seed=3,
+        grader=ExactGrader(),
+        stop_reasons=PAPER.reasons,
+    )
+    assert summary["right"] == [1, 0]
+    assert summary["votes"] == [[[1, 1], [1, 0]], [[1, 0]]]
+    assert {k: v["value"] for k, v in summary["pass@k"].items()} == {"1": 0.25, "2": 0.5}
+    assert {k: v["value"] for k, v in summary["maj@k"].items()} == {"1": 0.25, "2": 0.25}
+    assert summary["mean@n"] == summary["pass@k"]["1"]
+    assert summary["verdicts"] == {
+        "right": 0.25,
+        "wrong": 0.5,
+        "no_answer": 0.25,
+        "grader_timeout": 0,
+        "grader_error": 0,
+    }
+    assert summary["stops"] == {"phrase": 0.75, "limit": 0.25, "eos": 0.0}
+    assert summary["thought_length"] == {"mean": 4.0, "median": 3.5, "p95": pytest.approx(5.7)}
+    assert (summary["tokens"], summary["seconds"], summary["tokens_per_second"]) == (24, 2.0, 12.0)
     identity = ("model", "task", "cell", "setting", "temperature", "gamma", "problems", "samples", "seed")
     expected = ["m", "t", "hard-sample_T=0.6", "hard-sample", 0.6, None, 2, 2, 3]
-    assert [found[key] for key in identity] == expected
-    json.dumps(found, allow_nan=False)
+    assert [summary[key] for key in identity] == expected
+    json.dumps(summary, allow_nan=False)
 
 
 @pytest.mark.parametrize(("verdict", "value"), [("right", 1.0), ("wrong", 0.0)])
 def test_all_alike(verdict, value):
     samples = [sample(i, n, "1", verdict, seconds=0.0) for i in range(3) for n in range(2)]
-    found = summarize(samples, [0, 1, 2], "m", "t", Cell("soft-sample", 0.5, 0.33), seed=0, grader=ExactGrader())
-    curves = [*found["pass@k"].values(), *found["maj@k"].values()]
+    summary = summarize(
+        samples,
+        [0, 1, 2],
+        "m",
+        "t",
+        Cell("soft-sample", 0.5, 0.33),
+        seed=0,
+        grader=ExactGrader(),
+        stop_reasons=PAPER.reasons,
+    )
+    curves = [*summary["pass@k"].values(), *summary["maj@k"].values()]
     assert {curve["value"] for curve in curves} == {value}
     assert all(curve["low"] <= value <= curve["high"] and curve["low"] < curve["high"] for curve in curves)
-    assert found["tokens_per_second"] is None
+    assert summary["tokens_per_second"] is None
     assert np.isfinite([curve["low"] for curve in curves]).all()

@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from softtokens.cli.tables import comparison_notes
+from softtokens.config.evaluate import CompareConfig
 from softtokens.evaluate.compare import compare
-from softtokens.evaluate.folder import write_json
 from softtokens.evaluate.intervals import holm, paired_difference
 from softtokens.evaluate.passk import pass_at_k
-from softtokens.evaluateconfig import CompareConfig
-from softtokens.tables import comparison_notes
+from softtokens.files import write_json
 from softtokens.types import UserError
 
 RIGHT = {  # of 4 samples, on 6 problems
@@ -39,23 +39,23 @@ def folder(tmp_path):
     return str(root)
 
 
-def arms(found):
-    return [(c["model"], c["cell"], c["reference_model"], c["reference_cell"]) for c in found["comparisons"]]
+def arms(comparison):
+    return [(c["model"], c["cell"], c["reference_model"], c["reference_cell"]) for c in comparison["comparisons"]]
 
 
 def test_models_in_the_same_cell(folder):
-    found = compare(CompareConfig(folder, against="base", metrics=("pass@1", "pass@4")))
+    comparison = compare(CompareConfig(folder, against="base", metrics=("pass@1", "pass@4")))
     cells = ["hard-sample", "hard-sample_T=0.6"]
-    assert arms(found) == [("hard", cell, "base", cell) for cell in cells] * 2
-    for c in found["comparisons"]:
+    assert arms(comparison) == [("hard", cell, "base", cell) for cell in cells] * 2
+    for c in comparison["comparisons"]:
         k = int(c["metric"][-1])
         a, b = (pass_at_k(RIGHT[model, c["cell"]], 4, k) for model in ("hard", "base"))
         assert {key: c[key] for key in ("value", "low", "high", "p")} == {
             key: value for key, value in paired_difference(a, b).items() if key in ("value", "low", "high", "p")
         }
         assert c["of"] - c["of_reference"] == pytest.approx(c["value"])
-    assert [c["p_holm"] for c in found["comparisons"]] == holm([c["p"] for c in found["comparisons"]])
-    json.dumps(found, allow_nan=False)
+    assert [c["p_holm"] for c in comparison["comparisons"]] == holm([c["p"] for c in comparison["comparisons"]])
+    json.dumps(comparison, allow_nan=False)
 
 
 def test_the_first_model_is_the_default(folder):
@@ -63,19 +63,19 @@ def test_the_first_model_is_the_default(folder):
 
 
 def test_settings_of_the_same_model(folder):
-    found = compare(CompareConfig(folder, against="hard-sample", models=("base",)))
-    assert arms(found) == [("base", cell, "base", "hard-sample") for cell in ("hard-sample_T=0.6", "soft-sample")]
+    comparison = compare(CompareConfig(folder, against="hard-sample", models=("base",)))
+    assert arms(comparison) == [("base", cell, "base", "hard-sample") for cell in ("hard-sample_T=0.6", "soft-sample")]
 
 
 def test_everything_with_one_cell(folder):
-    found = compare(CompareConfig(folder, against="base/soft-sample"))
-    assert {(m, c) for m, c, *_ in arms(found)} == {*RIGHT, ("hard", "hard-greedy")} - {("base", "soft-sample")}
-    assert {(m, c) for *_, m, c in arms(found)} == {("base", "soft-sample")}
+    comparison = compare(CompareConfig(folder, against="base/soft-sample"))
+    assert {(m, c) for m, c, *_ in arms(comparison)} == {*RIGHT, ("hard", "hard-greedy")} - {("base", "soft-sample")}
+    assert {(m, c) for *_, m, c in arms(comparison)} == {("base", "soft-sample")}
 
 
 def test_what_cannot_be_compared_is_said(folder):
-    found = compare(CompareConfig(folder, against="hard-sample", models=("hard",), metrics=("pass@2", "pass@8")))
-    reasons = [(c["metric"], c["cell"], c["reason"]) for c in found["skipped"]]
+    comparison = compare(CompareConfig(folder, against="hard-sample", models=("hard",), metrics=("pass@2", "pass@8")))
+    reasons = [(c["metric"], c["cell"], c["reason"]) for c in comparison["skipped"]]
     needs = "pass@2 needs 2 samples per problem, and hard-greedy has 1 (greedy settings are deterministic)"
     assert ("pass@2", "hard-greedy", needs) in reasons
     assert all("pass@8 needs 8 samples per problem" in reason for metric, _, reason in reasons if metric == "pass@8")
@@ -84,22 +84,22 @@ def test_what_cannot_be_compared_is_said(folder):
 
 
 def test_votes(folder):
-    found = compare(CompareConfig(folder, metrics=("maj@4",), cells=("hard-sample",)))
-    assert found["comparisons"][0]["of"] == pytest.approx((1 + 1 + 1 + 1 + 1 + 0.5) / 6)
-    assert found["comparisons"][0]["of_reference"] == pytest.approx((0 + 0 + 0.5 + 1 + 1 + 0) / 6)
+    comparison = compare(CompareConfig(folder, metrics=("maj@4",), cells=("hard-sample",)))
+    assert comparison["comparisons"][0]["of"] == pytest.approx((1 + 1 + 1 + 1 + 1 + 0.5) / 6)
+    assert comparison["comparisons"][0]["of_reference"] == pytest.approx((0 + 0 + 0.5 + 1 + 1 + 0) / 6)
 
 
 def test_multiple_choice(folder):
-    found = compare(CompareConfig(folder, metrics=("nll_per_token", "accuracy")))
-    nll, accuracy = found["comparisons"]
+    comparison = compare(CompareConfig(folder, metrics=("nll_per_token", "accuracy")))
+    nll, accuracy = comparison["comparisons"]
     assert (nll["task"], nll["cell"], nll["value"]) == ("facts", None, pytest.approx(1 / 3))
     assert (accuracy["value"], accuracy["p"]) == (0.0, 1.0)
 
 
 def test_the_best_of_a_grid_is_chosen_on_the_other_half(folder):
     """On odd problems T = 1 is better for hard, on even ones T = 0.6; each is measured where it was not chosen."""
-    found = compare(CompareConfig(folder, best=True, cells=()))
-    (c,) = found["comparisons"]
+    comparison = compare(CompareConfig(folder, best=True, cells=()))
+    (c,) = comparison["comparisons"]
     plain, cool = (np.array(RIGHT["hard", cell]) / 4 for cell in ("hard-sample", "hard-sample_T=0.6"))
     assert plain[1::2].mean() > cool[1::2].mean() and cool[::2].mean() > plain[::2].mean()
     expected = np.where(np.arange(6) % 2 == 0, plain, cool)
@@ -141,9 +141,9 @@ def change_choices(folder, model, **changes):
 @pytest.mark.parametrize("changes", [{"sha256": "other"}, {"items": 4}, {"source": "lm-eval"}, {"limit": 3}])
 def test_other_items_are_not_paired(folder, changes):
     change_choices(folder, "hard", **changes)
-    found = compare(CompareConfig(folder, metrics=("pass@1", "accuracy")))
-    assert {c["metric"] for c in found["comparisons"]} == {"pass@1"}
-    assert [c["reason"] for c in found["skipped"]] == [
+    comparison = compare(CompareConfig(folder, metrics=("pass@1", "accuracy")))
+    assert {c["metric"] for c in comparison["comparisons"]} == {"pass@1"}
+    assert [c["reason"] for c in comparison["skipped"]] == [
         "accuracy was measured on other items, or with other options, than those of the reference"
     ]
 

@@ -91,9 +91,9 @@ def test_it_agrees_with_lm_evals_own_model(make_policy, tokenizer, tasks):
         warnings.simplefilter("ignore")
         theirs = HFLM(pretrained=policy.model, tokenizer=tokenizer, batch_size=1, device="cpu", max_length=256)
         expected = theirs.loglikelihood(requests, disable_tqdm=True)
-    found = adapter_of(policy).loglikelihood(requests)
-    np.testing.assert_allclose([x for x, _ in found], [x for x, _ in expected], rtol=1e-5)
-    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    scores = adapter_of(policy).loglikelihood(requests)
+    np.testing.assert_allclose([x for x, _ in scores], [x for x, _ in expected], rtol=1e-5)
+    assert [greedy for _, greedy in scores] == [greedy for _, greedy in expected]
 
 
 def test_in_the_matrix(config_for, tasks, tmp_path):
@@ -120,10 +120,10 @@ def test_long_contexts_lose_their_beginning(random_policy, tasks):
     long = "Tom has 4 apples. " * 60
     ids, continuation = lm._encode_pair(long + "so.", " 12")
     request = Instance("loglikelihood", {}, (long + "so.", " 12"), 0)
-    (found,) = lm.loglikelihood([request])
+    (scores,) = lm.loglikelihood([request])
     kept = ids[-(256 - len(continuation)) :]
     ((expected, _),) = lm._loglikelihood_tokens([(None, kept, continuation)])
-    assert found[0] == pytest.approx(expected)
+    assert scores[0] == pytest.approx(expected)
 
 
 @pytest.mark.slow

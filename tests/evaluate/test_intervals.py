@@ -66,17 +66,17 @@ def test_the_same_values_give_the_same_interval_around_the_mean():
 
 def test_columns_are_treated_as_if_alone():
     values = np.random.default_rng(4).random((40, 3))
-    for column, found in zip(values.T, estimates(values), strict=True):
-        assert found["value"] == pytest.approx(column.mean())
+    for column, interval in zip(values.T, estimates(values), strict=True):
+        assert interval["value"] == pytest.approx(column.mean())
         alone = estimate(column)
-        assert found["low"] == pytest.approx(alone["low"], abs=0.01)  # other resamples
-        assert found["high"] == pytest.approx(alone["high"], abs=0.01)
+        assert interval["low"] == pytest.approx(alone["low"], abs=0.01)  # other resamples
+        assert interval["high"] == pytest.approx(alone["high"], abs=0.01)
 
 
 def test_weights_count_tokens():
     """A text of 1,000 tokens weighs as much as 1,000 texts of one."""
-    found = estimate(np.array([1.0, 0.0, 0.0]), np.array([1000.0, 1.0, 1.0]))
-    assert found["value"] == pytest.approx(1000 / 1002)
+    interval = estimate(np.array([1.0, 0.0, 0.0]), np.array([1000.0, 1.0, 1.0]))
+    assert interval["value"] == pytest.approx(1000 / 1002)
     equal, plain = (estimate(np.arange(20.0), weights) for weights in (np.full(20, 7.0), None))
     assert equal == pytest.approx(plain)
 
@@ -109,11 +109,11 @@ def test_p_values_are_uniform_when_nothing_differs(monkeypatch):
 
 def test_paired_difference():
     a, b = np.array([1.0, 1.0, 0.0, 1.0]), np.array([0.0, 1.0, 0.0, 0.0])
-    found = paired_difference(a, b)
-    assert found["value"] == 0.5
-    assert (found["problems"], found["differing"]) == (4, 2)
-    assert found["p"] == 0.5
-    assert found["low"] <= 0.5 <= found["high"]
+    interval = paired_difference(a, b)
+    assert interval["value"] == 0.5
+    assert (interval["problems"], interval["differing"]) == (4, 2)
+    assert interval["p"] == 0.5
+    assert interval["low"] <= 0.5 <= interval["high"]
     same = paired_difference(a, a)
     assert (same["value"], same["p"], same["differing"]) == (0.0, 1.0, 0)
 
@@ -121,8 +121,8 @@ def test_paired_difference():
 def test_pairing_sharpens():
     """A gain of 0.05 on every problem is certain, however much problems differ from each other."""
     a = np.random.default_rng(6).random(50)
-    found = paired_difference(a + 0.05, a)
-    assert found["low"] == pytest.approx(0.05) == found["high"]
+    interval = paired_difference(a + 0.05, a)
+    assert interval["low"] == pytest.approx(0.05) == interval["high"]
     assert estimate(a)["high"] - estimate(a)["low"] > 0.1
 
 

@@ -89,9 +89,9 @@ def test_all_samples_vote_when_k_is_all_of_them():
 
 def test_many_voters():
     """A right answer given by 60 % of the samples wins nearly every large vote; binomials stay finite."""
-    found = maj_at_k([[(308, True), (204, False)]], MAX_VOTERS, [1, 101, MAX_VOTERS])[0]
-    assert found[0] == pytest.approx(308 / 512)
-    assert 0.95 < found[1] < found[2] == pytest.approx(1.0)
+    result = maj_at_k([[(308, True), (204, False)]], MAX_VOTERS, [1, 101, MAX_VOTERS])[0]
+    assert result[0] == pytest.approx(308 / 512)
+    assert 0.95 < result[1] < result[2] == pytest.approx(1.0)
     with pytest.raises(ValueError, match=r"samples is 513; maj@k is computed for up to 512"):
         maj_at_k([[(1, True)]], MAX_VOTERS + 1, [1])
 

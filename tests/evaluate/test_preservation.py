@@ -30,29 +30,29 @@ def test_by_hand(random_policy, trained):
         kls += torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1).tolist()
         agreements += (p.argmax(-1) == q.argmax(-1)).double().tolist()
         nlls += (p - q).gather(-1, ids[0, 1:, None])[:, 0].tolist()
-    found = preservation(random_policy, trained, TEXTS, ("base", "trained"))
-    assert (found["texts"], found["tokens"]) == (4, len(kls))
-    assert found["kl_per_token"]["value"] == pytest.approx(np.mean(kls), rel=1e-4)
-    assert found["top1_agreement"]["value"] == pytest.approx(np.mean(agreements))
-    assert found["nll_difference"]["value"] == pytest.approx(np.mean(nlls), rel=1e-4)
+    result = preservation(random_policy, trained, TEXTS, ("base", "trained"))
+    assert (result["texts"], result["tokens"]) == (4, len(kls))
+    assert result["kl_per_token"]["value"] == pytest.approx(np.mean(kls), rel=1e-4)
+    assert result["top1_agreement"]["value"] == pytest.approx(np.mean(agreements))
+    assert result["nll_difference"]["value"] == pytest.approx(np.mean(nlls), rel=1e-4)
     for name in ("kl_per_token", "top1_agreement", "nll_difference"):
-        assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
+        assert result[name]["low"] <= result[name]["value"] <= result[name]["high"]
 
 
 def test_a_model_preserves_itself(random_policy):
-    found = preservation(random_policy, random_policy, TEXTS, ("a", "b"))
-    assert found["kl_per_token"]["value"] == pytest.approx(0.0, abs=1e-7)
-    assert found["top1_agreement"]["value"] == 1.0
-    assert found["nll_difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    result = preservation(random_policy, random_policy, TEXTS, ("a", "b"))
+    assert result["kl_per_token"]["value"] == pytest.approx(0.0, abs=1e-7)
+    assert result["top1_agreement"]["value"] == 1.0
+    assert result["nll_difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_long_texts_are_cut_into_pieces(random_policy, trained):
     """256 positions: 300 and some tokens are two pieces, whose first tokens nothing predicts."""
     text = "Tom has 4 apples. " * 60
     tokens = len(random_policy.tokenizer.encode(text))
-    found = preservation(random_policy, trained, [text, "3"], ("a", "b"))
-    assert found["tokens"] == tokens - -(-tokens // 256)
-    assert found["texts"] == 1  # "3" is a single token: nothing is predicted
+    result = preservation(random_policy, trained, [text, "3"], ("a", "b"))
+    assert result["tokens"] == tokens - -(-tokens // 256)
+    assert result["texts"] == 1  # "3" is a single token: nothing is predicted
 
 
 def test_other_tokens_cannot_be_compared(random_policy, make_policy):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import Cell
-from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.profile import (
     chosen_rows,
     distance_to_nearest,
@@ -22,6 +22,7 @@ from softtokens.evaluate.sampling import Sampler
 from softtokens.ops import streamed
 from softtokens.ops.random import Stream
 from softtokens.ops.vocabulary import Vocabulary
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 
 from .conftest import PROBLEMS, ByText
@@ -38,7 +39,8 @@ LIMITS = Limits(max_thought_steps=6, max_answer_tokens=3, answer_temperature=0.0
 
 @pytest.fixture(scope="module")
 def sampler(random_policy):
-    return Sampler(random_policy, PROBLEMS, LIMITS, ByText(), 0, Rows(random_policy, rows=None, memory=None))
+    batch_size = BatchSize(random_policy, rows=None, memory=None)
+    return Sampler(Decoder(random_policy), PROBLEMS, LIMITS, ByText(), 0, batch_size)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
@@ -115,14 +117,14 @@ def test_summary_over_generations_still_running():
         for name in ("entropy", "effective_support", "distance_to_token", "noise_ratio")
     }
     columns["max_weight"] = [np.array([0.995, 0.5, 0.991]), np.array([0.2])]
-    found = summarize_steps(columns, 0.5)
-    assert found["running"] == [2, 1, 1]
-    assert found["entropy"] == [1.5, 3.0, 5.0]
-    assert found["entropy_low"] == [1.25, 3.0, 5.0] and found["entropy_high"] == [1.75, 3.0, 5.0]
-    assert found["share_above_0.99"] == [0.5, 0.0, 1.0]
-    assert found["overall"]["entropy"] == pytest.approx(11 / 4)
-    assert found["overall"]["share_above_0.99"] == 0.5
-    assert (found["generations"], found["temperature"], found["entropy_temperature"]) == (2, 0.5, 1.0)
+    result = summarize_steps(columns, 0.5)
+    assert result["running"] == [2, 1, 1]
+    assert result["entropy"] == [1.5, 3.0, 5.0]
+    assert result["entropy_low"] == [1.25, 3.0, 5.0] and result["entropy_high"] == [1.75, 3.0, 5.0]
+    assert result["share_above_0.99"] == [0.5, 0.0, 1.0]
+    assert result["overall"]["entropy"] == pytest.approx(11 / 4)
+    assert result["overall"]["share_above_0.99"] == 0.5
+    assert (result["generations"], result["temperature"], result["entropy_temperature"]) == (2, 0.5, 1.0)
 
 
 def test_which_generations():
@@ -138,11 +140,11 @@ def test_a_profile_does_not_depend_on_its_batches(sampler, cell, monkeypatch):
     expected = profile(sampler, thought, rows)
     assert expected["generations"] == 11 == expected["running"][0]
     monkeypatch.setattr("softtokens.evaluate.profile._BATCH", 4)
-    found = profile(sampler, thought, rows)
-    assert found.keys() == expected.keys()
+    result = profile(sampler, thought, rows)
+    assert result.keys() == expected.keys()
     for name in ("entropy", "distance_to_token", "noise_ratio", "max_weight"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
-    json.dumps(found, allow_nan=False)
+        np.testing.assert_allclose(result[name], expected[name], rtol=1e-4, atol=1e-5)
+    json.dumps(result, allow_nan=False)
 
 
 @pytest.mark.parametrize("cell", CELLS[1:4:2], ids=lambda cell: cell.name)
@@ -176,8 +178,8 @@ def test_short_memory_while_scoring_halves_the_generations(sampler, monkeypatch)
         return measure(policy, thought, rollout)
 
     monkeypatch.setattr("softtokens.evaluate.profile.measure_steps", limited)
-    short = Sampler(sampler.policy, PROBLEMS, LIMITS, ByText(), 0, Rows(sampler.policy, rows=None, memory=None))
-    found = profile(short, thought, rows)
+    short = Sampler(sampler.decoder, PROBLEMS, LIMITS, ByText(), 0, BatchSize(sampler.policy, rows=None, memory=None))
+    result = profile(short, thought, rows)
     assert sizes == [11, 5, 2, 2, 2, 2, 2, 1]
-    assert found["running"] == expected["running"]
-    np.testing.assert_allclose(found["entropy"], expected["entropy"], rtol=1e-3, atol=1e-4)
+    assert result["running"] == expected["running"]
+    np.testing.assert_allclose(result["entropy"], expected["entropy"], rtol=1e-3, atol=1e-4)

@@ -9,11 +9,12 @@ import time
 
 import pytest
 
-from softtokens.config import ALL_SETTINGS
-from softtokens.evaluate.folder import locked, order_models, read_json, write_json
+from softtokens.cli.tables import evaluation_tables
+from softtokens.config.thought import ALL_SETTINGS
+from softtokens.evaluate.folder import locked, order_models
 from softtokens.evaluate.results import read_results
 from softtokens.evaluate.run import evaluate
-from softtokens.tables import evaluation_tables
+from softtokens.files import read_json, write_json
 from softtokens.types import UserError
 
 from .conftest import PROBLEMS
@@ -23,15 +24,15 @@ FIVE = len(PROBLEMS)
 
 def contents(root):
     """Every file but the locks, times left out."""
-    found = {}
+    result = {}
     for file in sorted(root.rglob("*")):
         if file.is_file() and ".locks" not in file.parts:
             lines = [json.loads(line) for line in file.read_text().splitlines()]
             for line in lines:
                 for key in ("seconds", "tokens_per_second"):
                     line.pop(key, None)
-            found[str(file.relative_to(root))] = lines
-    return found
+            result[str(file.relative_to(root))] = lines
+    return result
 
 
 def test_a_matrix(config_for, model_folder, other_folder, tmp_path):
@@ -347,7 +348,7 @@ def test_kill_minus_nine_at_any_moment(config_for, model_folder, questions, tmp_
     subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, capture_output=True)
     broken = tmp_path / "broken"
     cells = broken / "cells/random/problems"
-    seen = []
+    recorded = []
     for attempt in range(5):
         process = subprocess.Popen([*command, "--output", str(broken)], stdout=subprocess.DEVNULL)
         before = lines_in(cells)
@@ -356,8 +357,8 @@ def test_kill_minus_nine_at_any_moment(config_for, model_folder, questions, tmp_
         time.sleep(0.005 * attempt)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        seen.append(lines_in(cells))
-    assert sorted(set(seen)) == seen  # each start kept what was there and added to it
+        recorded.append(lines_in(cells))
+    assert sorted(set(recorded)) == recorded  # each start kept what was there and added to it
     subprocess.run([*command, "--output", str(broken)], check=True, capture_output=True)
     assert {**contents(broken), "evaluation.json": None} == {**contents(tmp_path / "whole"), "evaluation.json": None}
 

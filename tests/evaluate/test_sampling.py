@@ -5,17 +5,17 @@ import itertools
 import pytest
 import torch
 
-from softtokens.config import ALL_SETTINGS, ThoughtConfig
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
 from softtokens.evaluate import sampling
-from softtokens.evaluate.accuracy import count_right
+from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import cells_of
-from softtokens.evaluate.memory import Rows
 from softtokens.evaluate.run import thought_of
-from softtokens.evaluate.samplefile import append_samples, read_samples
-from softtokens.evaluate.sampling import Sampler
-from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.evaluate.sample_file import append_samples, read_samples
+from softtokens.evaluate.sampling import Sampler, count_right
 from softtokens.ops.random import evaluation_seed
 from softtokens.rollout.batches import sample_problems
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits, needed_positions
 from softtokens.rollout.memory import bytes_per_row, is_out_of_memory
 from softtokens.thoughts import build_thought
@@ -30,15 +30,15 @@ CELLS = {cell.name: cell for cell in cells_of(EvaluateConfig(gammas=(0.5,)))} | 
 
 def sampler_of(policy, *, problems=PROBLEMS, rows=256, seed=0, limits=None):
     limits = limits or Limits(**LIMITS, answer_temperature=0.0)
-    return Sampler(policy, problems, limits, ByText(), seed, Rows(policy, rows=rows, memory=None))
+    return Sampler(Decoder(policy), problems, limits, ByText(), seed, BatchSize(policy, rows=rows, memory=None))
 
 
 def fill(sampler, setting, file, *, samples=5, have=()):
     """What a cell holds in the end, in order, without its times."""
     thought = thought_of(CELLS[setting], sampler.policy.embedding_rms)
-    found = sampler.fill(thought, samples, list(have), file, lambda drawn: None)
-    found = [{k: v for k, v in sample.items() if k != "seconds"} for sample in found]
-    return sorted(found, key=lambda sample: (sample["problem"], sample["sample"]))
+    result = sampler.fill(thought, samples, list(have), file, lambda drawn: None)
+    result = [{k: v for k, v in sample.items() if k != "seconds"} for sample in result]
+    return sorted(result, key=lambda sample: (sample["problem"], sample["sample"]))
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_samples_depend_on_the_problem_and_not_on_its_neighbours(random_policy, 
 
 def test_seeds_matter_to_samples_and_not_to_greedy_settings(random_policy, files):
     def texts(setting, seed):
-        found = fill(sampler_of(random_policy, seed=seed), setting, next(files))
-        return [sample["thoughts"] + sample["answer"] for sample in found]
+        result = fill(sampler_of(random_policy, seed=seed), setting, next(files))
+        return [sample["thoughts"] + sample["answer"] for sample in result]
 
     for setting in ALL_SETTINGS:
         assert (texts(setting, 0) == texts(setting, 1)) == setting.endswith("greedy"), setting
@@ -88,20 +88,20 @@ def test_seeds_matter_to_samples_and_not_to_greedy_settings(random_policy, files
 
 def test_what_the_file_holds_is_what_was_found(random_policy, files):
     file = next(files)
-    found = fill(sampler_of(random_policy, rows=8), "soft-sample", file)
+    result = fill(sampler_of(random_policy, rows=8), "soft-sample", file)
     kept = read_samples(file, [p.id for p in PROBLEMS], 0)
     assert all(sample.pop("seconds") > 0 for sample in kept)
-    assert sorted(kept, key=lambda s: (s["problem"], s["sample"])) == found
-    assert all(r"\boxed{" in sample["answer"] for sample in found)
+    assert sorted(kept, key=lambda s: (s["problem"], s["sample"])) == result
+    assert all(r"\boxed{" in sample["answer"] for sample in result)
 
 
 def test_greedy_accuracy_is_that_of_the_greedy_setting(random_policy, files):
     """Validation in training and the greedy setting of evaluation are the same thing."""
     for mode in ("hard", "soft", "fuzzy"):
         thought = build_thought(ThoughtConfig(mode=mode), random_policy.embedding_rms, greedy=True)
-        right = count_right(random_policy, thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0, slots=8)
-        found = fill(sampler_of(random_policy), f"{mode}-greedy", next(files), samples=1)
-        assert right == sum(sample["verdict"] == "right" for sample in found)
+        right = count_right(Decoder(random_policy), thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0, slots=8)
+        result = fill(sampler_of(random_policy), f"{mode}-greedy", next(files), samples=1)
+        assert right == sum(sample["verdict"] == "right" for sample in result)
 
 
 OUT_OF_MEMORY = [
@@ -142,14 +142,14 @@ def test_running_out_of_memory_halves_the_rows_and_loses_nothing(random_policy, 
 
 def test_memory_for_three_rows_only(random_policy, files, monkeypatch):
     sizes = short_of_memory(monkeypatch, 3, torch.OutOfMemoryError("CUDA out of memory"))
-    found = fill(sampler_of(random_policy, rows=16), "hard-sample", next(files), samples=2)
-    assert [(s["problem"], s["sample"]) for s in found] == [(p.id, n) for p in PROBLEMS for n in range(2)]
+    result = fill(sampler_of(random_policy, rows=16), "hard-sample", next(files), samples=2)
+    assert [(s["problem"], s["sample"]) for s in result] == [(p.id, n) for p in PROBLEMS for n in range(2)]
     assert sizes == [16, 8, 4, 2]
 
 
 def test_a_single_row_that_does_not_fit(random_policy, files, monkeypatch):
     short_of_memory(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(UserError, match="memory ran out with a single row in the batch; lower max_thought_steps"):
+    with pytest.raises(UserError, match="memory ran out with a single rollout; lower max_thought_steps"):
         fill(sampler_of(random_policy), "soft-sample", next(files))
 
 
@@ -172,10 +172,10 @@ def test_rows_follow_from_the_memory_budget(random_policy):
     prompts = [[1] * 5]
     positions = needed_positions(random_policy, prompts, limits)
     budget = 41.5 * bytes_per_row(random_policy, positions, limits)
-    assert Rows(random_policy, rows=None, memory=budget / 1e9).allowed(prompts, limits) == 40
-    assert Rows(random_policy, rows=None, memory=1e-9).allowed(prompts, limits) == 8
-    assert Rows(random_policy, rows=None, memory=None).allowed(prompts, limits) == 256  # this machine has some MB
-    assert Rows(random_policy, rows=3, memory=None).allowed(prompts, limits) == 3
+    assert BatchSize(random_policy, rows=None, memory=budget / 1e9).allowed(prompts, limits) == 40
+    assert BatchSize(random_policy, rows=None, memory=1e-9).allowed(prompts, limits) == 8
+    assert BatchSize(random_policy, rows=None, memory=None).allowed(prompts, limits) == 256  # this machine has some MB
+    assert BatchSize(random_policy, rows=3, memory=None).allowed(prompts, limits) == 3
 
 
 GOOD = {

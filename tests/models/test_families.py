@@ -11,6 +11,7 @@ import torch
 
 from conftest import EXTRA_ROWS, FAMILIES, build_model
 from plain_loop import plain_rollout
+from softtokens.endings import PAPER
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.models.kv import SlotKV
 from softtokens.ops.random import Keys
@@ -48,16 +49,16 @@ def test_decoding_with_the_cache_is_the_teacher_forced_pass(family, make_policy,
     states = policy.prompt_states(prompts)
     kv = SlotKV(len(prompts), 64)
     kv.fill(torch.arange(len(prompts)), states, torch.arange(len(prompts)))
-    position, seen = states.lengths, [states.hidden]
+    position, recorded = states.lengths, [states.hidden]
     for step in range(steps):
         view = int(position.max()) + 1
-        seen.append(policy.step(fed[:, step], position, kv, view))
+        recorded.append(policy.step(fed[:, step], position, kv, view))
         position = position + 1
-    seen = torch.stack(seen, dim=1)
+    recorded = torch.stack(recorded, dim=1)
     for row, prompt in enumerate(prompts):
         inputs = torch.cat([policy.vocabulary.embed(torch.tensor(prompt)), fed[row]])[None]
         expected = policy.hidden_states(inputs)[0, len(prompt) - 1 :]
-        torch.testing.assert_close(seen[row], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(recorded[row], expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -200,7 +201,7 @@ def test_an_architecture_that_decodes_otherwise_runs_whole_sequences(tokenizer, 
     """They attend by code of their own, or keep no keys and values. Up to the last position of their context."""
     import transformers
 
-    forced, thoughts, answer = forced_texts(tokenizer, torch.device("cpu")).longest, 5, 3
+    forced, thoughts, answer = forced_texts(tokenizer, torch.device("cpu"), PAPER).longest, 5, 3
     config = getattr(transformers, f"{name}Config")(vocab_size=310, hidden_size=32, **OTHERS[name])
     config.max_position_embeddings = max(map(len, prompts)) + thoughts + forced + answer
     torch.manual_seed(0)

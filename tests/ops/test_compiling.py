@@ -10,11 +10,7 @@ import torch
 
 from softtokens.ops.compiling import compiled_or_plain, worth_compiling
 from softtokens.ops.mixture import mixture_of
-from softtokens.ops.random import Keys
 from softtokens.ops.vocabulary import Vocabulary
-from softtokens.rollout.decode import sample_rollout
-from softtokens.rollout.limits import Limits
-from softtokens.thoughts import Gaussian, Hard, LogitGaussian
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -102,54 +98,6 @@ def test_the_compilers_limits_are_met_with_plain_steps(monkeypatch, caplog):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
-@pytest.mark.parametrize(
-    ("family", "changes", "thought"),
-    [
-        ("llama", {}, Gaussian(0.5, 1.0)),
-        ("llama", {"num_key_value_heads": 4}, Hard(8.0)),
-        ("gemma3", {}, LogitGaussian(0.5, 3.0, 5)),
-    ],
-    ids=["llama, soft", "llama with heads of their own, hard", "gemma3, top-k"],
-)
-def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, changes, thought, caplog):
-    """All sizes that a batch takes as it shrinks, with one compilation. In float64, where rounding cannot flip."""
-    policy = make_policy(family, dtype=torch.float64, **changes)
-    policy.eos_ids = frozenset(range(0, 300, 12))
-    of_row = [i % 3 for i in range(40)]
-    keys = Keys(2**40 + 3, torch.tensor(of_row), torch.arange(40))
-    limits = Limits(max_thought_steps=20, max_answer_tokens=5)
-    plain = sample_rollout(policy, thought, prompts, of_row, keys, limits)
-    policy.prepare_decoding("compiled", 1)
-    compiled = sample_rollout(policy, thought, prompts, of_row, keys, limits)
-    assert not [record.message for record in caplog.records if "could not be compiled" in record.message]
-    assert len(set(plain.thought_lengths.tolist())) > 2
-    assert torch.equal(plain.ids, compiled.ids)
-    torch.testing.assert_close(plain.log_prob, compiled.log_prob, rtol=1e-4, atol=1e-4)
-    if plain.inputs is not None:
-        # what is fed is float32, and so are the norms of Gemma
-        torch.testing.assert_close(plain.inputs, compiled.inputs, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # compilers are slow on a busy machine
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_rows_do_not_depend_on_their_batch(make_policy, prompts):
-    """To the last bit where vectors are of 8 numbers, of which the rows are a multiple."""
-    policy = make_policy()
-    policy.eos_ids = frozenset(range(0, 300, 12))
-    policy.prepare_decoding("compiled", 1)
-    of_row = [i % 3 for i in range(40)]
-    keys, limits = Keys(3, torch.tensor(of_row), torch.arange(40)), Limits(max_thought_steps=20, max_answer_tokens=5)
-    whole = sample_rollout(policy, Hard(8.0), prompts, of_row, keys, limits)
-    parts = sample_rollout(policy, Hard(8.0), prompts, of_row, keys, limits, slots=16)
-    assert torch.equal(whole.ids, parts.ids)
-    exact = torch.backends.cpu.get_cpu_capability() == "AVX2"
-    torch.testing.assert_close(whole.log_prob, parts.log_prob, **({"rtol": 0, "atol": 0} if exact else {}))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # compilers are slow on a busy machine
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_mixtures_choose_what_plain_ones_choose():
     """Of single weights the token's own embedding, without a product; and the mean otherwise."""
@@ -164,23 +112,3 @@ def test_compiled_mixtures_choose_what_plain_ones_choose():
         torch.testing.assert_close(run(logits, 1e-4, vocabulary), expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(run(distinct, 1e-4, vocabulary), 2.0 * table[[299] * 8])
     assert not torch.allclose(run(near, 1e-4, vocabulary)[3], 2.0 * table[299])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # compilers are slow on a busy machine
-def test_two_compiled_models_do_not_mix(make_policy, prompts):
-    """Of the same widths but with other depths and constants: what is compiled for one is not run for the other."""
-    changes = [{}, {"num_hidden_layers": 1, "rms_norm_eps": 0.5}]
-    policies = [make_policy(**change) for change in changes]
-    keys = Keys(0, torch.zeros(8, dtype=torch.int64), torch.arange(8))
-
-    def rolled(policy):
-        return sample_rollout(policy, Gaussian(0.5, 0.3), [prompts[0]], [0] * 8, keys, Limits(6, 3))
-
-    plain = [rolled(policy) for policy in policies]
-    for policy in policies:
-        policy.prepare_decoding("compiled", 1)
-    for _ in range(2):
-        for policy, expected in zip(policies, plain, strict=True):
-            torch.testing.assert_close(rolled(policy).inputs, expected.inputs, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(plain[0].inputs, plain[1].inputs, atol=1e-2)

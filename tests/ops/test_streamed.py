@@ -44,8 +44,8 @@ def obvious_log_prob(v, hidden, tokens, temperature):
 
 
 def gradients(value, x, upstream):
-    found = torch.autograd.grad(value, list(x.values()), upstream, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, x.values(), strict=True)]
+    result = torch.autograd.grad(value, list(x.values()), upstream, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(result, x.values(), strict=True)]
 
 
 def assert_all_close(ours, theirs, tolerance):

@@ -10,16 +10,18 @@ import torch
 from transformers import LlamaConfig, MambaConfig, StaticCache
 
 from softtokens import cli
-from softtokens.config import ScaleConfig, ThoughtConfig
+from softtokens.config.plan import PlanConfig
+from softtokens.config.scale import ScaleConfig
+from softtokens.config.thought import ThoughtConfig
+from softtokens.endings import PAPER
 from softtokens.models import lora
 from softtokens.models.files import load_without_weights, tiny_checkpoint
 from softtokens.models.hf import load_policy
 from softtokens.models.size import ModelSize
 from softtokens.plan.devices import DEVICES, device_of
-from softtokens.plan.memory import FORCED_TOKENS, footprint
+from softtokens.plan.footprint import FORCED_TOKENS, footprint
 from softtokens.plan.run import plan
 from softtokens.plan.speed import seconds_of
-from softtokens.planconfig import PlanConfig
 from softtokens.rollout.limits import forced_texts
 from softtokens.types import UserError
 
@@ -125,7 +127,7 @@ def test_as_many_positions_as_training_takes(size_3b):
 
 def test_adapters_are_what_is_trained(tmp_path):
     plans = [plan(PlanConfig(on="h100", scale=ScaleConfig(lora_rank=rank))) for rank in (0, 4)]
-    whole, adapted = ({part.name: part.size for part in found.memory.parts} for found in plans)
+    whole, adapted = ({part.name: part.size for part in result.memory.parts} for result in plans)
     assert plans[0].size.trained == plans[0].size.parameters
     assert 0 < plans[1].size.trained < plans[1].size.parameters / 10
     assert adapted["optimizer"] == 8 * plans[1].size.trained
@@ -134,7 +136,7 @@ def test_adapters_are_what_is_trained(tmp_path):
 
 def test_the_forced_text_is_as_long_as_assumed():
     policy = load_policy("tiny")
-    assert forced_texts(policy.tokenizer, policy.device).longest <= FORCED_TOKENS
+    assert forced_texts(policy.tokenizer, policy.device, PAPER).longest <= FORCED_TOKENS
 
 
 def test_decoding_reads_the_weights_once_per_token(size_3b):
@@ -165,11 +167,11 @@ def test_time_follows_the_device_and_the_work(size_3b):
 
 
 def test_what_does_not_fit_says_what_would(folder_3b):
-    found = plan(PlanConfig(model=folder_3b, on="a100-40"))
-    assert not found.fits and found.changes
-    peaks = [found.peak, *(change.peak for change in found.changes)]
+    result = plan(PlanConfig(model=folder_3b, on="a100-40"))
+    assert not result.fits and result.changes
+    peaks = [result.peak, *(change.peak for change in result.changes)]
     assert peaks == sorted(peaks, reverse=True)
-    assert found.changes[-1].peak < 40e9 and "--lora-rank 16" in found.changes[-1].flags
+    assert result.changes[-1].peak < 40e9 and "--lora-rank 16" in result.changes[-1].flags
     assert plan(PlanConfig(model=folder_3b, on="h200")).fits
 
 
@@ -198,8 +200,8 @@ def test_another_device_by_its_numbers():
 )
 def test_bad_input_is_named(capsys, flags, message):
     assert cli.main(["plan", *flags]) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert message in said and "Traceback" not in said
+    err = " ".join(capsys.readouterr().err.split())
+    assert message in err and "Traceback" not in err
 
 
 def test_a_folder_without_a_configuration(capsys, tmp_path):
@@ -217,11 +219,11 @@ def test_the_command_prints_parts_phases_and_a_verdict(capsys):
 
 def test_json_adds_up(capsys):
     assert cli.main(["plan", "--on", "h100", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    for phase, size in found["phases"].items():
-        assert size == pytest.approx(sum(part["bytes"] for part in found["parts"] if phase in part["phases"]))
-    assert found["peak"] == max(found["phases"].values()) == found["phases"][found["peak_phase"]]
-    assert found["fits"] is True and found["seconds"]["together"] > 0
+    result = json.loads(capsys.readouterr().out)
+    for phase, size in result["phases"].items():
+        assert size == pytest.approx(sum(part["bytes"] for part in result["parts"] if phase in part["phases"]))
+    assert result["peak"] == max(result["phases"].values()) == result["phases"][result["peak_phase"]]
+    assert result["fits"] is True and result["seconds"]["together"] > 0
 
 
 def test_this_machine_is_measured():
@@ -245,9 +247,9 @@ def test_processes_on_one_cpu_share_it():
 
 def test_changes_that_did_not_help_are_tried_again(folder_3b):
     """In bfloat16 masters make up for what the weights save, until there are adapters."""
-    found = plan(PlanConfig(model=folder_3b, on="h100", memory_gb=16))
-    assert found.changes[-1].flags == "--lora-rank 16 --dtype bfloat16"
-    assert found.changes[-1].peak < 16e9
+    result = plan(PlanConfig(model=folder_3b, on="h100", memory_gb=16))
+    assert result.changes[-1].flags == "--lora-rank 16 --dtype bfloat16"
+    assert result.changes[-1].peak < 16e9
 
 
 def test_nothing_that_helps_is_said(capsys, folder_3b):
@@ -257,9 +259,9 @@ def test_nothing_that_helps_is_said(capsys, folder_3b):
 
 def test_fewer_rollouts_at_a_time_and_no_more_validation_than_training_runs(size_3b):
     long = PlanConfig(max_thought_steps=4000, problems_per_step=8, **with_scale(dtype="bfloat16", lora_rank=16))
-    found = footprint(long, size_3b, H100, 0.0)
-    assert found.fit.slots % 8 == 0 and 8 <= found.fit.slots < 256
-    assert found.phases["rollout"] < H100.memory
+    result = footprint(long, size_3b, H100, 0.0)
+    assert result.batch_sizes.slots % 8 == 0 and 8 <= result.batch_sizes.slots < 256
+    assert result.phases["rollout"] < H100.memory
     cache = {n: parts_of(size_3b, validation_problems=n)["KV cache"] for n in (256, 1319)}
     assert cache[256] == cache[1319]
 
@@ -271,8 +273,8 @@ def test_a_folder_with_adapters_is_planned_with_them(tmp_path):
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
     settings["base_model_name_or_path"] = str(tiny_checkpoint())
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
-    found, asked = plan(PlanConfig(model=str(tmp_path))), plan(PlanConfig(scale=ScaleConfig(lora_rank=4)))
-    assert found.size == asked.size and found.size.trained < found.size.parameters / 10
+    result, asked = plan(PlanConfig(model=str(tmp_path))), plan(PlanConfig(scale=ScaleConfig(lora_rank=4)))
+    assert result.size == asked.size and result.size.trained < result.size.parameters / 10
 
 
 def test_a_model_without_attention_has_a_size(tmp_path):

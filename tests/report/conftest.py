@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from softtokens.config import ALL_SETTINGS, MODE_TEMPERATURES, ReportConfig
+from softtokens.config.commands import ReportConfig
+from softtokens.config.thought import ALL_SETTINGS, MODE_TEMPERATURES
 from softtokens.evaluate.intervals import estimate
 from softtokens.evaluate.passk import ks_up_to, pass_at_k
 from softtokens.report.build import report
@@ -82,12 +83,12 @@ def write_run(
 
 
 def train_sample(step: int) -> dict:
-    said = {"thoughts": " 3+4=7. The final answer is:", "answer": " \\boxed{7}"}
+    texts = {"thoughts": " 3+4=7. The final answer is:", "answer": " \\boxed{7}"}
     return {
         "step": step,
         "problem": 5,
         "prompt": "User: Tom has 3.\nAssistant:",
-        **said,
+        **texts,
         "expected": "7",
         "stop": "phrase",
         "reward": 100.0,
@@ -103,11 +104,11 @@ def knobs(cell: str) -> dict:
     """Temperature and noise of a cell: the paper's, unless its name says otherwise."""
     setting, *changes = cell.split("_")
     mode = setting.split("-")[0]
-    found = {"temperature": MODE_TEMPERATURES[mode], "gamma": None if mode == "hard" else 0.33}
+    result = {"temperature": MODE_TEMPERATURES[mode], "gamma": None if mode == "hard" else 0.33}
     for change in changes:
         name, value = change.split("=")
-        found["gamma" if name == "gamma" else "temperature"] = float(value)
-    return found
+        result["gamma" if name == "gamma" else "temperature"] = float(value)
+    return result
 
 
 def summary(model: str, cell: str, right: list[int], samples: int, task: str = "arithmetic") -> dict:
@@ -171,7 +172,7 @@ def trace(
         "max_weight": [0.9] * n,
         "noise": [0.33] * n,
     }
-    said = {
+    texts = {
         "prompt": "User: Tom has 3.\nAssistant:",
         "expected": "7",
         "answer": " \\boxed{7}",
@@ -184,7 +185,7 @@ def trace(
         "cell": cell,
         "problem": problem,
         "sample": 0,
-        **said,
+        **texts,
         "step_columns": columns,
     } | changes
 

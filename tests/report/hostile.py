@@ -29,8 +29,8 @@ def write_hostile(folder: Path) -> Path:
     """Runs and an evaluation in which every text is hostile."""
     for i, (name, text) in enumerate(TEXTS.items()):
         short = text[:200]
-        said = {"prompt": text, "thoughts": text, "answer": text, "expected": text, "verdict": text, "stop": text}
-        sample = train_sample(1) | said | {"problem": short}
+        texts = {"prompt": text, "thoughts": text, "answer": text, "expected": text, "verdict": text, "stop": text}
+        sample = train_sample(1) | texts | {"problem": short}
         task, thought = {"name": short}, {"mode": ("hard", short)[i % 2], "tau": short, "noise": short}
         settings = {"model": short, "task": task, "thought": thought, "steps": 10, "seed": short}
         write_run(folder / f"run{i}", samples=[sample], **settings)

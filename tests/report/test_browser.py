@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from softtokens.config import ReportConfig
+from softtokens.config.commands import ReportConfig
 from softtokens.report.build import build, report
 
 from .conftest import trace, write_evaluation, write_lines, write_run
@@ -39,10 +39,10 @@ def open_page(browser):
         context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
-        page.said, page.asked = [], []
-        page.on("console", lambda message: page.said.append(message.text))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("dialog", lambda dialog: page.said.append(f"dialog {dialog.message}"))
+        page.messages, page.asked = [], []
+        page.on("console", lambda message: page.messages.append(message.text))
+        page.on("pageerror", lambda error: page.messages.append(str(error)))
+        page.on("dialog", lambda dialog: page.messages.append(f"dialog {dialog.message}"))
         page.on("request", lambda request: page.asked.append(request.url))
         page.goto(path.as_uri())
         return page
@@ -70,7 +70,7 @@ def quickstart(tmp_path_factory):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_page_stands(open_page, quickstart, width, dark):
     page = open_page(quickstart, width=width, dark=dark)
-    assert page.said == []
+    assert page.messages == []
     assert page.asked == [quickstart.as_uri()]
     assert page.locator(".chart svg[class^=plot]").count() > 20
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -89,7 +89,7 @@ def test_one_colour_per_mode_everywhere(open_page, quickstart):
 
 def test_hostile_text_does_not_run(open_page, tmp_path):
     page = open_page(report(ReportConfig(runs=(str(write_hostile(tmp_path)),))))
-    assert page.said == []
+    assert page.messages == []
     assert len(page.asked) == 1
     assert page.evaluate("window.hacked") is None
     assert page.evaluate("({}).hacked") is None
@@ -99,12 +99,12 @@ def test_hostile_text_does_not_run(open_page, tmp_path):
         page.locator("#traces .step[tabindex='0']").first.press("ArrowRight")
     page.locator("#traces .step[tabindex='0']").first.press("n")
     assert page.locator("#traces .strip").count() > 5
-    told = page.locator("#traces").inner_text()
-    assert TEXTS["closing"][:40] in told
-    assert "⟨U+202E⟩evil" in told
-    assert "⟨U+0000⟩" in told
+    text = page.locator("#traces").inner_text()
+    assert TEXTS["closing"][:40] in text
+    assert "⟨U+202E⟩evil" in text
+    assert "⟨U+0000⟩" in text
     assert page.evaluate("window.hacked") is None
-    assert page.said == []
+    assert page.messages == []
 
 
 @pytest.mark.slow
@@ -178,4 +178,4 @@ def test_a_page_of_a_going_run_reloads_and_keeps_its_place(open_page, tmp_path):
     build(config)
     page.wait_for_timeout(4000)  # longer than hands have to be off
     assert "33" in page.locator("#trained").inner_text()
-    assert page.said == []
+    assert page.messages == []

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from softtokens.config import ReportConfig
+from softtokens.config.commands import ReportConfig
 from softtokens.report.build import report
 from softtokens.types import UserError
 
@@ -55,8 +55,8 @@ def test_a_quickstart_folder_becomes_one_page(page, quickstart_folder):
 
 def test_the_verdict_shows_what_was_measured(page, quickstart_folder):
     text = page(quickstart_folder)
-    said = json.loads((quickstart_folder / "evaluation/cells/hard/arithmetic/soft-sample/summary.json").read_text())
-    first, last = said["pass@k"]["1"], said["pass@k"][str(SAMPLES)]
+    summary = json.loads((quickstart_folder / "evaluation/cells/hard/arithmetic/soft-sample/summary.json").read_text())
+    first, last = summary["pass@k"]["1"], summary["pass@k"][str(SAMPLES)]
     shown = cell_of(text, "verdict", "hard", "soft-sample")
     assert f"{100 * first['value']:.1f}" in shown
     assert f"[{100 * first['low']:.1f}, {100 * first['high']:.1f}] · @{SAMPLES} {100 * last['value']:.0f}" in shown
@@ -99,11 +99,11 @@ def test_only_the_same_items_are_paired(page, tmp_path, items, shown):
 
 def test_figures_hold_the_numbers_of_the_files(page, quickstart_folder):
     figures = figures_of(page(quickstart_folder))
-    said = json.loads((quickstart_folder / "evaluation/cells/soft/arithmetic/fuzzy-sample/summary.json").read_text())
+    summary = json.loads((quickstart_folder / "evaluation/cells/soft/arithmetic/fuzzy-sample/summary.json").read_text())
     (panel,) = (p for p in figures["pass-at-k-arithmetic"]["panels"] if p["title"] == "fuzzy-sample")
     (line,) = (s for s in panel["series"] if s["name"] == "soft")
     assert line["x"] == [1, 2, 4, 8]
-    assert line["y"] == pytest.approx([said["pass@k"][str(int(k))]["value"] for k in line["x"]], rel=1e-5)
+    assert line["y"] == pytest.approx([summary["pass@k"][str(int(k))]["value"] for k in line["x"]], rel=1e-5)
     profile = json.loads((quickstart_folder / "evaluation/cells/soft/arithmetic/fuzzy-sample/profile.json").read_text())
     (panel,) = (p for p in figures["entropy-arithmetic"]["panels"] if p["title"] == "fuzzy-sample")
     (line,) = (s for s in panel["series"] if s["name"] == "soft")
@@ -148,7 +148,7 @@ def test_runs_that_differ_in_their_noise_become_a_curve(page, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("right", "said"),
+    ("right", "verdict"),
     [
         ([0] * PROBLEMS, "0.0"),
         ([SAMPLES] * PROBLEMS, "100.0"),
@@ -156,14 +156,14 @@ def test_runs_that_differ_in_their_noise_become_a_curve(page, tmp_path):
     ],
     ids=["all wrong", "all right", "one problem"],
 )
-def test_extreme_results(page, tmp_path, right, said):
+def test_extreme_results(page, tmp_path, right, verdict):
     folder = write_evaluation(tmp_path / "eval", ("base", "hard"), cells=("hard-sample",))
     for model in ("base", "hard"):
         write(
             folder / f"cells/{model}/arithmetic/hard-sample/summary.json", summary(model, "hard-sample", right, SAMPLES)
         )
     text = page(folder)
-    assert said in cell_of(text, "verdict", "hard", "hard-sample")
+    assert verdict in cell_of(text, "verdict", "hard", "hard-sample")
     assert cell_of(text, "differences", "hard-sample", "hard − base").startswith("+0.0")
 
 
@@ -196,9 +196,9 @@ def test_every_file_cut_in_half_at_once(page, quickstart_folder):
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     text = page(quickstart_folder)
     assert all(f'<section id="{name}">' in text for name in SECTIONS)
-    said = visible_text(text)
-    assert "is damaged" in said
-    assert "ends in the middle of a line" in said
+    shown = visible_text(text)
+    assert "is damaged" in shown
+    assert "ends in the middle of a line" in shown
 
 
 @pytest.mark.parametrize("value", [None, 7, "x", [], [1], {"a": {}}, [{"name": 3}]])

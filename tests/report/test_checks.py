@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from softtokens.report import checks
-from softtokens.report.results import Results
+from softtokens.report.estimates import Results
 from softtokens.report.sources import load
 
 from .conftest import train_row, write, write_evaluation, write_lines, write_run
@@ -18,17 +18,17 @@ from .conftest import train_row, write, write_evaluation, write_lines, write_run
 DOCS = Path(__file__).parents[2] / "docs" / "report.md"
 
 
-def found(tmp_path, **changes):
+def warnings_of(tmp_path, **changes):
     run = load([str(write_run(tmp_path / "run", steps=20, changes=changes))]).runs[0]
     return [finding.text for finding in checks.check_run(run)]
 
 
 def test_a_healthy_run_has_no_warning(tmp_path):
-    assert found(tmp_path) == []
+    assert warnings_of(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"entropy": 0.01}, "Entropy has collapsed: 0.01 nats"),
         ({"frac_reward_zero_std": 0.6}, "All rollouts of 60 % of the problems"),
@@ -47,26 +47,26 @@ def test_a_healthy_run_has_no_warning(tmp_path):
         ({"reward": float("nan")}, "reward was not finite in 20 of 20 updates"),
     ],
 )
-def test_each_sickness_is_named(tmp_path, changes, said):
-    texts = found(tmp_path, **changes)
+def test_each_sickness_is_named(tmp_path, changes, message):
+    texts = warnings_of(tmp_path, **changes)
     assert len(texts) == 1
-    assert said in texts[0]
+    assert message in texts[0]
 
 
 @pytest.mark.parametrize(
-    ("key", "first", "last", "said"),
+    ("key", "first", "last", "message"),
     [
         ("entropy", 1.0, 0.05, "Entropy has collapsed from 1 to 0.05"),
         ("reward", 60.0, 50.0, "The reward fell, from 60.0 to 50.0"),
     ],
 )
-def test_a_fall_is_named(tmp_path, key, first, last, said):
+def test_a_fall_is_named(tmp_path, key, first, last, message):
     folder = write_run(tmp_path / "run", steps=20)
     rows = [train_row(i + 1, 20, random.Random(0), **{key: first if i < 10 else last}) for i in range(20)]
     write_lines(folder / "metrics.jsonl", rows)
     texts = [finding.text for finding in checks.check_run(load([str(folder)]).runs[0])]
     assert len(texts) == 1
-    assert said in texts[0]
+    assert message in texts[0]
 
 
 def test_a_fall_that_may_be_noise_is_not_named(tmp_path):
@@ -97,7 +97,7 @@ def test_what_is_wrong_with_an_evaluation(tmp_path):
     empty = folder / "cells/base/arithmetic/hard-sample/summary.json"
     write(empty, json.loads(empty.read_text()) | {"samples": 0})
     texts = " ".join(finding.text for finding in checks.check_evaluation(Results(load([str(folder)]))))
-    for said in (
+    for message in (
         "Only 7 problems",
         "different numbers of problems (7 and 24)",
         "The grader failed on 2.00 % of the samples",
@@ -105,7 +105,7 @@ def test_what_is_wrong_with_an_evaluation(tmp_path):
         "60 % of the samples gave no answer",
         "There are no samples in this cell",
     ):
-        assert said in texts
+        assert message in texts
 
 
 def test_documented_thresholds_are_those_of_the_code():

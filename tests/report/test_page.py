@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from softtokens.report.page import harmless_json
-from softtokens.report.visible import shown
+from softtokens.report.sanitize import shown
 
 from .hostile import RUN, TEXTS, write_hostile
 
@@ -25,13 +25,13 @@ class Elements(html.parser.HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.found: list[tuple[str, dict]] = []
+        self.tags: list[tuple[str, dict]] = []
         self.inside: dict[str, list[str]] = {"script": [], "style": []}
         self._open = ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         self._open = tag if tag in self.inside else ""
         if self._open:
             self.inside[tag].append("")
@@ -46,7 +46,7 @@ class Elements(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def hostile_page(tmp_path_factory):
-    from softtokens.config import ReportConfig
+    from softtokens.config.commands import ReportConfig
     from softtokens.report.build import report
 
     folder = write_hostile(tmp_path_factory.mktemp("hostile"))
@@ -55,11 +55,11 @@ def hostile_page(tmp_path_factory):
 
 def test_hostile_text_makes_no_element(hostile_page):
     elements = Elements(hostile_page)
-    tags = [tag for tag, _ in elements.found]
+    tags = [tag for tag, _ in elements.tags]
     assert tags.count("script") == OWN_SCRIPTS + 1  # and the data
     assert tags.count("style") == 1
     assert {"img", "iframe", "object", "textarea", "b", "i"}.isdisjoint(tags)
-    for _, attributes in elements.found:
+    for _, attributes in elements.tags:
         assert not any(name.startswith("on") or name in ("style", "srcdoc") for name in attributes)
         assert attributes.get("href", "#").startswith(("#", "data:,"))
 
@@ -102,7 +102,7 @@ def test_harmless_json_is_the_same_json(text):
 
 def test_the_policy_names_every_script_and_style_by_its_hash(hostile_page):
     elements = Elements(hostile_page)
-    (policy,) = (a["content"] for tag, a in elements.found if a.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (a["content"] for tag, a in elements.tags if a.get("http-equiv") == "Content-Security-Policy")
     own = [s for s in elements.inside["script"] if not s.startswith("{")]
     assert len(own) == OWN_SCRIPTS
     for content in [*own, *elements.inside["style"]]:

@@ -17,7 +17,7 @@ def test_a_missing_file_is_nothing_and_no_complaint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "note"),
     [
         (b'{"a": 1', "is damaged"),
         (b"", "is damaged"),
@@ -26,20 +26,20 @@ def test_a_missing_file_is_nothing_and_no_complaint(tmp_path):
         (b'{"a": 1' + b"\0" * 10, "is damaged"),
     ],
 )
-def test_a_damaged_object_is_left_out_with_a_note(tmp_path, content, said):
+def test_a_damaged_object_is_left_out_with_a_note(tmp_path, content, note):
     file, notes = tmp_path / "x.json", []
     file.write_bytes(content)
     assert read_object(file, notes) is None
     assert len(notes) == 1
-    assert said in notes[0]
+    assert note in notes[0]
 
 
 def test_nan_is_no_number_and_invalid_bytes_are_text(tmp_path):
     file, notes = tmp_path / "x.json", []
     file.write_bytes(b'{"a": NaN, "b": -Infinity, "c": 1e999, "d": "\xff\xfe"}')
-    found = read_object(file, notes)
-    assert [number(found[k]) for k in "abc"] == [None, None, None]
-    assert found["d"] == "\ufffd\ufffd"
+    content = read_object(file, notes)
+    assert [number(content[k]) for k in "abc"] == [None, None, None]
+    assert content["d"] == "\ufffd\ufffd"
 
 
 @pytest.mark.parametrize("value", [None, True, "3", [], {}, float("nan"), 10**400, 1e308, -1e308])

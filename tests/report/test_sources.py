@@ -33,7 +33,7 @@ def test_a_folder_given_twice_counts_once(quickstart_folder):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda p: None, "which does not exist"),
         (lambda p: p.mkdir(), "there is neither a training run"),
@@ -42,9 +42,9 @@ def test_a_folder_given_twice_counts_once(quickstart_folder):
         (lambda p: write(p / "config.json", {"hidden_size": 3}), "there is neither a training run"),
     ],
 )
-def test_what_cannot_be_reported_on(tmp_path, make, said):
+def test_what_cannot_be_reported_on(tmp_path, make, message):
     make(tmp_path / "x")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         load([str(tmp_path / "x")])
 
 
@@ -75,13 +75,13 @@ def test_an_unfinished_cell_is_no_cell(tmp_path):
     assert len(sources.notes) == 1
 
 
-@pytest.mark.parametrize(("schema", "said"), [(7, "has schema 7"), (None, "names no schema"), ("x", "has schema x")])
-def test_another_schema_is_said(tmp_path, schema, said):
+@pytest.mark.parametrize(("schema", "message"), [(7, "has schema 7"), (None, "names no schema"), ("x", "has schema x")])
+def test_another_schema_is_said(tmp_path, schema, message):
     folder = write_evaluation(tmp_path / "eval")
     content = json.loads((folder / "evaluation.json").read_text())
     write(folder / "evaluation.json", content | {"schema": schema})
     sources = load([str(folder)])
-    assert said in sources.notes[0]
+    assert message in sources.notes[0]
     assert len(sources.cells) == 4 * 6
 
 

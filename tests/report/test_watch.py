@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from softtokens.config import ReportConfig
+from softtokens.config.commands import ReportConfig
 from softtokens.report import build, watch
 from softtokens.types import UserError
 

@@ -38,18 +38,18 @@ LETTERS = [
 
 def answers(chance: random.Random) -> list[tuple[str, object]]:
     """(expected, text)"""
-    found: list[tuple[str, object]] = []
+    cases: list[tuple[str, object]] = []
     for expected in EXPECTED:
         forms = [form for form in WRONG_FORMS if (expected, form) != ("0", "{}e41")]  # which is 0
-        found += [(expected, boxed(form.format(expected))) for form in forms]
+        cases += [(expected, boxed(form.format(expected))) for form in forms]
     for odd in BOMBS + CODE + LETTERS:
-        found += [(expected, boxed(odd)) for expected in ("12345", "x+1")]
+        cases += [(expected, boxed(odd)) for expected in ("12345", "x+1")]
     for nest in NESTS:
         for times in (10, 60, 1000, 100_000):
-            found.append(("3", [nest, times]))
-            found.append(("3", ["\\boxed{" + nest, times]))
+            cases.append(("3", [nest, times]))
+            cases.append(("3", ["\\boxed{" + nest, times]))
     for size in (10_000, 1_000_000):
-        found += [
+        cases += [
             ("3", [piece, size // len(piece)]) for piece in ("9", "x+", "\\boxed{1}", "\\frac12 ", "a_", "\\\\", "\n")
         ]
     pieces = [
@@ -70,12 +70,12 @@ def answers(chance: random.Random) -> list[tuple[str, object]]:
         "x",
         r"\cdot",
     ]
-    while len(found) < 1100:
+    while len(cases) < 1100:
         text = "".join(chance.choices(pieces, k=chance.randint(1, 30)))
-        found.append(
+        cases.append(
             (chance.choice(["12345", r"\pi^{17}", "x^{19}-x+1"]), chance.choice([boxed(text), text, r"\boxed{" + text]))
         )
-    return found
+    return cases
 
 
 def boxed(text: str) -> str:

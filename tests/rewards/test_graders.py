@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from softtokens.rewards import RewardScale, grader
+from softtokens.rewards import grader
 from softtokens.rewards.graders import GRADERS
 from softtokens.types import UserError, Verdict
 
@@ -24,25 +24,13 @@ def test_an_unknown_grader_names_the_known_ones():
         grader("llm")
 
 
-def test_the_paper_s_scale_and_failures_that_do_not_pay():
-    rewards = {verdict: RewardScale().reward(verdict) for verdict in Verdict}
-    assert rewards == {
-        Verdict.RIGHT: 100.0,
-        Verdict.WRONG: 10.0,
-        Verdict.NO_ANSWER: 0.0,
-        Verdict.GRADER_TIMEOUT: 0.0,
-        Verdict.GRADER_ERROR: 0.0,
-    }
-    assert RewardScale(right=1.0, wrong=-1.0, none=-2.0).reward(Verdict.GRADER_ERROR) == -2.0
-
-
 def test_importing_loads_nothing_heavy():
     code = (
         "import sys, softtokens.rewards, softtokens.tasks; "
         "print({'torch', 'transformers', 'datasets', 'math_verify', 'sympy'} & set(sys.modules))"
     )
     path = [f"sys.path[:0] = {sys.path!r}"]
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", "import sys; " + "; ".join([*path, code])], capture_output=True, text=True, check=True
     )
-    assert said.stdout.strip() == "set()"
+    assert process.stdout.strip() == "set()"

@@ -119,7 +119,7 @@ def test_a_process_killed_at_work_loses_no_answer():
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         ("raise SystemExit('no such library')", "no such library"),
         ("print('hello', flush=True)", "code 0"),
@@ -127,8 +127,8 @@ def test_a_process_killed_at_work_loses_no_answer():
         ("import os; os._exit(7)", "code 7"),
     ],
 )
-def test_a_process_that_cannot_start_is_loud(script, said):
-    with pytest.raises(RuntimeError, match=f"cannot start.*{said}"):
+def test_a_process_that_cannot_start_is_loud(script, message):
+    with pytest.raises(RuntimeError, match=f"cannot start.*{message}"):
         pool_of(script).ask_all([{}] * 5)
 
 
@@ -148,10 +148,10 @@ print(pool.ask_all([{{}}])[0]["pid"], flush=True)
 
 def test_at_exit_the_processes_end(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)  # without a main guard
-    said = subprocess.run([sys.executable, "-W", "error", tmp_path / "script.py"], capture_output=True, text=True)
-    assert said.returncode == 0 and not said.stderr
+    process = subprocess.run([sys.executable, "-W", "error", tmp_path / "script.py"], capture_output=True, text=True)
+    assert process.returncode == 0 and not process.stderr
     with pytest.raises(ProcessLookupError):
-        os.kill(int(said.stdout), 0)
+        os.kill(int(process.stdout), 0)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
@@ -174,6 +174,6 @@ def test_a_forked_child_leaves_the_caller_s_process_alone():
         "print(pool.ask_all([{}])[0]['pid'], flush=True)\n"
         "if child: assert os.waitpid(child, 0)[1] == 0; print(pool.ask_all([{}])[0]['pid'])\n"
     )
-    said = subprocess.run([sys.executable, "-W", "ignore", "-c", forked], capture_output=True, text=True, check=True)
-    first, *others = said.stdout.split()
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", forked], capture_output=True, text=True, check=True)
+    first, *others = process.stdout.split()
     assert len(others) == 3 and others.count(first) == 2

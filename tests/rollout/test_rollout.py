@@ -9,6 +9,7 @@ import torch
 
 from conftest import FAMILIES
 from plain_loop import plain_rollout
+from softtokens.endings import EOS, LIMIT, PAPER, Ending, Endings
 from softtokens.models.hf import load_policy
 from softtokens.ops import streamed
 from softtokens.ops.random import Keys, Stream
@@ -17,9 +18,9 @@ from softtokens.rollout.decode import sample_rollout, stream_rollouts
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.rollout.replay import replay
-from softtokens.rollout.stopping import decode_text, stops_by_text
+from softtokens.rollout.stopping import decode_text, ending_by_text
 from softtokens.thoughts import Gaussian, Hard, HiddenGaussian, LogitGaussian
-from softtokens.types import StopReason, UserError
+from softtokens.types import UserError
 
 GROUP, LIMITS = 4, Limits(max_thought_steps=12, max_answer_tokens=5)
 
@@ -57,7 +58,7 @@ def test_every_part_is_marked(policy, prompts, tokenizer):
         assert rollout.thought_texts[row] == decode_text(tokenizer, ids[rollout.is_thought[row]].tolist())
         forced = decode_text(tokenizer, ids[rollout.kind[row] == Kind.FORCED].tolist())
         assert rollout.answer_texts[row].startswith(forced) and forced.endswith("\\boxed{")
-        if rollout.stop_reasons[row] is StopReason.LIMIT:
+        if rollout.stop_reasons[row] == LIMIT:
             assert kinds.count(Kind.THOUGHT) == 12 and "The final answer is:" in forced
     assert rollout.inputs.shape == (rollout.rows, int(rollout.thought_lengths.max()), 32)
     assert not rollout.log_prob[~(rollout.is_thought | rollout.is_answer)].any()
@@ -139,13 +140,13 @@ def test_running_each_prompt_once_changes_nothing(make_policy, prompts, family):
     assert distinct == prompts and of_row.tolist() == [i for i in range(len(prompts)) for _ in range(GROUP)]
     parameters = list(policy.model.parameters())
     coefficient = torch.randn(rollout.rows, generator=torch.Generator().manual_seed(1))
-    found = []
+    results = []
     for shared in ({}, {"prompts": policy.prompt_states(distinct), "prompt_of_row": of_row}):
         part = replay(policy, Gaussian(0.5, 0.1), rollout, **shared)
         values = (part.thought_surrogate.sum(-1), part.answer_log_prob.sum(-1))
         gradient = torch.autograd.grad((coefficient * sum(values)).sum(), parameters, allow_unused=True)
-        found.append([*(v.detach() for v in values), *(g for g in gradient if g is not None)])
-    for shared, alone in zip(*reversed(found), strict=True):
+        results.append([*(v.detach() for v in values), *(g for g in gradient if g is not None)])
+    for shared, alone in zip(*reversed(results), strict=True):
         torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
 
 
@@ -165,13 +166,13 @@ def test_chunks_do_not_matter(policy, prompts, monkeypatch):
 
 
 def same_rows(one: Rollout, rows, other: Rollout, bitwise: bool):
-    for mine, theirs in zip(rows, range(other.rows), strict=True):
-        steps, length = int(other.thought_lengths[theirs]), int(other.lengths[theirs])
-        assert one.ids[mine, :length].tolist() == other.ids[theirs, :length].tolist()
-        assert one.answer_texts[mine] == other.answer_texts[theirs]
-        assert one.stop_reasons[mine] == other.stop_reasons[theirs]
+    for row, other_row in zip(rows, range(other.rows), strict=True):
+        steps, length = int(other.thought_lengths[other_row]), int(other.lengths[other_row])
+        assert one.ids[row, :length].tolist() == other.ids[other_row, :length].tolist()
+        assert one.answer_texts[row] == other.answer_texts[other_row]
+        assert one.stop_reasons[row] == other.stop_reasons[other_row]
         if other.inputs is not None:
-            a, b = one.inputs[mine, :steps], other.inputs[theirs, :steps]
+            a, b = one.inputs[row, :steps], other.inputs[other_row, :steps]
             assert torch.equal(a, b) if bitwise else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -215,11 +216,31 @@ def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, 
         length = int(rollout.lengths[row])
         assert rollout.ids[row, :length].tolist() == plain.ids
         assert rollout.kind[row, :length].tolist() == plain.kind
-        assert rollout.stop_reasons[row] is plain.reason
+        assert rollout.stop_reasons[row] == plain.reason
         if rollout.inputs is not None:
             steps = int(rollout.thought_lengths[row])
             fed = [x for x, kind in zip(plain.fed, plain.kind, strict=True) if kind == Kind.THOUGHT]
             torch.testing.assert_close(rollout.inputs[row, :steps], torch.stack(fed), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("thought", [Hard(8.0), Gaussian(0.5, 1.0)])
+def test_thoughts_end_in_any_of_several_ways(make_policy, prompts, thought):
+    """Each with its own forced text, which may be empty: as in the plain loop."""
+    policy = make_policy(dtype=torch.float64)
+    texts = [decode_text(policy.tokenizer, [i]).strip() for i in range(40, 80)]
+    ways = [Ending(f"text {i}", " 12" * (i % 3), text) for i, text in enumerate(texts) if text]
+    ways.append(Ending("token", "", token_ids=tuple(range(100, 140))))
+    limits = Limits(max_thought_steps=6, max_answer_tokens=3, endings=Endings(tuple(ways), "4"))
+    rollout = sample(policy, thought, prompts, limits=limits, group=32)
+    for row in range(rollout.rows):
+        plain = plain_rollout(policy, thought, prompts[row // 32], rollout.keys[torch.tensor([row])], limits)
+        length = int(rollout.lengths[row])
+        assert rollout.ids[row, :length].tolist() == plain.ids
+        assert rollout.kind[row, :length].tolist() == plain.kind
+        assert rollout.stop_reasons[row] == plain.reason
+    assert {"token", LIMIT} < set(rollout.stop_reasons) and any(r.startswith("text") for r in rollout.stop_reasons)
+    lengths = (rollout.kind == Kind.FORCED).sum(-1)
+    assert 0 in lengths and len(set(lengths.tolist())) > 2
 
 
 @pytest.mark.parametrize("slots", [8, 11, 16, 64])
@@ -233,12 +254,12 @@ def test_filling_free_slots_changes_nothing(make_policy, prompts, thought, slots
     # an odd number of positions, over which attention would round differently
     limits = Limits(max_thought_steps=20, max_answer_tokens=5)
     whole = sample_rollout(policy, thought, prompts, of_row, keys, limits)
-    seen = []
+    finished = []
     for rows, part in stream_rollouts(policy, thought, prompts, of_row, keys, limits, slots=slots):
         same_rows(whole, rows.tolist(), part, bitwise=True)
         assert torch.equal(part.keys.rollout, rows)
-        seen += rows.tolist()
-    assert sorted(seen) == list(range(40))
+        finished += rows.tolist()
+    assert sorted(finished) == list(range(40))
     assert len(set(whole.thought_lengths.tolist())) > 2
 
 
@@ -328,14 +349,14 @@ def test_thoughts_end_at_the_phrase_the_limit_or_the_end_of_sequence(prompts, to
         for row, reason in enumerate(rollout.stop_reasons):
             text = rollout.thought_texts[row]
             last = int(rollout.ids[row][rollout.is_thought[row]][-1])
-            assert (reason is StopReason.PHRASE) == stops_by_text(text)
-            assert (reason is StopReason.EOS) == (last in tiny.eos_ids)
-            if reason is StopReason.LIMIT:
+            assert (reason == "phrase") == (ending_by_text(text, PAPER) == 0)
+            assert (reason == EOS) == (last in tiny.eos_ids)
+            if reason == LIMIT:
                 assert int(rollout.thought_lengths[row]) == 24
             whole = text + rollout.answer_texts[row]
             assert "The final answer is: \\boxed{" in whole
         reasons = set(rollout.stop_reasons)
-        assert reasons == {StopReason.LIMIT, StopReason.EOS} if thought == Hard(5.0) else StopReason.PHRASE in reasons
+        assert reasons == {LIMIT, EOS} if thought == Hard(5.0) else "phrase" in reasons
 
 
 def test_answers_can_be_greedy_while_thoughts_are_not(policy, prompts):
@@ -415,9 +436,9 @@ def test_some_rows_replay_as_among_all(policy, prompts):
     thought = Gaussian(0.5, 0.1)
     rollout = sample(policy, thought, prompts)
     rows = torch.tensor([7, 2, 9])
-    some, every = replay(policy, thought, rollout.take(rows)), replay(policy, thought, rollout)
+    part, whole = replay(policy, thought, rollout.take(rows)), replay(policy, thought, rollout)
     torch.testing.assert_close(
-        some.thought_log_prob.sum(-1), every.thought_log_prob.sum(-1)[rows], rtol=1e-4, atol=1e-4
+        part.thought_log_prob.sum(-1), whole.thought_log_prob.sum(-1)[rows], rtol=1e-4, atol=1e-4
     )
 
 

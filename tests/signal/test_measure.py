@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from softtokens import cli
-from softtokens.config import ReportConfig, RewardConfig, TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.config.commands import ReportConfig
+from softtokens.config.signal import SMALLEST_SKETCH, SignalConfig
+from softtokens.config.task import TaskConfig
+from softtokens.config.thought import ThoughtConfig
+from softtokens.config.train import RewardConfig, TrainConfig
 from softtokens.ops import sketch
 from softtokens.report.build import report
 from softtokens.signal import measure
@@ -16,10 +20,9 @@ from softtokens.signal.estimate import Estimate, gram_of
 from softtokens.signal.keep import SKETCH, keeping, sketch_size
 from softtokens.signal.measure import Measured, Signal, estimates, signal
 from softtokens.signal.show import FILE, as_json, rounded, sentence
-from softtokens.signalconfig import SMALLEST_SKETCH, SignalConfig
 from softtokens.train import step as step_module
 from softtokens.train.loop import train
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.scoring import by_function
 from softtokens.types import UserError
 
@@ -83,7 +86,7 @@ def test_the_weighted_terms_add_up_to_the_gradient_of_the_first_updates(make_con
         followed.append(torch.cat([p.grad.flatten().clone() for p in trainee.parameters]))
 
     changes = {"thought": ThoughtConfig(mode=mode), "thought_weight": 0.5, "answer_weight": 2.0}
-    monkeypatch.setattr(step_module, "_update", spy)  # the weights stand still
+    monkeypatch.setattr(step_module, "apply_gradient", spy)  # the weights stand still
     config = make_config(TrainConfig, output=str(tmp_path / "run"), steps=3, validate_every=0, **changes)
     train(config, reward_func=by_length)
     kept = kept_gradients(monkeypatch)
@@ -226,11 +229,11 @@ def test_a_gradient_that_is_not_finite_ends_it(make_config, monkeypatch):
     [
         (
             dict(noise_scale=190.0, low=160.0, high=260.0),
-            "about 190 rollouts a step for signal to equal noise (95 %: 160",
+            "signal equals noise at about 190 rollouts (95 %: 160 to 260); a step has 4, a run of 50 steps 200.",
         ),
         (
             dict(low=1900.0),
-            "no signal was measurable with 16 rollouts: for signal to equal noise a step needs more than",
+            "no signal was measurable with 16 rollouts: it equals noise at more than 1,900; a step has 4, a run",
         ),
         (dict(low=50.0, cosine=0.4), "there is signal (cosine +0.400 ±0.010), but a few long gradients hide how much"),
         (dict(), "no signal was measurable with 16 rollouts: too few of the batches have a gradient."),
@@ -242,7 +245,7 @@ def test_each_setting_ends_in_a_sentence(e, words):
         norm=1.0, cosine=0.0, cosine_error=0.01, signal=1.0, noise=1.0, noise_scale=None, low=None, high=None
     )
     made = Measured(ThoughtConfig(), {"sum": Estimate(**nothing | e)}, 1.0, (0.0, 2.0), None, spread=0.5, seconds=1.0)
-    measured = Signal(SignalConfig(batches=4, problems_per_step=2, group_size=2), 10, None, [made])
+    measured = Signal(SignalConfig(batches=4, problems_per_step=2, group_size=2, steps=50), 10, None, [made])
     assert words in sentence(measured, made)
 
 

@@ -205,5 +205,5 @@ def test_json_files_need_no_heavy_library(file_of):
         f"load_problems({path!r}); "
         "print({'torch', 'transformers', 'datasets', 'pandas'} & set(sys.modules))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "set()"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "set()"

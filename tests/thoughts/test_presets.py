@@ -2,7 +2,7 @@
 
 import pytest
 
-from softtokens.config import ThoughtConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.thoughts import Gaussian, Hard, HiddenGaussian, LogitGaussian, build_thought, thought_setting
 
 

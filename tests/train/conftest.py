@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from softtokens.config import ThoughtConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.models.hf import HFPolicy
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought, build_thought
 from softtokens.train import gradient
-from softtokens.train.advantage import leave_one_out
 from softtokens.train.gradient import Gradient
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights, leave_one_out
 from softtokens.train.weights import Weights
 from softtokens.types import Problem
 from train import driver

@@ -20,24 +20,24 @@ from collections.abc import Callable
 import torch
 
 from softtokens import cli
-from softtokens.train import checkpoint, loop, rundir, step, tracking
+from softtokens.train import checkpoint, collect, loop, run_folder, step, tracking
 from train.driver import reward_texts
 
 PHASES = {
-    "rollout": (step, "sample_problems"),
-    "grading": (step, "leave_one_out"),
+    "rollout": (collect, "sample_problems"),
+    "grading": (collect, "leave_one_out"),
     "replay": (step, "accumulate_gradient"),
     "optimizer step": (torch.optim.AdamW, "step"),
-    "validation": (loop, "_validate"),
+    "validation": (loop, "validate"),
     "logging": (tracking.JsonLines, "write"),
     "measuring the logs": (tracking.JsonLines, "position"),
     "saving: the folder": (checkpoint, "_start"),
     "saving: the optimizer": (checkpoint, "_save_optimizer"),
     "saving: weights and record": (checkpoint, "_finish"),
-    "saving: flushing": (checkpoint, "_flush"),
+    "saving: flushing": (checkpoint, "flush_to_disk"),
     "saving: links": (checkpoint, "_point"),
     "saving: dropping old ones": (shutil, "rmtree"),
-    "starting": (rundir, "open_run"),
+    "starting": (run_folder, "open_run"),
     "resuming": (loop, "tidy"),
 }
 
@@ -75,18 +75,18 @@ def attempt(flags: list[str], prepare: Callable[[], None]) -> int:
 
 
 def main(kills: int, seed: int, flags: list[str]) -> dict[str, int]:
-    chance, found = random.Random(seed), collections.Counter()
-    while sum(found.values()) < kills:
-        phase = min(PHASES, key=lambda p: (found[p], chance.random()))
+    chance, kills_of = random.Random(seed), collections.Counter()
+    while sum(kills_of.values()) < kills:
+        phase = min(PHASES, key=lambda p: (kills_of[p], chance.random()))
         most = 1 if phase in ("starting", "resuming") else 6
         call, delay_s = chance.randint(1, most), chance.choice((0.0, 0.0005, 0.002, 0.01))
         ended_by = attempt(flags, lambda phase=phase, call=call, delay=delay_s: kill_in(phase, call, delay))
         if ended_by == 0:
             break  # the run is done: it was too short for so many kills
         assert ended_by == signal.SIGKILL, ended_by
-        found[phase] += 1
+        kills_of[phase] += 1
     assert attempt(flags, lambda: None) == 0
-    return {phase: found[phase] for phase in PHASES}
+    return {phase: kills_of[phase] for phase in PHASES}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from softtokens.models.hf import HFPolicy
 from softtokens.rollout.record import Kind
 from softtokens.rollout.replay import replay
 from softtokens.thoughts import Hard
-from softtokens.train.loss import TermWeights, policy_terms
+from softtokens.train.objective import TermWeights, policy_terms
 
 pytest.importorskip("trl", reason="the anchor extra is not installed: pip install -e '.[anchor]'", exc_type=ImportError)
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's own, and those of what it imports
@@ -83,12 +83,12 @@ def test_gradient_is_that_of_trl_with_forced_text_left_out(batch, trainer):
     rollout, width = batch.rollout, inputs["completion_ids"].shape[1]
     actions = completion_part(rollout.is_thought | rollout.is_answer, rollout, width)
     forced = completion_part(rollout.kind == Kind.FORCED, rollout, width)
-    seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    attended = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
 
     def model(attention_mask, **inputs):
         """TRL has one mask for what is an action and for what attention sees; forced tokens are seen all the same."""
         del attention_mask
-        return trainer.model(attention_mask=seen, **inputs)
+        return trainer.model(attention_mask=attended, **inputs)
 
     with torch.no_grad():
         scored = replay(batch.policy, Hard(), rollout)

@@ -6,14 +6,14 @@ import json
 import pytest
 
 from softtokens import cli
-from softtokens.checkpoints import best_checkpoint
-from softtokens.config import TrainConfig
+from softtokens.config.fields import flat, free_settings
+from softtokens.config.train import TrainConfig
+from softtokens.models.checkpoint_paths import best_checkpoint
 from softtokens.models.hf import load_policy
 from softtokens.report.arms import recipe
-from softtokens.settings import flat, free_settings
 from softtokens.train import loop
 from softtokens.train.checkpoint import checkpoint_to_start_at
-from softtokens.train.rundir import check_output, open_run, resolved
+from softtokens.train.run_folder import check_output, open_run, resolved
 from softtokens.types import UserError
 from train.test_resume import assert_same_tensors, lines
 

@@ -23,11 +23,11 @@ def test_every_epoch_visits_every_problem_once(count):
 @pytest.mark.parametrize("count", [1, 2, 3, 10])
 def test_visits_are_counted(count):
     """The number of a visit names the rollouts' random numbers, so it must never repeat for a problem."""
-    seen = Counter()
+    visits = Counter()
     for step in range(30):
         for problem, visit in problems_of_step(SEVEN, step, count, seed=1):
-            assert visit == seen[problem.id]
-            seen[problem.id] += 1
+            assert visit == visits[problem.id]
+            visits[problem.id] += 1
 
 
 def test_does_not_depend_on_what_was_asked_before():

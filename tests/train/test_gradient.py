@@ -8,7 +8,7 @@ import torch
 
 from softtokens.rollout.replay import Replay, replay
 from softtokens.train import gradient
-from softtokens.train.loss import TermWeights, policy_terms
+from softtokens.train.objective import TermWeights, policy_terms
 
 MODES = ["hard", "soft", "fuzzy"]
 WEIGHTS = [TermWeights(), TermWeights(0.25, 3.0), TermWeights(0, 1), TermWeights(1, 0)]
@@ -16,8 +16,8 @@ WEIGHTS = [TermWeights(), TermWeights(0.25, 3.0), TermWeights(0, 1), TermWeights
 
 def gradient_of(batch, weights=TermWeights(), **options):  # noqa: B008 (immutable)
     """(gradient by parameter, (replay, losses and norms))"""
-    seen, losses, norms, _ = batch.accumulate(weights, **options)
-    return [parameter.grad.clone() for parameter in batch.parameters], (seen, losses | norms)
+    replayed, losses, norms, _ = batch.accumulate(weights, **options)
+    return [parameter.grad.clone() for parameter in batch.parameters], (replayed, losses | norms)
 
 
 def plain_gradient(batch, weights):
@@ -54,12 +54,12 @@ def test_is_that_of_the_loss(make_batch, mode, weights):
 @pytest.mark.parametrize("mode", MODES)
 def test_tokens_per_backward_does_not_matter(make_batch, mode, tokens, apart):
     batch = make_batch(mode)
-    whole, (seen, metrics) = gradient_of(batch, apart=apart)
-    parts, (seen_in_parts, metrics_in_parts) = gradient_of(batch, tokens_per_backward=tokens, apart=apart)
+    whole, (replayed, metrics) = gradient_of(batch, apart=apart)
+    parts, (replayed_in_parts, metrics_in_parts) = gradient_of(batch, tokens_per_backward=tokens, apart=apart)
     assert_close(parts, whole)
     assert metrics_in_parts == pytest.approx(metrics, rel=1e-4, abs=1e-3)
     for field in dataclasses.fields(Replay):
-        a, b = getattr(seen_in_parts, field.name), getattr(seen, field.name)
+        a, b = getattr(replayed_in_parts, field.name), getattr(replayed, field.name)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from softtokens import cli
-from softtokens.config import ReplayStepConfig
+from softtokens.cli.replay_step import replay_step
+from softtokens.config.commands import ReplayStepConfig
 from softtokens.models.hf import load_policy
-from softtokens.replaystep import replay_step
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import replay
 from softtokens.rollout.spikes import Spikes, unit_of
-from softtokens.train import loop, step
+from softtokens.train import collect, step, validation
 from softtokens.train.gradient import accumulate_gradient
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.types import UserError
 from train.test_resume import lines
 
@@ -25,17 +25,17 @@ def spoil(monkeypatch):
     """Make the gradient of some steps (1, 2, ...) not finite; returns the parameters as each step found them."""
 
     def spoil(*steps: int, value: float = float("nan")) -> list[list[torch.Tensor]]:
-        seen = []
+        parameters = []
 
         def spoiled(weights, *arguments, **options):
             returned = accumulate_gradient(weights, *arguments, **options)
-            seen.append([p.detach().clone() for p in weights.parameters.values()])
-            if len(seen) in steps:
+            parameters.append([p.detach().clone() for p in weights.parameters.values()])
+            if len(parameters) in steps:
                 next(iter(weights.parameters.values())).grad.view(-1)[0] = value
             return returned
 
         monkeypatch.setattr(step, "accumulate_gradient", spoiled)
-        return seen
+        return parameters
 
     return spoil
 
@@ -44,10 +44,10 @@ def spoil(monkeypatch):
 def test_a_gradient_that_is_not_finite_is_left_out_and_the_run_goes_on(
     flags, tmp_path, caplog, spoil, text_rewards, value
 ):
-    seen, run = spoil(3, value=value), tmp_path / "run"
+    parameters, run = spoil(3, value=value), tmp_path / "run"
     assert cli.main(flags(run)) == 0
-    assert all(torch.equal(a, b) for a, b in zip(seen[2], seen[3], strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(seen[3], seen[4], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(parameters[2], parameters[3], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(parameters[3], parameters[4], strict=True))
     logged = lines(run / "metrics.jsonl")
     assert [line["step"] for line in logged if line["skipped"]] == [3]
     assert len(logged) == 8
@@ -56,16 +56,16 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_the_run_goes_on(
 
 
 def test_the_case_runs_again_with_the_model_as_it_was(flags, tmp_path, spoil, text_rewards, capsys):
-    seen, run = spoil(3), tmp_path / "run"
+    parameters, run = spoil(3), tmp_path / "run"
     assert cli.main(flags(run)) == 0
     file = run / "repro/step-000003.safetensors"
     capsys.readouterr()
     assert cli.main(["replay-step", str(file), "--rows", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "step 3 was skipped: the gradient norm is nan" in said
-    assert "0 of 6 rollouts give numbers that are not finite" in said  # the test spoiled the sum, not the rollouts
+    printed = capsys.readouterr().out
+    assert "step 3 was skipped: the gradient norm is nan" in printed
+    assert "0 of 6 rollouts give numbers that are not finite" in printed  # the test spoiled the sum, not the rollouts
     model = load_policy(run / "repro/step-000003").model
-    assert all(torch.equal(a, b) for a, b in zip(seen[2], model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(parameters[2], model.parameters(), strict=True))
     findings = replay_step(ReplayStepConfig(str(file)))
     assert len(findings) == 6
     assert all(finding.is_finite for finding in findings)
@@ -126,7 +126,7 @@ def test_rollouts_that_break_are_named(flags, tmp_path, spoil, text_rewards, cap
 
 
 def test_too_many_in_a_row_stop_the_run_with_everything_saved(flags, tmp_path, spoil, text_rewards, capsys):
-    seen = spoil(4, 5, 6, 7)
+    parameters = spoil(4, 5, 6, 7)
     run = tmp_path / "run"
     assert cli.main(flags(run, "--max-skipped", "3", "--keep-repro", "2")) == 1
     error = capsys.readouterr().err
@@ -135,14 +135,14 @@ def test_too_many_in_a_row_stop_the_run_with_everything_saved(flags, tmp_path, s
     assert len(lines(run / "metrics.jsonl")) == 6
     assert (run / "checkpoints/last").resolve().name == "step-000006"
     saved = load_policy(run / "checkpoints/last").model.parameters()
-    assert all(torch.equal(a, b) for a, b in zip(seen[3], saved, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(parameters[3], saved, strict=True))
     # two cases, and one model for both: it did not change between them
     names = sorted(path.name for path in (run / "repro").iterdir())
     assert names == ["step-000004", "step-000004.safetensors", "step-000005.safetensors"]
 
 
 def test_a_model_that_cannot_be_sampled_is_left_out_too(flags, tmp_path, monkeypatch, text_rewards, capsys):
-    calls, sample = [], step.sample_problems
+    calls, sample = [], collect.sample_problems
 
     def broken(*arguments, **options):
         calls.append(1)
@@ -150,7 +150,7 @@ def test_a_model_that_cannot_be_sampled_is_left_out_too(flags, tmp_path, monkeyp
             raise FloatingPointError("the model's logits are not finite for problem 1")
         return sample(*arguments, **options)
 
-    monkeypatch.setattr(step, "sample_problems", broken)
+    monkeypatch.setattr(collect, "sample_problems", broken)
     run = tmp_path / "run"
     assert cli.main(flags(run)) == 0
     assert [line["step"] for line in lines(run / "metrics.jsonl") if line["skipped"]] == [2]
@@ -160,7 +160,7 @@ def test_a_model_that_cannot_be_sampled_is_left_out_too(flags, tmp_path, monkeyp
 
 def test_a_skipped_step_is_not_validated(flags, tmp_path, monkeypatch, text_rewards, capsys):
     """The model that could not be sampled cannot answer either; the run counts to max_skipped and gives its advice."""
-    calls, sample = [], step.sample_problems
+    calls, sample = [], collect.sample_problems
 
     def broken_from_the_second_on(*arguments, **options):
         calls.append(1)
@@ -171,8 +171,8 @@ def test_a_skipped_step_is_not_validated(flags, tmp_path, monkeypatch, text_rewa
     def broken(*arguments, **options):
         raise FloatingPointError("the model's logits are not finite for problem 1")
 
-    monkeypatch.setattr(step, "sample_problems", broken_from_the_second_on)
-    monkeypatch.setattr(loop, "count_right", broken)
+    monkeypatch.setattr(collect, "sample_problems", broken_from_the_second_on)
+    monkeypatch.setattr(validation, "count_right", broken)
     run = tmp_path / "run"
     assert cli.main(flags(run, "--max-skipped", "3", "--validate-every", "2")) == 1
     assert "3 steps in a row had numbers that are not finite, the last one 4" in capsys.readouterr().err
@@ -209,19 +209,19 @@ def watched(batch, *, limit: float = 1e9, clips: bool = False) -> tuple[Spikes, 
 
 def scores_by_autograd(batch) -> torch.Tensor:
     """The gradient of each thought's log-probability with respect to its own hidden state, one after the other."""
-    found = []
+    norms = []
 
     class Thought(type(batch.thought)):
         def score(self, hidden, vocabulary, drawn, expected_gradient=None):
             scores = super().score(hidden, vocabulary, drawn)
             for i in range(len(hidden)):
                 (gradient,) = torch.autograd.grad(scores.surrogate[i], hidden, retain_graph=True)
-                found.append(gradient[i].norm())
+                norms.append(gradient[i].norm())
             return scores
 
     values = {f.name: getattr(batch.thought, f.name) for f in dataclasses.fields(batch.thought)}
     replay(batch.policy, Thought(**values), batch.rollout)
-    return torch.stack(found)
+    return torch.stack(norms)
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft"])
@@ -244,9 +244,9 @@ def test_clipping_scales_long_scores_down_and_leaves_values_alone(make_batch):
     assert spikes.count >= 1
     assert spikes.longest == pytest.approx(free.longest, rel=1e-3)  # measured as they were
     scale = (limit * spikes.unit / scores_by_autograd(batch)).clamp(max=1)
-    seen = replay(batch.policy, batch.thought, batch.rollout)
-    of_row = batch.advantages[:, None].expand_as(seen.thought_surrogate)[seen.is_thought_step]
-    loss = -(of_row * scale * seen.thought_surrogate[seen.is_thought_step]).sum() / batch.rollout.rows
+    replayed = replay(batch.policy, batch.thought, batch.rollout)
+    of_row = batch.advantages[:, None].expand_as(replayed.thought_surrogate)[replayed.is_thought_step]
+    loss = -(of_row * scale * replayed.thought_surrogate[replayed.is_thought_step]).sum() / batch.rollout.rows
     expected = torch.autograd.grad(loss, batch.parameters)
     size = float(torch.nn.utils.get_total_norm(expected))
     assert size < 0.7 * float(torch.nn.utils.get_total_norm(whole))

@@ -7,19 +7,19 @@ import pytest
 
 from softtokens import cli
 from softtokens.train.checkpoint import newest_checkpoint
-from softtokens.train.stop import StopRequest
+from softtokens.train.interrupt import StopRequest
 from train.test_resume import assert_same_run, lines
 
 ASKED_DURING = {
     "rollout": """
-from softtokens.train import step
-sample, calls = step.sample_problems, []
+from softtokens.train import collect
+sample, calls = collect.sample_problems, []
 def asked(*arguments, **options):
     calls.append(1)
     if len(calls) == 6:
         os.kill(os.getpid(), NUMBER)
     return sample(*arguments, **options)
-step.sample_problems = asked
+collect.sample_problems = asked
 """,
     "update": """
 import torch

@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 import torch
 
+from softtokens.endings import PAPER
 from softtokens.rollout.replay import Replay, replay
 from softtokens.train.metrics import NEAR_TIE, means, replay_tally, reward_metrics, rollout_tally
-from softtokens.types import StopReason, Verdict
+from softtokens.types import Verdict
 
 
 def test_reward_metrics_by_hand():
@@ -31,13 +32,13 @@ def test_no_verdicts_for_a_reward_function():
 
 def test_rollout_metrics_count_thoughts_and_answers(make_batch):
     rollout = make_batch("soft").rollout
-    metrics = means([rollout_tally(rollout)])
+    metrics = means([rollout_tally(rollout, PAPER.reasons)])
     thoughts, answers = rollout.thought_lengths.tolist(), rollout.answer_lengths.tolist()
     assert metrics["completions/thought_length"] == pytest.approx(sum(thoughts) / 6)
     assert metrics["completions/answer_length"] == pytest.approx(sum(answers) / 6)
     assert metrics["completions/mean_length"] == pytest.approx((sum(thoughts) + sum(answers)) / 6)
-    assert {r: metrics[f"stop/{r.value}"] * 6 for r in StopReason} == pytest.approx(
-        {r: sum(reason is r for reason in rollout.stop_reasons) for r in StopReason}
+    assert {reason: metrics[f"stop/{reason}"] * 6 for reason in PAPER.reasons} == pytest.approx(
+        {reason: rollout.stop_reasons.count(reason) for reason in PAPER.reasons}
     )
 
 
@@ -84,13 +85,15 @@ def test_replay_metrics_average_over_steps_only(make_batch):
 
 def test_near_tie_share(make_batch):
     rollout = make_batch("soft").rollout
-    seen = made_up(rollout)
-    weights = seen.max_weight.clone()
-    steps = torch.nonzero(seen.is_thought_step)
-    weights[seen.is_thought_step] = NEAR_TIE
+    replayed = made_up(rollout)
+    weights = replayed.max_weight.clone()
+    steps = torch.nonzero(replayed.is_thought_step)
+    weights[replayed.is_thought_step] = NEAR_TIE
     weights[tuple(steps[0])], weights[tuple(steps[-1])], weights[tuple(steps[1])] = 0.5, 0.98, 1.0
-    seen = dataclasses.replace(seen, max_weight=weights)
-    assert means_of_replay(rollout, seen, feeds_tokens=False)["thought/near_tie_share"] == pytest.approx(2 / len(steps))
+    replayed = dataclasses.replace(replayed, max_weight=weights)
+    assert means_of_replay(rollout, replayed, feeds_tokens=False)["thought/near_tie_share"] == pytest.approx(
+        2 / len(steps)
+    )
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])

@@ -52,11 +52,11 @@ def together(tmp_path):
             for rank in range(2)
         ]
         try:
-            said = [process.communicate(timeout=300)[0] for process in started]
+            output = [process.communicate(timeout=300)[0] for process in started]
         finally:
             for process in started:
                 process.kill()
-        assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+        assert [process.returncode for process in started] == [0, 0], "\n".join(output)
 
     return together
 
@@ -176,7 +176,7 @@ MODULE.FUNCTION = killed
 @pytest.mark.parametrize(
     ("way", "rank", "module", "function"),
     [
-        ("ddp", 1, "step", "_sample"),
+        ("ddp", 1, "collect", "_sample"),
         ("fsdp", 1, "checkpoint", "_save_optimizer"),
         # the other moments were tried once: see docs/reliability.md
     ],
@@ -189,9 +189,9 @@ def test_one_of_two_is_killed(flags, tmp_path, start, text_rewards, together, wa
     port = str(free_port())
     both = [start(flags(run, *settings), hook, MASTER_PORT=port, **of_rank(i)) for i in range(2)]
     assert both[rank].wait(timeout=120) == -signal.SIGKILL
-    _, said = both[1 - rank].communicate(timeout=120)
+    _, output = both[1 - rank].communicate(timeout=120)
     assert both[1 - rank].returncode == 1
-    assert "another process of the run is gone" in said, said
+    assert "another process of the run is gone" in output, output
     together(flags(run, *settings, "--resume"))
     assert cli.main(flags(whole, *SHORT, "--save-every", "1")) == 0
     assert_same_up_to_rounding(run, whole)
@@ -199,7 +199,8 @@ def test_one_of_two_is_killed(flags, tmp_path, start, text_rewards, together, wa
 
 FULL = """
 import os, time, torch
-from softtokens.train import gradient, peers
+from softtokens.train import gradient
+from softtokens.world import peers
 act, calls, tell = gradient._part, [], peers.Peers.tell
 def full(*arguments):
     calls.append(1)
@@ -236,17 +237,18 @@ def back_to(run: Path, *, step: int) -> None:
 
 
 def test_more_processes_than_rollouts_are_refused(flags, tmp_path, monkeypatch, capsys):
-    from softtokens.launch import Launch
-    from softtokens.train import loop, rundir, world
+    from softtokens.train import loop, run_folder
+    from softtokens.world import processes
+    from softtokens.world.launch import Launch
 
-    monkeypatch.setattr(world.World, "gather", lambda self, value: [value])  # no others are there to be met
+    monkeypatch.setattr(processes.World, "gather", lambda self, value: [value])  # no others are there to be met
     config, _ = cli.parse("train", flags(tmp_path / "run")[1:])
     with pytest.raises(Exception, match="7 processes for problems_per_step \\* group_size = 6 rollouts; start fewer"):
         loop._train(
             config,
-            world.World(Launch(0, 7, 0, 7), loop.torch.device("cpu")),
+            processes.World(Launch(0, 7, 0, 7), loop.torch.device("cpu")),
             None,
-            rundir.Hold(tmp_path / "run"),
+            run_folder.RunLock(tmp_path / "run"),
             None,
             None,
         )

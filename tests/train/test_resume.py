@@ -270,7 +270,7 @@ def test_last_and_best_are_models_that_anything_loads(flags, tmp_path, text_rewa
         at_validation.append([p.detach().clone() for p in trainee.parameters])
         return next(accuracies)
 
-    monkeypatch.setattr(loop, "_validate", validate)
+    monkeypatch.setattr(loop, "validate", validate)
     run = tmp_path / "run"
     assert cli.main(flags(run, "--validate-every", "2")) == 0
     root = run / "checkpoints"

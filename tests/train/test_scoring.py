@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from softtokens.config import TrainConfig
-from softtokens.rewards import RewardScale, grader
+from softtokens.config.train import RewardConfig, TrainConfig
+from softtokens.rewards import grader
 from softtokens.train.loop import train
 from softtokens.train.scoring import by_function, graded
 from softtokens.types import Problem, UserError, Verdict
@@ -16,7 +16,7 @@ THOUGHTS, ANSWERS = [" well", " so"], [r" The final answer is: \boxed{2}", r" \b
 
 
 def test_a_grader_and_the_scale():
-    rewards, verdicts = graded(grader("exact"), RewardScale(right=7, wrong=3, none=-1))(
+    rewards, verdicts = graded(grader("exact"), RewardConfig(right=7, wrong=3, none=-1).of)(
         [*PROBLEMS, PROBLEMS[0]], [*THOUGHTS, r" \boxed{2}"], [*ANSWERS, r" \boxed{2"]
     )
     assert rewards == [7, 3, -1]  # a box in the thoughts is no answer
@@ -79,11 +79,11 @@ def test_columns_do_not_hide_prompts_and_answers():
     ],
 )
 def test_rewards_that_cannot_be_used_are_refused(returned, message):
-    def mine(**columns):
+    def own_function(**columns):
         return returned
 
-    with pytest.raises(UserError, match=f"the reward function mine returned .*{message}"):
-        by_function(mine)(PROBLEMS, THOUGHTS, ANSWERS)
+    with pytest.raises(UserError, match=f"the reward function own_function returned .*{message}"):
+        by_function(own_function)(PROBLEMS, THOUGHTS, ANSWERS)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import torch
 from softtokens.models import lora
 from softtokens.models.size import ModelSize
 from softtokens.train import weights as weights_module
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Sharded, Weights, WithMasters
-from softtokens.train.world import World, alone
+from softtokens.world.processes import World, alone
 
 
 @pytest.fixture

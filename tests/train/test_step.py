@@ -7,9 +7,11 @@ import json
 import pytest
 import torch
 
-from softtokens.config import TaskConfig, ThoughtConfig, TrainConfig
+from softtokens.config.task import TaskConfig
+from softtokens.config.thought import ThoughtConfig
+from softtokens.config.train import TrainConfig
 from softtokens.rewards.math import MathGrader
-from softtokens.train import loop
+from softtokens.train import loop, validation
 from softtokens.train import step as step_module
 from softtokens.train.gradient import accumulate_gradient
 from softtokens.train.loop import train
@@ -50,16 +52,16 @@ def by_length(completions, **columns):
 
 
 @pytest.fixture
-def parameters_seen(monkeypatch):
+def recorded_parameters(monkeypatch):
     """The trainee's parameters before each update, copied; and the trainee itself."""
-    seen, step = [], loop.train_step
+    recorded, step = [], loop.train_step
 
     def spy(trainee, number):
-        seen.append((trainee, [p.detach().clone() for p in trainee.parameters]))
+        recorded.append((trainee, [p.detach().clone() for p in trainee.parameters]))
         return step(trainee, number)
 
     monkeypatch.setattr(loop, "train_step", spy)
-    return seen
+    return recorded
 
 
 def adam_first_step(before, gradient, rate):
@@ -68,7 +70,7 @@ def adam_first_step(before, gradient, rate):
 
 
 def test_a_step_is_adamw_on_the_gradient_of_its_rollouts(
-    model_folder, data_file, tmp_path, parameters_seen, monkeypatch
+    model_folder, data_file, tmp_path, recorded_parameters, monkeypatch
 ):
     gradients = []
 
@@ -80,7 +82,7 @@ def test_a_step_is_adamw_on_the_gradient_of_its_rollouts(
     monkeypatch.setattr(step_module, "accumulate_gradient", spy)
     config = config_for(model_folder, data_file, tmp_path / "run")
     train(config, reward_func=by_length)
-    (_, before), (_, after) = parameters_seen
+    (_, before), (_, after) = recorded_parameters
     torch.testing.assert_close(after, adam_first_step(before, gradients[0], 1e-2), rtol=1e-4, atol=1e-6)
 
 
@@ -103,12 +105,12 @@ def test_the_gradient_norm_is_clipped(model_folder, data_file, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])
-def test_what_must_not_matter_to_a_run_does_not(model_folder, data_file, tmp_path, parameters_seen, mode):
+def test_what_must_not_matter_to_a_run_does_not(model_folder, data_file, tmp_path, recorded_parameters, mode):
     ends = []
     for name, changes in {"whole": {}, "parts": {"tokens_per_backward": 30}, "apart": {"term_norms_every": 1}}.items():
         config = config_for(model_folder, data_file, tmp_path / name, thought=ThoughtConfig(mode=mode), steps=1)
         train(dataclasses.replace(config, **changes), reward_func=by_length)
-        ends.append([p.detach().clone() for p in parameters_seen[-1][0].parameters])
+        ends.append([p.detach().clone() for p in recorded_parameters[-1][0].parameters])
     # Adam's first step is nearly the sign of the gradient: entries of rounding size may go either way
     for other in ends[1:]:
         moved = sum(int(((a - b).abs() > 1e-4).sum()) for a, b in zip(ends[0], other, strict=True))
@@ -128,7 +130,7 @@ def test_a_reward_function_and_a_listener(model_folder, data_file, tmp_path):
     assert len(samples) == 2 * 2  # the first rollout of each problem of each step
 
 
-def test_equal_rewards_make_no_update(model_folder, data_file, tmp_path, parameters_seen):
+def test_equal_rewards_make_no_update(model_folder, data_file, tmp_path, recorded_parameters):
     """Whatever they are: 0.1 has no exact mean in float32, and momentum would go on by itself."""
     calls = []
 
@@ -139,8 +141,8 @@ def test_equal_rewards_make_no_update(model_folder, data_file, tmp_path, paramet
 
     config = config_for(model_folder, data_file, tmp_path / "run", steps=4)
     run = train(config, reward_func=flat_at_first_and_at_last)
-    before = [parameters for _, parameters in parameters_seen]
-    after = [p.detach() for p in parameters_seen[-1][0].parameters]
+    before = [parameters for _, parameters in recorded_parameters]
+    after = [p.detach() for p in recorded_parameters[-1][0].parameters]
     moved = [
         any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
         for first, second in itertools.pairwise([*before, after])
@@ -173,7 +175,7 @@ def test_problems_without_answers_train_with_a_reward_function_only(model_folder
 
 def test_validation_has_the_grader_of_its_task(model_folder, data_file, tmp_path, monkeypatch):
     judges = []
-    monkeypatch.setattr(loop, "count_right", lambda *arguments, **options: judges.append(arguments[4]) or 0)
+    monkeypatch.setattr(validation, "count_right", lambda *arguments, **options: judges.append(arguments[4]) or 0)
     config = config_for(model_folder, data_file, tmp_path / "run", steps=1)
     task = TaskConfig(limit=4)  # arithmetic, which has the exact grader
     train(dataclasses.replace(config, task=task, validation=str(data_file), validate_every=1), reward_func=by_length)

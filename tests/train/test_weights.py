@@ -11,7 +11,7 @@ from softtokens import cli
 from softtokens.models import lora
 from softtokens.models.blocks import blocks, recompute_activations
 from softtokens.models.hf import load_policy
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights, WithMasters
 from softtokens.types import UserError
 from train.test_gradient import assert_close, gradient_of, norm
@@ -79,9 +79,9 @@ def test_the_gradient_in_bfloat16_is_near_that_in_float32(make_batch):
     expected, _ = gradient_of(batch)
     weights = WithMasters(batch.policy)
     batch.accumulate(TermWeights(), weights, tokens_per_backward=20)
-    found = [p.grad for p in weights.parameters.values()]
-    assert all(g.dtype == torch.float32 for g in found)
-    difference = norm([a - b for a, b in zip(found, expected, strict=True)])
+    gradients = [p.grad for p in weights.parameters.values()]
+    assert all(g.dtype == torch.float32 for g in gradients)
+    difference = norm([a - b for a, b in zip(gradients, expected, strict=True)])
     assert 0 < difference < 0.1 * norm(expected), difference / norm(expected)
 
 

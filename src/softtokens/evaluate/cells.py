@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from softtokens.config import MODE_TEMPERATURES
-from softtokens.evaluateconfig import PAPER_GAMMAS, EvaluateConfig
+from softtokens.config.evaluate import PAPER_GAMMAS, EvaluateConfig
+from softtokens.config.thought import MODE_TEMPERATURES
 
 
 @dataclasses.dataclass(frozen=True)

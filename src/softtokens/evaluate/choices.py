@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softtokens.evaluate.folder import SCHEMA, choices_file, read_result, write_json
+from softtokens.evaluate.folder import SCHEMA, choices_file, read_result
 from softtokens.evaluate.intervals import estimate
 from softtokens.evaluate.nll import ChoiceScores, score_choices
+from softtokens.files import write_json
 from softtokens.models.hf import HFPolicy
 from softtokens.types import ChoiceItem, UserError
 
@@ -35,10 +36,10 @@ def require_same_items(root: Path, name: str, made_from: dict[str, Any]) -> None
 
 def is_done(file: Path, made_from: dict[str, Any]) -> bool:
     """Whether a file of results is there. UserError when it was made from something else."""
-    found = read_result(file)
-    if found is None:
+    result = read_result(file)
+    if result is None:
         return False
-    if {key: found.get(key) for key in made_from} != made_from:
+    if {key: result.get(key) for key in made_from} != made_from:
         raise UserError(
             f"{file} was made from other items or with other options; move it away, or give it another name or folder"
         )

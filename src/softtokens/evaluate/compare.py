@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from softtokens.config.evaluate import CHOICE_METRICS, METRIC, CompareConfig
 from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import holm, paired_difference
 from softtokens.evaluate.passk import MAX_VOTERS, maj_at_k, pass_at_k
 from softtokens.evaluate.results import Results, read_results
-from softtokens.evaluateconfig import CHOICE_METRICS, METRIC, CompareConfig
 from softtokens.types import UserError
 
 Arm = tuple[str, str, str | None]  # (model, task, cell, or setting with `best`; None for multiple choice)
@@ -67,7 +67,7 @@ class _Impossible(Exception):
 def _arms(results: Results, config: CompareConfig, metric: str) -> dict[Arm, list[dict[str, Any]]]:
     """What can be compared -> the results it stands for: one, or with `best` all of a grid."""
     if metric in CHOICE_METRICS:
-        return {(model, name, None): [found] for (model, name), found in results.choices.items()}
+        return {(model, name, None): [result] for (model, name), result in results.choices.items()}
     arms: dict[Arm, list[dict[str, Any]]] = {}
     for (model, task, cell), summary in results.summaries.items():
         arms.setdefault((model, task, summary["setting"] if config.best else cell), []).append(summary)
@@ -102,23 +102,23 @@ def _reference(results: Results, arms: dict, against: str, metric: str) -> tuple
     )
 
 
-def _require_same_items(metric: str, found: list[dict[str, Any]], reference: list[dict[str, Any]]) -> None:
+def _require_same_items(metric: str, results: list[dict[str, Any]], reference: list[dict[str, Any]]) -> None:
     """Items have no names, so what is paired has to be the same list; problems are checked by evaluate."""
-    if metric in CHOICE_METRICS and any(found[0].get(key) != reference[0].get(key) for key in _SAME_ITEMS):
+    if metric in CHOICE_METRICS and any(results[0].get(key) != reference[0].get(key) for key in _SAME_ITEMS):
         raise _Impossible(f"{metric} was measured on other items, or with other options, than those of the reference")
 
 
-def _values(found: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, list[str]]:
+def _values(results: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, list[str]]:
     """One value per problem (or item), in the order that all models and cells share; and the cells that they are of."""
     if metric in CHOICE_METRICS:
-        values = found[0]["per_item"][_PER_ITEM[metric]]
+        values = results[0]["per_item"][_PER_ITEM[metric]]
         if values is None or None in values:
             unknown = "any" if values is None else f"{values.count(None)} of {len(values)}"
             raise _Impossible(f"{metric} could not be measured on {unknown} items")
         return np.array(values, dtype=np.float64), []
-    values = np.array([_per_problem(summary, metric) for summary in found])
-    names = [summary["cell"] for summary in found]
-    if len(found) == 1:
+    values = np.array([_per_problem(summary, metric) for summary in results])
+    names = [summary["cell"] for summary in results]
+    if len(results) == 1:
         return values[0], names
     if values.shape[1] < 2:
         raise _Impossible("choosing the best of a grid on one half of the problems needs at least 2 problems")

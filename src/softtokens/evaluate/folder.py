@@ -6,14 +6,11 @@ Every file but samples.jsonl is written beside its place and renamed, so what is
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from softtokens.paths import expanded
+from softtokens.files import expanded, read_json, write_json
 from softtokens.types import UserError
 
 SCHEMA = 1
@@ -151,15 +148,6 @@ def locked(root: Path, name: str, *, timeout: float = 0) -> Iterator[None]:
         ) from error
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a file; None where it is missing or damaged."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def read_result(file: Path) -> dict[str, Any] | None:
     """As read_json. UserError when the file is of another schema: its numbers may mean something else, and what a newer
     version wrote must not be written over."""
@@ -167,32 +155,3 @@ def read_result(file: Path) -> dict[str, Any] | None:
     if content is not None and content.get("schema", SCHEMA) != SCHEMA:
         raise UserError(f"{file} has schema {content['schema']!r}, this version knows {SCHEMA}; give a new folder")
     return content
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    write_text(file, dump(content) + "\n")
-
-
-def dump(content: dict[str, Any]) -> str:
-    """One line of JSON; numbers that are not finite become null."""
-    return json.dumps(without_nan(content), allow_nan=False)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file whole or not at all, also when the machine goes down."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    with open(unfinished, "w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(unfinished, file)
-
-
-def without_nan(value: Any) -> Any:
-    """The same data with None for numbers that are not finite: what could not be measured."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

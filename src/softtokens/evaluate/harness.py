@@ -11,9 +11,9 @@ import numpy as np
 
 from softtokens.evaluate.choices import describe_scores
 from softtokens.evaluate.nll import ChoiceScores, continuation_log_probs
+from softtokens.files import expanded
 from softtokens.models.hf import HFPolicy
 from softtokens.models.tokens import prompt_ids
-from softtokens.paths import expanded
 from softtokens.types import UserError
 
 
@@ -44,18 +44,18 @@ class Harness:
 
         adapter = adapter_of(policy)
         try:
-            found = simple_evaluate(
+            evaluation = simple_evaluate(
                 model=adapter, tasks=[name], task_manager=self._manager, limit=limit, bootstrap_iters=0
             )
         except UserError:
             raise
         except Exception as error:  # dozens of kinds, from the data sets to the tasks' own code
             raise UserError(f"lm-eval task {name!r} failed: {type(error).__name__}: {error}") from error
-        scores, has_normalized = _scores(adapter, name, found["samples"])
+        scores, has_normalized = _scores(adapter, name, evaluation["samples"])
         described = describe_scores(scores, model, name, "lm-eval")
         if not has_normalized:
             described["accuracy_normalized"] = described["per_item"]["correct_normalized"] = None
-        return described | {"lm_eval": {"results": _plain(found["results"]), "limit": limit}, "limit": limit}
+        return described | {"lm_eval": {"results": _plain(evaluation["results"]), "limit": limit}, "limit": limit}
 
 
 def adapter_of(policy: HFPolicy):

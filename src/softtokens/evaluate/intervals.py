@@ -47,15 +47,15 @@ def estimates(values: np.ndarray, weights: np.ndarray | None = None, *, shares: 
     if len(values) < 2:
         return [{"value": float(mean), "low": None, "high": None} for mean in means]
     lows, highs = bootstrap_interval(values, weights)
-    found = []
+    intervals = []
     for column, mean, low, high in zip(values.T, means, lows, highs, strict=True):
         unseen = unseen_share(len(column))
         if shares and (column == 0).all():
             low, high = 0.0, unseen
         elif shares and (column == 1).all():
             low, high = 1 - unseen, 1.0
-        found.append({"value": float(mean), "low": float(low), "high": float(high)})
-    return found
+        intervals.append({"value": float(mean), "low": float(low), "high": float(high)})
+    return intervals
 
 
 def estimate(values: np.ndarray, weights: np.ndarray | None = None, *, shares: bool = False) -> dict[str, Any]:
@@ -72,11 +72,11 @@ def paired_difference(a: np.ndarray, b: np.ndarray, *, shares: bool = False) -> 
     """
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     differing = int((difference != 0).sum())
-    found = estimate(difference)
+    interval = estimate(difference)
     if shares and differing == 0 and len(difference) > 1:
         unseen = unseen_share(len(difference))
-        found |= {"low": -unseen, "high": unseen}
-    return {**found, "p": sign_flip_p(difference), "problems": len(difference), "differing": differing}
+        interval |= {"low": -unseen, "high": unseen}
+    return {**interval, "p": sign_flip_p(difference), "problems": len(difference), "differing": differing}
 
 
 def unseen_share(problems: int) -> float:

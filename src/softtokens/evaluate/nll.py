@@ -74,13 +74,13 @@ def continuation_log_probs(
 ) -> list[tuple[float, bool]]:
     """Of each (prompt, continuation) in token ids: the sum of log p over the continuation's tokens in nats, and whether
     each of them is the likeliest. Pairs of similar length share a batch."""
-    found: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+    results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     for start in range(0, len(order), rows_per_batch):
         rows = order[start : start + rows_per_batch]
         for row, result in zip(rows, _log_probs(policy, [pairs[i] for i in rows]), strict=True):
-            found[row] = result
-    return found
+            results[row] = result
+    return results
 
 
 def _log_probs(policy: Policy, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
@@ -98,8 +98,8 @@ def _log_probs(policy: Policy, pairs: list[tuple[list[int], list[int]]]) -> list
     missed = torch.zeros(len(pairs), dtype=torch.int64, device=policy.device)
     chunk = streamed.default_chunk_rows(vocabulary)
     for start in range(0, len(tokens), chunk):
-        some = slice(start, start + chunk)
-        log_p = vocabulary.logits(hidden[some]).log_softmax(dim=-1)
-        total.index_add_(0, row[some], log_p.gather(-1, tokens[some, None])[:, 0].double())
-        missed.index_add_(0, row[some], (log_p.argmax(dim=-1) != tokens[some]).long())
+        part = slice(start, start + chunk)
+        log_p = vocabulary.logits(hidden[part]).log_softmax(dim=-1)
+        total.index_add_(0, row[part], log_p.gather(-1, tokens[part, None])[:, 0].double())
+        missed.index_add_(0, row[part], (log_p.argmax(dim=-1) != tokens[part]).long())
     return list(zip(total.tolist(), (missed == 0).tolist(), strict=True))

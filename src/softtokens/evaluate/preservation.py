@@ -14,10 +14,10 @@ from torch import Tensor
 
 from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import estimate
+from softtokens.files import expanded
 from softtokens.models.hf import HFPolicy
 from softtokens.models.tokens import prompt_ids
 from softtokens.ops import streamed
-from softtokens.paths import expanded
 from softtokens.tasks.files import ENDINGS, load_rows, text_at
 from softtokens.types import UserError
 
@@ -103,13 +103,13 @@ def _token_columns(base: HFPolicy, trained: HFPolicy, ids: list[int]) -> Tensor:
     rows = streamed.default_chunk_rows(base.vocabulary)
     columns = []
     for start in range(0, len(following), rows):
-        some = slice(start, start + rows)
+        part = slice(start, start + rows)
         p, q = (
-            policy.vocabulary.of_tokens(policy.vocabulary.logits(h[some])).log_softmax(dim=-1)
+            policy.vocabulary.of_tokens(policy.vocabulary.logits(h[part])).log_softmax(dim=-1)
             for policy, h in zip((base, trained), hidden, strict=True)
         )
         kl = (p.exp() * (p - q)).sum(dim=-1)
         agree = (p.argmax(dim=-1) == q.argmax(dim=-1)).to(kl.dtype)
-        at = following[some, None]
+        at = following[part, None]
         columns.append(torch.stack((kl, agree, (p.gather(-1, at) - q.gather(-1, at))[:, 0])))
     return torch.cat(columns, dim=1)

@@ -21,7 +21,7 @@ from softtokens.ops import streamed
 from softtokens.ops.mixture import tempered_softmax
 from softtokens.ops.random import Stream
 from softtokens.rollout.batches import RowName
-from softtokens.rollout.memory import is_out_of_memory
+from softtokens.rollout.memory import with_fewer_slots
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import hidden_before_thoughts
 from softtokens.rollout.stopping import decode_text
@@ -116,7 +116,7 @@ def traces(sampler: Sampler, thought: Thought, rows: list[RowName], names: dict[
                     "expected": problem.answer,
                     "answer": rollout.answer_texts[row],
                     "verdict": verdicts[row].value,
-                    "stop": rollout.stop_reasons[row].value,
+                    "stop": rollout.stop_reasons[row],
                     "step_columns": _step_columns(sampler.policy, steps, steps.row == row),
                 }
             )
@@ -152,22 +152,22 @@ def measure_steps(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Steps
     chunk = streamed.default_chunk_rows(vocabulary)
     parts = []
     for start in range(0, len(row), chunk):
-        some = slice(start, start + chunk)
-        distribution = thought.at(hidden[some], vocabulary)
+        part = slice(start, start + chunk)
+        distribution = thought.at(hidden[part], vocabulary)
         soft = distribution.concentration
         weights = tempered_softmax(distribution.logits, _temperature(thought) or 1e-6)
-        mean = distribution.mean if isinstance(thought, Gaussian) else fed[some]
+        mean = distribution.mean if isinstance(thought, Gaussian) else fed[part]
         top = weights.topk(min(TOP, weights.shape[1]))
         parts.append(
             Steps(
-                row=row[some],
-                token=token[some],
+                row=row[part],
+                token=token[part],
                 entropy=soft.entropy,
                 max_weight=soft.max_weight,
                 effective_support=soft.effective_support,
-                distance_to_token=distance_to_nearest(embeddings, fed[some]) / unit,
-                noise=noise[some] / unit,
-                noise_ratio=noise[some] / mean.norm(dim=-1),
+                distance_to_token=distance_to_nearest(embeddings, fed[part]) / unit,
+                noise=noise[part] / unit,
+                noise_ratio=noise[part] / mean.norm(dim=-1),
                 top_ids=top.indices,
                 top_weights=top.values,
             )
@@ -199,22 +199,21 @@ def _temperature(thought: Thought) -> float:
 
 
 def _measured(sampler: Sampler, thought: Thought, rows: list[RowName]) -> Iterator[tuple[Rollout, Steps]]:
-    """These generations and their steps, some at a time, in their order; fewer when memory runs out."""
+    """These generations and their steps, a batch at a time, in their order; smaller batches when memory runs out."""
     start, most = 0, _BATCH
     while start < len(rows):
-        part = rows[start : start + most]
-        try:
-            rollout = sampler.draw(thought, part)
-            measured = (rollout, measure_steps(sampler.policy, thought, rollout))
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            measured = None
-        if measured is None:
-            sampler.rows.halve(len(part))
-            most = len(part) // 2
-            continue
-        start += len(part)
+        left = rows[start:]
+
+        def measure(count: int, left: list[RowName] = left) -> tuple[Rollout, Steps]:
+            rollout = sampler.draw(thought, left[:count])
+            return rollout, measure_steps(sampler.policy, thought, rollout)
+
+        asked = min(most, len(left))
+        measured, count = with_fewer_slots(asked, measure, sampler.decoder)
+        if count < asked:
+            sampler.batch_size.lower(count)
+            most = count
+        start += count
         yield measured
 
 

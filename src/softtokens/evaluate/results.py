@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from softtokens.evaluate.folder import cell_folder, choices_file, preservation_file, read_main, read_result
-from softtokens.paths import expanded
+from softtokens.files import expanded
 from softtokens.types import UserError
 
 
@@ -45,14 +45,16 @@ def read_results(folder: str | Path) -> Results:
     for model in models:
         for task in main["tasks"]:
             for cell in main["settings"]:
-                found = read_result(cell_folder(root, model, task["name"], cell) / "summary.json")
-                if found is not None:
-                    summaries[model, task["name"], cell] = found
+                result = read_result(cell_folder(root, model, task["name"], cell) / "summary.json")
+                if result is not None:
+                    summaries[model, task["name"], cell] = result
     choices = {}
     for model in models:
         for file in sorted(choices_file(root, model, "x").parent.glob("*.json")):
-            found = read_result(file)
-            if found is not None:
-                choices[model, file.stem] = found
+            result = read_result(file)
+            if result is not None:
+                choices[model, file.stem] = result
     preserved = {model: read_result(preservation_file(root, model)) for model in models}
-    return Results(main, summaries, choices, {model: found for model, found in preserved.items() if found is not None})
+    return Results(
+        main, summaries, choices, {model: result for model, result in preserved.items() if result is not None}
+    )

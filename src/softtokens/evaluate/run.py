@@ -7,40 +7,39 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from softtokens.assemble import grader_of, problems_of
-from softtokens.config import TaskConfig, ThoughtConfig
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.task import TaskConfig
+from softtokens.config.thought import ThoughtConfig
+from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.choices import is_done, made_from_items, require_same_items, score_into
+from softtokens.evaluate.evaluated_models import Models, task_entry
 from softtokens.evaluate.folder import (
     SCHEMA,
     cell_folder,
     check_output,
     choices_file,
-    dump,
     locked,
     preservation_file,
-    read_json,
     read_result,
     register,
     trace_file,
-    write_json,
-    write_text,
 )
 from softtokens.evaluate.harness import Harness
-from softtokens.evaluate.memory import Rows
-from softtokens.evaluate.models import Models, task_entry
-from softtokens.evaluate.naming import named_sources
+from softtokens.evaluate.named_sources import named_sources
 from softtokens.evaluate.nll import encoded_choices
 from softtokens.evaluate.preservation import digest, encoded_texts, load_texts, preservation
 from softtokens.evaluate.profile import chosen_rows, profile, traces
-from softtokens.evaluate.samplefile import read_samples, write_samples
+from softtokens.evaluate.sample_file import read_samples, write_samples
 from softtokens.evaluate.sampling import Sampler
 from softtokens.evaluate.summary import summarize
-from softtokens.evaluateconfig import EvaluateConfig
+from softtokens.files import json_text, read_json, write_atomically, write_json
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import encode_prompts, require_room
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
+from softtokens.task_setup import grader_of, problems_of
 from softtokens.tasks import load_choice_items
 from softtokens.thoughts import Thought, build_thought
 from softtokens.types import ChoiceItem, Problem, UserError
@@ -104,9 +103,9 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
     count = _Counter(config, len(models.paths), tasks, cells, listener)
     for name in models.paths:
         with locked(root, name):
-            policy = models.load(name)
+            decoder = Decoder(models.load(name))
             for task in tasks:
-                _evaluate_task(root, name, policy, task, cells, config, limits, count)
+                _evaluate_task(root, name, decoder, task, cells, config, limits, count)
             outside.evaluate(root, name, models)
     return root
 
@@ -171,8 +170,8 @@ class _Outside:
         if self.texts is not None and model != base:
             file = preservation_file(root, model)
             if not is_done(file, {"base": base, "sha256": digest(self.texts)}):
-                beside = models.load_beside(base)
-                write_json(file, preservation(beside, policy, self.texts, (base, model)))
+                base_policy = models.load_additional(base)
+                write_json(file, preservation(base_policy, policy, self.texts, (base, model)))
 
 
 def _tasks(config: EvaluateConfig) -> list[Task]:
@@ -188,7 +187,7 @@ def _tasks(config: EvaluateConfig) -> list[Task]:
 def _evaluate_task(
     root: Path,
     model: str,
-    policy: HFPolicy,
+    decoder: Decoder,
     task: Task,
     cells: list[Cell],
     config: EvaluateConfig,
@@ -196,12 +195,13 @@ def _evaluate_task(
     count: _Counter,
 ) -> None:
     grader = grader_of(task.config)
-    rows = Rows(policy, rows=config.rows_per_batch, memory=config.memory)
+    policy = decoder.policy
+    batch_size = BatchSize(policy, rows=config.rows_per_batch, memory=config.memory)
     rollouts = len(cells) * len(task.problems) * config.samples
-    at_a_time = rows.allowed(encode_prompts(policy, task.problems), limits)
+    at_a_time = batch_size.allowed(encode_prompts(policy, task.problems), limits)
     steps = rollouts // at_a_time * (limits.max_thought_steps + limits.max_answer_tokens)
-    policy.prepare_decoding(config.decoding, steps, ways=len(cells))
-    sampler = Sampler(policy, task.problems, limits, grader, config.seed, rows)
+    decoder.prepare(config.decoding, steps, ways=len(cells))
+    sampler = Sampler(decoder, task.problems, limits, grader, config.seed, batch_size)
     try:
         for cell in cells:
             thought = thought_of(cell, policy.embedding_rms)
@@ -225,31 +225,32 @@ def fill_cell(
     wanted = count.samples(cell)
     summary = read_result(folder / SUMMARY)
     if summary is not None and summary.get("schema") == SCHEMA and summary.get("samples", 0) >= wanted:
-        count.found(wanted * len(problem_ids))
+        count.already_there(wanted * len(problem_ids))
         return summary
     have = read_samples(folder / SAMPLES, problem_ids, sampler.seed)
-    count.found(sum(sample["sample"] < wanted for sample in have))
+    count.already_there(sum(sample["sample"] < wanted for sample in have))
     samples = sampler.fill(thought, wanted, have, folder / SAMPLES, count.drawn)
     place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
     samples.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
     write_samples(folder / SAMPLES, samples)
     used = [sample for sample in samples if sample["sample"] < wanted]
-    summary = summarize(used, problem_ids, model, task, cell, sampler.seed, sampler.grader)
+    reasons = sampler.limits.endings.reasons
+    summary = summarize(used, problem_ids, model, task, cell, sampler.seed, sampler.grader, reasons)
     write_json(folder / SUMMARY, summary)
     return summary
 
 
 def _profile_into(file: Path, sampler: Sampler, thought: Thought, samples: int, most: int) -> None:
     rows = chosen_rows(len(sampler.problems), samples, most)
-    found = read_json(file)
-    if found is None or found.get("generations", 0) < len(rows):
+    measured = read_json(file)
+    if measured is None or measured.get("generations", 0) < len(rows):
         write_json(file, profile(sampler, thought, rows))
 
 
 def _trace_into(file: Path, sampler: Sampler, thought: Thought, names: dict[str, str], most: int) -> None:
     rows = [(i, 0) for i in range(min(most, len(sampler.problems)))]
     if not file.is_file() or file.read_bytes().count(b"\n") < len(rows):
-        write_text(file, "".join(dump(trace) + "\n" for trace in traces(sampler, thought, rows, names)))
+        write_atomically(file, "".join(json_text(trace) + "\n" for trace in traces(sampler, thought, rows, names)))
 
 
 def thought_of(cell: Cell, embedding_rms: float) -> Thought:
@@ -277,7 +278,7 @@ class _Counter:
     def begin(self, model: str, task: str, cell: Cell) -> None:
         self._where = (model, task, cell.name)
 
-    def found(self, samples: int) -> None:
+    def already_there(self, samples: int) -> None:
         self._done += samples
         self._listener(Event(*self._where, self._done, self._total))
 

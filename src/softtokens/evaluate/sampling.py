@@ -11,18 +11,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from softtokens.evaluate.memory import Rows
-from softtokens.evaluate.samplefile import Sample, append_samples
+from softtokens.evaluate.batch_size import BatchSize
+from softtokens.evaluate.sample_file import Sample, append_samples
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import evaluation_seed
 from softtokens.rewards import Grader
 from softtokens.rewards.extract import answer_in
 from softtokens.rollout.batches import RowName, encode_prompts, in_order_of_length, sample_problems, stream_problems
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
-from softtokens.rollout.memory import ROW_MULTIPLE, is_out_of_memory
+from softtokens.rollout.memory import ROW_MULTIPLE, with_fewer_slots
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
-from softtokens.types import Problem
+from softtokens.types import Problem, Verdict
 
 Listener = Callable[[list[Sample]], None]  # called with the samples of each batch
 
@@ -31,37 +32,41 @@ Listener = Callable[[list[Sample]], None]  # called with the samples of each bat
 class Sampler:
     """One model on one task."""
 
-    policy: HFPolicy
+    decoder: Decoder
     problems: Sequence[Problem]
     limits: Limits
     grader: Grader
     seed: int
-    rows: Rows
+    batch_size: BatchSize
+
+    @property
+    def policy(self) -> HFPolicy:
+        return self.decoder.policy
 
     def fill(self, thought: Thought, samples: int, have: list[Sample], file: Path, listener: Listener) -> list[Sample]:
         """`samples` of each problem, those that the cell has included; new ones are appended to the file as they end.
 
-        When memory runs out half as many rows go on; what has ended is kept.
+        When memory runs out fewer rows run at a time; what has ended is kept.
         """
-        done = {(sample["problem"], sample["sample"]) for sample in have}
+        samples_so_far = list(have)
         rows = in_order_of_length(self.policy, self.problems, range(samples))
-        todo = [(i, n) for i, n in rows if (self.problems[i].id, n) not in done]
-        found = list(have)
-        while todo:
-            slots = self._allowed(todo)
-            try:
-                for drawn in self._stream(thought, todo, slots):
-                    append_samples(file, drawn)
-                    found += drawn
-                    listener(drawn)
-                break
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            self.rows.halve(slots)
-            done = {(sample["problem"], sample["sample"]) for sample in found}
-            todo = [(i, n) for i, n in todo if (self.problems[i].id, n) not in done]
-        return found
+
+        def missing() -> list[RowName]:
+            done = {(sample["problem"], sample["sample"]) for sample in samples_so_far}
+            return [(i, n) for i, n in rows if (self.problems[i].id, n) not in done]
+
+        def fill_missing(slots: int) -> None:
+            for drawn in self._stream(thought, missing(), slots):
+                append_samples(file, drawn)
+                samples_so_far.extend(drawn)
+                listener(drawn)
+
+        if todo := missing():
+            allowed = self._allowed(todo)
+            _, slots = with_fewer_slots(allowed, fill_missing, self.decoder)
+            if slots < allowed:
+                self.batch_size.lower(slots)
+        return samples_so_far
 
     def draw(self, thought: Thought, rows: list[RowName]) -> Rollout:
         """These samples, as rollouts, in this order; rows of a problem have to be neighbours."""
@@ -72,17 +77,19 @@ class Sampler:
         assert ordered == rows, "rows of a problem are neighbours"
         chosen = [self.problems[i] for i in of_problem]
         seed = evaluation_seed(self.seed)
-        return sample_problems(self.policy, thought, chosen, list(of_problem.values()), self.limits, seed=seed)
+        return sample_problems(
+            self.policy, thought, chosen, list(of_problem.values()), self.limits, seed=seed, decoder=self.decoder
+        )
 
     def _allowed(self, todo: list[RowName]) -> int:
         """Rows at a time. Prompts get longer along the list, so it is asked for the longest."""
-        most = self.rows.allowed(encode_prompts(self.policy, [self.problems[todo[-1][0]]]), self.limits)
+        most = self.batch_size.allowed(encode_prompts(self.policy, [self.problems[todo[-1][0]]]), self.limits)
         return min(most, len(todo)) if len(todo) < ROW_MULTIPLE and most < ROW_MULTIPLE else most
 
     def _stream(self, thought: Thought, todo: list[RowName], slots: int) -> Iterator[list[Sample]]:
         started, seed = time.perf_counter(), evaluation_seed(self.seed)
         for rows, rollout in stream_problems(
-            self.policy, thought, self.problems, todo, self.limits, seed=seed, slots=slots
+            self.policy, thought, self.problems, todo, self.limits, seed=seed, slots=slots, decoder=self.decoder
         ):
             seconds = (time.perf_counter() - started) / len(rows)
             yield self._samples(rows, rollout, seconds)
@@ -103,8 +110,32 @@ class Sampler:
                 "verdict": verdicts[row].value,
                 "thought_length": thoughts[row],
                 "answer_length": answers[row],
-                "stop": rollout.stop_reasons[row].value,
+                "stop": rollout.stop_reasons[row],
                 "seconds": seconds,
             }
             for row, (i, sample) in enumerate(rows)
         ]
+
+
+def count_right(
+    decoder: Decoder,
+    thought: Thought,
+    problems: Sequence[Problem],
+    limits: Limits,
+    grader: Grader,
+    *,
+    seed: int,
+    slots: int,
+) -> int:
+    """How many of the problems are solved. slots: how many run at a time."""
+    right = 0
+    if not problems:
+        return 0
+    policy = decoder.policy
+    rows = in_order_of_length(policy, problems, [0])
+    for finished, rollout in stream_problems(
+        policy, thought, problems, rows, limits, seed=seed, slots=slots, decoder=decoder
+    ):
+        verdicts = grader.grade(rollout.answer_texts, [problems[i].answer for i, _ in finished])
+        right += verdicts.count(Verdict.RIGHT)
+    return right

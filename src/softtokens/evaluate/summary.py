@@ -12,9 +12,9 @@ from softtokens.evaluate.cells import Cell
 from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import estimates
 from softtokens.evaluate.passk import MAX_VOTERS, maj_at_k, pass_at_k
-from softtokens.evaluate.samplefile import Sample
+from softtokens.evaluate.sample_file import Sample
 from softtokens.rewards import Grader
-from softtokens.types import StopReason, Verdict
+from softtokens.types import Verdict
 
 _FAILED = (Verdict.GRADER_TIMEOUT.value, Verdict.GRADER_ERROR.value)
 
@@ -27,8 +27,12 @@ def summarize(
     cell: Cell,
     seed: int,
     grader: Grader,
+    stop_reasons: Sequence[str],
 ) -> dict[str, Any]:
-    """The content of summary.json (docs/evaluation.md); every problem has the same number of samples."""
+    """The content of summary.json (docs/evaluation.md); every problem has the same number of samples.
+
+    stop_reasons: the names that a sample's `stop` may have.
+    """
     of_problem: dict[int, list[Sample]] = {i: [] for i in problem_ids}
     for sample in samples:
         of_problem[sample["problem"]].append(sample)
@@ -56,7 +60,7 @@ def summarize(
         "maj@k": maj_at,
         "mean@n": pass_at["1"],  # the same number, by the name under which others report it
         "verdicts": {v.value: verdicts[v.value] / len(samples) for v in Verdict},
-        "stops": {s.value: stops[s.value] / len(samples) for s in StopReason},
+        "stops": {reason: stops[reason] / len(samples) for reason in stop_reasons},
         "thought_length": {
             "mean": float(np.mean(thoughts)),
             "median": float(np.median(thoughts)),
@@ -96,7 +100,7 @@ def _curves(right: list[int], votes: list, n: int) -> tuple[dict[str, Any], dict
     per_problem = [pass_at_k(right, n, k)[:, None] for k in ks]
     if n <= MAX_VOTERS:
         per_problem.append(maj_at_k(votes, n, ks))
-    found = estimates(np.concatenate(per_problem, axis=1), shares=True)
+    curve = estimates(np.concatenate(per_problem, axis=1), shares=True)
     return tuple(
-        {str(k): value for k, value in zip(ks, part, strict=False)} for part in (found[: len(ks)], found[len(ks) :])
+        {str(k): value for k, value in zip(ks, part, strict=False)} for part in (curve[: len(ks)], curve[len(ks) :])
     )

@@ -15,13 +15,13 @@ from softtokens.types import UserError
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """In order. UserError for a model that does not say which of its modules they are."""
-    found = known_blocks(model)
-    if not found:
+    known = known_blocks(model)
+    if not known:
         raise UserError(
             f"{type(model).__name__} does not say what its blocks are (_no_split_modules): it cannot be sharded or "
             "checkpointed; use parallel ddp and activation_checkpointing never"
         )
-    return found
+    return known
 
 
 def known_blocks(model: nn.Module) -> list[nn.Module]:

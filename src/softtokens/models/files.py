@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from softtokens.checkpoints import best_checkpoint
+from softtokens.files import expanded
 from softtokens.models import lora
 from softtokens.models.blocks import known_blocks
+from softtokens.models.checkpoint_paths import best_checkpoint
 from softtokens.models.lora import Misfit
-from softtokens.paths import expanded
 from softtokens.types import UserError, first_line
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Source:
 def find(name: str) -> Source:
     """UserError when there is no such folder, or when the hub says that it has no such model."""
     path = tiny_checkpoint() if name == TINY else best_checkpoint(Path(expanded(name)))
-    _require_found(name, path)
+    _require_folder(name, path)
     return Source(name, path) if path.exists() else Source(name, None, cached=_only_cached(name))
 
 
@@ -183,9 +183,9 @@ def _only_cached(name: str) -> bool:
     return False
 
 
-def _require_found(name: str, path: Path) -> None:
-    beside_others = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
-    looks_local = path.is_absolute() or name.startswith((".", "~", "$")) or len(path.parts) > 2 or beside_others
+def _require_folder(name: str, path: Path) -> None:
+    in_existing_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+    looks_local = path.is_absolute() or name.startswith((".", "~", "$")) or len(path.parts) > 2 or in_existing_folder
     if not path.exists():
         if looks_local:
             raise UserError(f"model is {name!r}, a folder that does not exist; give a model folder or a hub name")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import torch
@@ -16,9 +15,7 @@ from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
 from softtokens.models.probe import probe, require_same_decoding, require_same_logits
 from softtokens.models.recompute import Recompute
-from softtokens.models.recording import KeptBuffers, cuda_graphs
 from softtokens.models.tokens import owned_ids
-from softtokens.ops.compiling import compiled_or_plain, worth_compiling
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError
@@ -61,9 +58,6 @@ class HFPolicy:
         self.context_length = int(getattr(config, "max_position_embeddings", 2**20))
         self.eos_ids = _eos_ids(model, tokenizer)
         self._window, self._mask_by_layer_type = _sliding_window(config)
-        self._step = self._plain_step
-        self.compiled: dict[Hashable, Callable[..., None]] | None = None
-        self.recordings: KeptBuffers | None = None
         model.set_attn_implementation(attention.NAME)
         self._recompute: Recompute | None = None
         rows = model.get_input_embeddings().weight.shape[0]
@@ -124,36 +118,20 @@ class HFPolicy:
             **self._transform,
         )
 
+    @property
+    def has_cache(self) -> bool:
+        return self._recompute is None
+
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
         if self._recompute is not None:
             return self._recompute.step(inputs, positions, kv, view)
-        return self._step(inputs, positions, kv, view)
+        kv.write_at, kv.view = positions, view
+        mask = self._mask(positions[:, None], torch.arange(view, device=positions.device)[None])
+        return self._body(inputs[:, None], positions[:, None], mask, kv)[:, 0]
 
     def view(self, positions: int) -> int:
         step = _VIEW_STEP[self.device.type]
         return -(-positions // step) * step
-
-    def prepare_decoding(self, choice: str, steps: int, ways: int = 1) -> None:
-        """Choose how decode steps run. choice: auto, plain or compiled; steps: about how many are to come; ways: of
-        thinking that occur in them.
-
-        Compiled, one graph of the model serves all sizes, and so does one for each kind of emission; they are made when
-        they are first needed, which takes half a minute each. A model that cannot be compiled, or a machine without a
-        C++ compiler, goes on as before, with a warning.
-        """
-        records = self.device.type == "cuda" and choice != "plain" and self._recompute is None
-        self.recordings = KeptBuffers(cuda_graphs()) if records else None
-        compiles = worth_compiling(choice, steps, ways, self.device) and self._recompute is None and not records
-        if compiles != (self.compiled is not None):
-            self._step = compiled_or_plain(self._plain_step, "decode steps") if compiles else self._plain_step
-            self.compiled = {} if compiles else None
-            if compiles:
-                log.info("decode steps are compiled at their first use, which takes a minute or two")
-
-    def _plain_step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
-        kv.write_at, kv.view = positions, view
-        mask = self._mask(positions[:, None], torch.arange(view, device=positions.device)[None])
-        return self._body(inputs[:, None], positions[:, None], mask, kv)[:, 0]
 
     def prompt_states(self, prompts: list[list[int]]) -> PromptStates:
         ids, lengths = self._padded(prompts)

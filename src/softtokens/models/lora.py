@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from softtokens.files import expanded
 from softtokens.models.blocks import blocks
-from softtokens.paths import expanded
 from softtokens.types import UserError
 
 CONFIG_FILE = "adapter_config.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PromptStates
-from softtokens.models.recording import KeptBuffers
 from softtokens.ops.vocabulary import Vocabulary
 
 
@@ -20,12 +18,15 @@ class Policy(Protocol):
     tokenizer: Any
     context_length: int
     eos_ids: frozenset[int]
-    compiled: dict[Hashable, Callable[..., None]] | None  # emissions by kind, where decode steps run compiled
-    recordings: KeptBuffers | None  # where decode steps are recorded and replayed
     embedding_rms: float  # root mean square of the table's entries when training started; the unit of gamma
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether a decode step runs one position per row; else it runs the whole sequence again."""
+        ...
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -123,7 +123,7 @@ def _stepwise(policy: Policy, prompts: list[list[int]], fed: Tensor) -> Tensor:
     rows = torch.arange(len(prompts), device=states.lengths.device)
     kv = SlotKV(len(prompts), max(_PROMPT_LENGTHS) + _STEPS)
     kv.fill(rows, states, rows)
-    seen = [states.hidden]
+    hidden = [states.hidden]
     for step in range(_STEPS):
-        seen.append(policy.step(fed[:, step], states.lengths + step, kv, max(_PROMPT_LENGTHS) + step + 1))
-    return torch.stack(seen, dim=1)
+        hidden.append(policy.step(fed[:, step], states.lengths + step, kv, max(_PROMPT_LENGTHS) + step + 1))
+    return torch.stack(hidden, dim=1)

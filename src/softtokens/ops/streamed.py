@@ -75,8 +75,8 @@ def _streamed(vocabulary, hidden, readout, expected, chunk_rows) -> tuple[Tensor
     rows = chunk_rows or default_chunk_rows(v)
     if expected is not None:
         expected = expected.to(full_precision(hidden[:0]).dtype)  # float64 models replay float32 rollouts
-    out, *seen = _Streamed.apply(hidden, v.head, v.bias, v.table, v, readout, expected, rows)
-    return out, Concentration(*seen)
+    out, *concentration = _Streamed.apply(hidden, v.head, v.bias, v.table, v, readout, expected, rows)
+    return out, Concentration(*concentration)
 
 
 class _Streamed(torch.autograd.Function):
@@ -90,17 +90,17 @@ class _Streamed(torch.autograd.Function):
         ctx.gradients = None if ctx.expected is None else _Gradients(wanted, hidden, vocabulary)
         # Written in place: small results kept from every chunk would lie in the holes that the chunk before left, and
         # the next chunk would need new memory.
-        found = None
+        outputs = None
         for rows in _slices(hidden, chunk_rows):
             chunk = _Chunk(vocabulary, hidden[rows], readout[rows], with_statistics=True)
             parts = (readout[rows].value(chunk, vocabulary), *chunk.statistics)
-            found = found or [part.new_empty(len(hidden), *part.shape[1:]) for part in parts]
-            for whole, part in zip(found, parts, strict=True):
+            outputs = outputs or [part.new_empty(len(hidden), *part.shape[1:]) for part in parts]
+            for whole, part in zip(outputs, parts, strict=True):
                 whole[rows] = part
             if ctx.gradients is not None:
                 ctx.gradients.add(rows, chunk, readout[rows], expected[rows])
-        ctx.mark_non_differentiable(*found[1:])
-        return tuple(found)
+        ctx.mark_non_differentiable(*outputs[1:])
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
@@ -114,8 +114,8 @@ class _Streamed(torch.autograd.Function):
                 chunk = _Chunk(vocabulary, inputs[0][rows], readout[rows], with_statistics=False)
                 gradients.add(rows, chunk, readout[rows], upstream[rows])
         ctx.gradients = None
-        found = (None if g is None else g.to(x.dtype) for g, x in zip(gradients.all, inputs, strict=True))
-        return (*found, None, None, None, None)
+        of_inputs = (None if g is None else g.to(x.dtype) for g, x in zip(gradients.all, inputs, strict=True))
+        return (*of_inputs, None, None, None, None)
 
 
 def _slices(hidden: Tensor, chunk_rows: int) -> list[slice]:

@@ -8,8 +8,8 @@ import time
 
 import torch
 
+from softtokens.config.plan import PlanConfig
 from softtokens.models.hf import resolve_device
-from softtokens.planconfig import PlanConfig
 from softtokens.types import UserError
 
 

@@ -7,21 +7,21 @@ from collections.abc import Iterator
 
 import torch
 
+from softtokens.config.plan import PlanConfig
 from softtokens.models import lora
 from softtokens.models.files import load_without_weights
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.models.size import ModelSize
 from softtokens.ops.random import Keys
 from softtokens.plan.devices import Device, device_of
-from softtokens.plan.memory import Footprint, footprint, share_of
+from softtokens.plan.footprint import Footprint, footprint, share_of
 from softtokens.plan.speed import Seconds, seconds_of
-from softtokens.planconfig import PlanConfig
 from softtokens.rollout.decode import sample_rollout
 from softtokens.rollout.limits import Limits
 from softtokens.thoughts import build_thought
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loss import TermWeights
-from softtokens.train.memory import give_back, resident_bytes
+from softtokens.train.objective import TermWeights
+from softtokens.train.process_memory import give_back, resident_bytes
 from softtokens.train.weights import Weights
 from softtokens.types import UserError
 
@@ -71,7 +71,7 @@ def plan(config: PlanConfig) -> Plan:
     runtime = _CUDA_CONTEXT if device.kind == "cuda" else rehearsed_bytes()
     memory = footprint(config, size, device, runtime)
     changes = [] if fits(memory.peak, device) else list(_changes(config, device, runtime, memory.peak))
-    seconds = seconds_of(config, size, device, memory.positions, recomputes=memory.fit.recomputes)
+    seconds = seconds_of(config, size, device, memory.positions, recomputes=memory.batch_sizes.recomputes)
     return Plan(size, device, memory, seconds, changes)
 
 
@@ -119,10 +119,10 @@ def _changes(config: PlanConfig, device: Device, runtime: float, peak: float) ->
         tried = ((words, change, change(config)) for words, change in left)
         lower = ((w, c, new, footprint(new, size_of(new), device, runtime).peak) for w, c, new in tried)
         # what did not help before may do so after another change
-        found = next((one for one in lower if one[3] < 0.99 * peak), None)
-        if found is None:
+        best = next((one for one in lower if one[3] < 0.99 * peak), None)
+        if best is None:
             return
-        words, change, config, peak = found
+        words, change, config, peak = best
         left.remove((words, change))
         flags = f"{flags} {words}".strip()
         yield Change(flags, peak)

@@ -6,7 +6,7 @@ import dataclasses
 
 from rich.table import Table
 
-from softtokens.plan.memory import PHASES
+from softtokens.plan.footprint import PHASES
 from softtokens.plan.run import Plan, fits
 from softtokens.plan.speed import SHARE_OF_BANDWIDTH, SHARE_OF_FLOPS
 
@@ -46,10 +46,10 @@ def verdict(plan: Plan) -> list[str]:
     lines += [f"  with {change.flags}: {change.peak / 1e9:.2f} GB" for change in plan.changes]
     if not plan.fits and not (plan.changes and fits(plan.changes[-1].peak, device)):
         lines.append("  More devices (--processes with fsdp), shorter thoughts or a smaller model are what is left.")
-    fit, positions = plan.memory.fit, plan.memory.positions
-    recomputing = ", activations recomputed" if fit.recomputes else ""
+    sizes, positions = plan.memory.batch_sizes, plan.memory.positions
+    recomputing = ", activations recomputed" if sizes.recomputes else ""
     lines.append(
-        f"{fit.slots} rollouts run at a time; {positions:,} positions go through a backward pass{recomputing}."
+        f"{sizes.slots} rollouts run at a time; {positions:,} positions go through a backward pass{recomputing}."
     )
     lines.append(
         f"A step takes at least {plan.seconds.bound:.3g} s; {plan.seconds.expected:.3g} s at "
@@ -69,9 +69,9 @@ def as_json(plan: Plan) -> dict:
             {"name": part.name, "bytes": part.size, "phases": [phase for phase in PHASES if phase in part.phases]}
             for part in plan.memory.parts
         ],
-        "rollouts_at_a_time": plan.memory.fit.slots,
+        "rollouts_at_a_time": plan.memory.batch_sizes.slots,
         "positions_per_backward": plan.memory.positions,
-        "recomputes_activations": plan.memory.fit.recomputes,
+        "recomputes_activations": plan.memory.batch_sizes.recomputes,
         "phases": plan.memory.phases,
         "peak": plan.peak,
         "peak_phase": plan.phase,

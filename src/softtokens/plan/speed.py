@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from softtokens.config.plan import PlanConfig
 from softtokens.models.size import ModelSize
 from softtokens.plan.devices import Device
-from softtokens.plan.memory import shards_of, share_of
-from softtokens.planconfig import PlanConfig
+from softtokens.plan.footprint import shards_of, share_of
 
 # Shares of a peak that a good program reaches. Goals for GPUs, not measurements of ours.
 SHARE_OF_BANDWIDTH, SHARE_OF_FLOPS = 0.5, 0.4

@@ -8,8 +8,8 @@ from typing import Any
 from softtokens.report import paper
 from softtokens.report.arms import Arm, recipe
 from softtokens.report.blocks import Block, Figure, Panel, Series, missing, plain
+from softtokens.report.estimates import Results
 from softtokens.report.readers import number, table
-from softtokens.report.results import Results
 from softtokens.report.sources import Model
 
 _SYMBOLS = {"temperature": "τ", "gamma": "γ"}
@@ -55,7 +55,9 @@ def _at_test(results: Results, task: str) -> Figure | None:
 
 def _values(results: Results, task: str, name: str) -> tuple[str, dict[str, float | None]]:
     """The setting of a cell and its temperature and noise; greedy settings have no noise to vary, nor hard ones."""
-    cell = next(cell for (_, where, found), cell in results.sources.cells.items() if (where, found) == (task, name))
+    cell = next(
+        cell for (_, where, cell_name), cell in results.sources.cells.items() if (where, cell_name) == (task, name)
+    )
     values = {knob: number(cell.summary.get(knob)) for knob in _SYMBOLS}
     return cell.setting, values | ({} if cell.setting in ("soft-sample", "fuzzy-sample") else {"gamma": None})
 
@@ -82,10 +84,10 @@ def _in_training(results: Results, task: str) -> Figure | None:
 def _trained_at(results: Results, task: str, knob: str, group: list[tuple[float, Arm[Model]]]) -> list[Panel]:
     series = []
     for dash, (name, mode) in enumerate(_CODES):
-        found = [(value, results.estimate(arm, task, name, 1)) for value, arm in group]
-        found = [(value, estimate) for value, estimate in found if estimate is not None]
-        if found:
-            x, estimates = [value for value, _ in found], [estimate for _, estimate in found]
+        points = [(value, results.estimate(arm, task, name, 1)) for value, arm in group]
+        points = [(value, estimate) for value, estimate in points if estimate is not None]
+        if points:
+            x, estimates = [value for value, _ in points], [estimate for _, estimate in points]
             low, high = [e.low for e in estimates], [e.high for e in estimates]
             series.append(Series(f"tested {name}", mode, x, [e.value for e in estimates], low, high, dash=dash % 2))
         theirs = paper.ablation(group[0][1].members[0], task, knob, name)
@@ -98,11 +100,11 @@ def _trained_at(results: Results, task: str, knob: str, group: list[tuple[float,
 
 
 def _line(results: Results, arm: Arm[Model], task: str, grid: dict[float, str], k: int) -> Series | None:
-    found = [(value, results.estimate(arm, task, grid[value], k)) for value in sorted(grid)]
-    found = [(value, estimate) for value, estimate in found if estimate is not None]
-    if not found:
+    points = [(value, results.estimate(arm, task, grid[value], k)) for value in sorted(grid)]
+    points = [(value, estimate) for value, estimate in points if estimate is not None]
+    if not points:
         return None
-    x, estimates = [value for value, _ in found], [estimate for _, estimate in found]
+    x, estimates = [value for value, _ in points], [estimate for _, estimate in points]
     low, high = [e.low for e in estimates], [e.high for e in estimates]
     return Series(arm.label, arm.mode, x, [e.value for e in estimates], low, high, dash=arm.dash)
 

@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
-from softtokens.config import TrainConfig
+from softtokens.config.fields import flat, free_settings
+from softtokens.config.train import TrainConfig
 from softtokens.report.blocks import MODES
 from softtokens.report.sources import Model, Run
-from softtokens.settings import flat, free_settings
 
 T = TypeVar("T", Run, Model)
 _NOT_THE_RECIPE = free_settings(TrainConfig) | {"seed"}
@@ -47,24 +47,24 @@ def _trained_alike(model: Model) -> Hashable:
         return ("base", model.name)
     if model.run is not None and model.run.config:
         return recipe(model.run.config)
-    said = {k: v for k, v in model.trained.items() if k not in ("seed", "run")}
-    return json.dumps(said, sort_keys=True, default=str) if "seed" in model.trained else model.name
+    training = {k: v for k, v in model.trained.items() if k not in ("seed", "run")}
+    return json.dumps(training, sort_keys=True, default=str) if "seed" in model.trained else model.name
 
 
 def _arms(members: Sequence[T], key: Callable[[T], Hashable]) -> list[Arm[T]]:
     groups: dict[Hashable, list[T]] = {}
     for member in members:
-        found = key(member)
-        same_seed = sum(m.seed == member.seed for k, group in groups.items() if k[0] == found for m in group)
-        groups.setdefault((found, same_seed), []).append(member)  # the same seed again is no further seed
-    in_order = sorted(groups.values(), key=lambda found: (_rank(found[0].mode), found[0].name))
+        group_key = key(member)
+        same_seed = sum(m.seed == member.seed for k, group in groups.items() if k[0] == group_key for m in group)
+        groups.setdefault((group_key, same_seed), []).append(member)  # the same seed again is no further seed
+    in_order = sorted(groups.values(), key=lambda group: (_rank(group[0].mode), group[0].name))
     labels = _labels(in_order)
-    seen: dict[str, int] = {}
+    arms_of_mode: dict[str, int] = {}
     arms = []
-    for label, found in zip(labels, in_order, strict=True):
-        mode = found[0].mode
-        arms.append(Arm(label, mode, found, seen.get(mode, 0)))
-        seen[mode] = seen.get(mode, 0) + 1
+    for label, group in zip(labels, in_order, strict=True):
+        mode = group[0].mode
+        arms.append(Arm(label, mode, group, arms_of_mode.get(mode, 0)))
+        arms_of_mode[mode] = arms_of_mode.get(mode, 0) + 1
     return arms
 
 
@@ -74,15 +74,15 @@ def _rank(mode: str) -> int:
 
 def _labels(groups: list[list[T]]) -> list[str]:
     """The mode where it says enough; otherwise what the names have in common."""
-    modes = [found[0].mode for found in groups]
+    modes = [group[0].mode for group in groups]
     labels = []
-    for found in groups:
-        mode = found[0].mode
-        names = [member.name for member in found]
+    for group in groups:
+        mode = group[0].mode
+        names = [member.name for member in group]
         common = os.path.commonprefix(names)  # noqa: RUF071 (letters of names, not parts of paths)
         common = common if common in names else common.removesuffix("seed").rstrip("-_. s")
         labels.append(mode if mode in MODES and modes.count(mode) == 1 else common or names[0])
     return [
-        f"{label} · {found[0].name}" if labels.count(label) > 1 else label
-        for label, found in zip(labels, groups, strict=True)
+        f"{label} · {group[0].name}" if labels.count(label) > 1 else label
+        for label, group in zip(labels, groups, strict=True)
     ]

@@ -112,7 +112,7 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    found: list[Finding]
+    findings: list[Finding]
 
     @property
     def kind(self) -> str:

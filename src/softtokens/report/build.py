@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import os
 import sys
 from pathlib import Path
 
 from softtokens import __version__
-from softtokens.config import ReportConfig
-from softtokens.paths import expanded
-from softtokens.report import export
+from softtokens.config.commands import ReportConfig
+from softtokens.files import expanded, write_atomically
+from softtokens.report import figure_files
 from softtokens.report.compose import compose
 from softtokens.report.page import render
 from softtokens.report.sources import load
@@ -28,7 +26,7 @@ def report(config: ReportConfig) -> Path:
     Raises UserError for what cannot be reported on or written, and when figures are asked for without matplotlib.
     """
     if config.figures is not None:
-        export.require_matplotlib(config.figures)
+        figure_files.require_matplotlib(config.figures)
     if not config.watch:
         return build(config)
     output = place(config)
@@ -58,9 +56,13 @@ def build(config: ReportConfig, *, reload_seconds: float | None = None) -> Path:
     output = place(config)
     made = compose(load(config.runs))
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    write_whole(output, render(made, version=__version__, made=now, reload_seconds=reload_seconds))
+    page = render(made, version=__version__, made=now, reload_seconds=reload_seconds)
+    try:
+        write_atomically(output, page)  # a browser may be reading the old page
+    except OSError as error:
+        raise UserError(f"output is {str(output)!r}, which cannot be written: {error.strerror}") from error
     if config.figures is not None:
-        export.write_all(made, Path(expanded(config.figures)))
+        figure_files.write_all(made, Path(expanded(config.figures)))
     return output
 
 
@@ -69,16 +71,3 @@ def place(config: ReportConfig) -> Path:
     if config.output is not None:
         return Path(expanded(config.output))
     return Path(expanded(config.runs[0])) / FILE if len(config.runs) == 1 else Path(FILE)
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Whole or not at all: a browser may be reading the old page."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(content, encoding="utf-8", errors="replace")
-        os.replace(unfinished, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise UserError(f"output is {str(path)!r}, which cannot be written: {error.strerror}") from error

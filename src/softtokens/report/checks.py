@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean, median, stdev
 
 from softtokens.report.blocks import Finding, percent, plain
+from softtokens.report.estimates import Results, samples_of
 from softtokens.report.readers import number, table
-from softtokens.report.results import Results, samples_of
 from softtokens.report.sources import Cell, Run
 from softtokens.report.training import mean_of_ends
 
@@ -30,8 +30,8 @@ def check_run(run: Run) -> list[Finding]:
     """What looks sick in a training run. "At the end" means the last tenth of its updates."""
     if not run.metrics:
         return []
-    found = [*_learning(run), *_numerics(run), *_behaviour(run)]
-    return [Finding("warning", run.name, text) for text in found]
+    warnings = [*_learning(run), *_numerics(run), *_behaviour(run)]
+    return [Finding("warning", run.name, text) for text in warnings]
 
 
 def _learning(run: Run) -> Iterator[str]:
@@ -100,43 +100,43 @@ def _behaviour(run: Run) -> Iterator[str]:
 
 def check_evaluation(results: Results) -> list[Finding]:
     """What a sceptic should know of the evaluation."""
-    found = []
+    findings = []
     for task in results.tasks:
         cells = [cell for (_, where, _), cell in results.sources.cells.items() if where == task]
         problems = {number(cell.summary.get("problems")) for cell in cells} - {None}
         if problems and min(problems) < THRESHOLDS["few_problems"]:
-            found.append(
+            findings.append(
                 Finding("warning", task, f"Only {min(problems):.0f} problems: intervals are wide, ranks may be luck.")
             )
         if len(problems) > 1:
             shown = " and ".join(f"{n:.0f}" for n in sorted(problems))
-            found.append(
+            findings.append(
                 Finding("warning", task, f"Cells have different numbers of problems ({shown}); do not compare them.")
             )
-        found += [
+        findings += [
             Finding("warning", f"{cell.model}, {cell.name}, {task}", text) for cell in cells for text in _cell(cell)
         ]
-    return found
+    return findings
 
 
-def grouped(found: Sequence[Finding]) -> list[Finding]:
+def grouped(findings: Sequence[Finding]) -> list[Finding]:
     """One entry for each thing that something is said of, warnings first."""
-    said: dict[tuple[str, str], list[str]] = {}
-    for finding in found:
-        said.setdefault((finding.level, finding.where), []).append(finding.text)
-    ordered = sorted(said.items(), key=lambda item: item[0][0] != "warning")
+    texts: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        texts.setdefault((finding.level, finding.where), []).append(finding.text)
+    ordered = sorted(texts.items(), key=lambda item: item[0][0] != "warning")
     return [Finding(level, where, " ".join(texts)) for (level, where), texts in ordered]
 
 
 def _cell(cell: Cell) -> Iterator[str]:
-    said, stops = table(cell.summary.get("verdicts")), table(cell.summary.get("stops"))
-    failed = sum(number(said.get(f"grader_{kind}")) or 0 for kind in ("error", "timeout"))
+    verdicts, stops = table(cell.summary.get("verdicts")), table(cell.summary.get("stops"))
+    failed = sum(number(verdicts.get(f"grader_{kind}")) or 0 for kind in ("error", "timeout"))
     if failed > THRESHOLDS["grader_failed"]:
         yield f"The grader failed on {percent(failed, 2)} % of the samples; they count as not solved."
     limit = number(stops.get("limit"))
     if limit is not None and limit > THRESHOLDS["stopped_by_limit"]:
         yield f"{percent(limit, 0)} % of the thoughts were cut off by max_thought_steps."
-    silent = number(said.get("no_answer"))
+    silent = number(verdicts.get("no_answer"))
     if silent is not None and silent > THRESHOLDS["no_answer"]:
         yield f"{percent(silent, 0)} % of the samples gave no answer that could be read."
     if samples_of(cell) < 1 or not number(cell.summary.get("problems")):
@@ -145,18 +145,18 @@ def _cell(cell: Cell) -> Iterator[str]:
 
 def check_runs(runs: Sequence[Run]) -> list[Finding]:
     """Of several runs together: whether they can be compared at all."""
-    found = [finding for run in runs for finding in check_run(run)]
+    findings = [finding for run in runs for finding in check_run(run)]
     for what, values in (("tasks", {run.task for run in runs}), ("models", {run.model for run in runs})):
         if len(values) > 1:
             names = ", ".join(sorted(values))
-            found.append(
+            findings.append(
                 Finding("warning", "", f"The runs have different {what} ({names}); their curves do not compare.")
             )
     for run in runs:
         goal, done = number(run.config.get("steps")), number(run.metrics[-1].get("step")) if run.metrics else 0
         if goal is not None and done is not None and done < goal:
-            found.append(Finding("note", run.name, f"{done:.0f} of {goal:.0f} updates are done."))
-    return found
+            findings.append(Finding("note", run.name, f"{done:.0f} of {goal:.0f} updates are done."))
+    return findings
 
 
 def _not_finite(run: Run, key: str) -> int:

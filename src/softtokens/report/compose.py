@@ -5,11 +5,11 @@ from __future__ import annotations
 from softtokens.report import (
     ablations,
     checks,
-    elsewhere,
-    health,
+    diagnostics,
+    out_of_domain,
     overview,
-    settings,
     signal,
+    six_settings,
     softness,
     solving,
     training,
@@ -17,7 +17,7 @@ from softtokens.report import (
 )
 from softtokens.report.arms import Arm, run_arms
 from softtokens.report.blocks import Block, Finding, Findings, Report, Section, Words, missing
-from softtokens.report.results import Results
+from softtokens.report.estimates import Results
 from softtokens.report.sources import Run, Sources
 
 NO_EVALUATION = "no evaluation was given. Make one with: softtokens evaluate --models BASE RUN ... --output EVAL"
@@ -38,8 +38,8 @@ def compose(sources: Sources) -> Report:
         Section("solving", "More samples", measured(solving.figures)),
         Section("softness", "Entropy and softness", measured(softness.blocks)),
         Section("ablations", "Temperature and noise", measured(ablations.blocks)),
-        Section("elsewhere", "Out of domain", elsewhere.blocks(results)),
-        Section("settings", "All six settings", measured(settings.blocks)),
+        Section("elsewhere", "Out of domain", out_of_domain.blocks(results)),
+        Section("settings", "All six settings", measured(six_settings.blocks)),
         Section("diagnostics", "Diagnostics", _diagnostics(arms, results)),
         *([Section("signal", "Signal of the gradient", signal.blocks(sources.signals))] if sources.signals else []),
         Section("traces", "Traces", traces, _HOW_TO_READ if evaluated else ""),
@@ -72,10 +72,12 @@ def _overview(arms: list[Arm[Run]], results: Results) -> list[Block]:
 
 
 def _diagnostics(arms: list[Arm[Run]], results: Results) -> list[Block]:
-    found = checks.grouped([*checks.check_runs(results.sources.runs), *checks.check_evaluation(results)])
-    sick: list[Block] = [Findings(found)] if found else [Words("Nothing here looks sick by the thresholds below.")]
-    cells = health.of_evaluation(results)
-    return [*sick, *(health.of_training(arms) if arms else []), *([cells] if cells else [])]
+    findings = checks.grouped([*checks.check_runs(results.sources.runs), *checks.check_evaluation(results)])
+    sick: list[Block] = (
+        [Findings(findings)] if findings else [Words("Nothing here looks sick by the thresholds below.")]
+    )
+    cells = diagnostics.of_evaluation(results)
+    return [*sick, *(diagnostics.of_training(arms) if arms else []), *([cells] if cells else [])]
 
 
 def _about(sources: Sources) -> list[Block]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.evaluate.intervals import holm
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import MINUS, MODES, Block, Entry, Table, missing, percent, span
+from softtokens.report.estimates import Difference, Estimate, Results
 from softtokens.report.readers import number
-from softtokens.report.results import Difference, Estimate, Results
 from softtokens.report.sources import Model, Sources
 from softtokens.report.training import short_name
 
@@ -31,14 +31,14 @@ def _verdict_of(results: Results, task: str) -> Table | None:
     arms = results.arms_of(task)
     if not names or not arms:
         return None
-    found = {(a, n): results.estimate(arm, task, n, 1) for a, arm in enumerate(arms) for n in names}
-    known = {key: estimate.value for key, estimate in found.items() if estimate is not None}
+    estimates = {(a, n): results.estimate(arm, task, n, 1) for a, arm in enumerate(arms) for n in names}
+    known = {key: estimate.value for key, estimate in estimates.items() if estimate is not None}
     best = max(known, key=known.__getitem__) if known and len(known) > 1 and max(known.values()) > 0 else None
     rows = []
     for a, arm in enumerate(arms):
         entries = [Entry(arm.label, mode=arm.mode, below=_seeds(arm))]
         for name in names:
-            entry = _share(found[a, name], _largest(results, arm, task, name))
+            entry = _share(estimates[a, name], _largest(results, arm, task, name))
             mark = "best" if (a, name) == best else "tied" if _ties(results, arms, best, (a, name), task) else ""
             entries.append(Entry(**{**vars(entry), "mark": mark}))
         rows.append(entries)
@@ -87,8 +87,8 @@ def _differences_of(results: Results, task: str) -> Table | None:
     arms = results.arms_of(task)
     pairs = [(a, b) for b in arms if b.mode in ("base", "hard") for a in arms if a.mode not in ("base", b.mode)]
     cells = [(n, k) for n in results.names(task) if n in ALL_SETTINGS for k in _first_and_last(results.ks(task, n))]
-    found = {(a.label, b.label, *c): results.difference(a, b, task, *c) for a, b in pairs for c in cells}
-    known = {key: d for key, d in found.items() if d is not None}
+    differences = {(a.label, b.label, *c): results.difference(a, b, task, *c) for a, b in pairs for c in cells}
+    known = {key: d for key, d in differences.items() if d is not None}
     if not known:
         return None
     corrected = dict(zip(known, holm([d.p for d in known.values()]), strict=True))
@@ -97,7 +97,7 @@ def _differences_of(results: Results, task: str) -> Table | None:
     rows = [
         [Entry(name, below=f"pass@{k}")]
         + [
-            _change(found[a.label, b.label, name, k], corrected.get((a.label, b.label, name, k)), reach)
+            _change(differences[a.label, b.label, name, k], corrected.get((a.label, b.label, name, k)), reach)
             for a, b in pairs
         ]
         for name, k in cells
@@ -163,15 +163,15 @@ def in_words(results: Results) -> str:
     sentences = []
     for task in results.tasks:
         arms = results.arms_of(task)
-        found = [
+        measured = [
             (estimate.value, arm.label, name)
             for arm in arms
             for name in results.names(task)
             if name in ALL_SETTINGS and (estimate := results.estimate(arm, task, name, 1)) is not None
         ]
-        if len(found) > 1 and max(found)[0] > 0:
-            value, label, name = max(found, key=lambda one: one[0])  # of equals the first, as in the table
-            equals = sum(one[0] == value for one in found) - 1
+        if len(measured) > 1 and max(measured)[0] > 0:
+            value, label, name = max(measured, key=lambda one: one[0])  # of equals the first, as in the table
+            equals = sum(one[0] == value for one in measured) - 1
             alike = "" if equals == 0 else f" (and {equals} more alike)"
             sentences.append(
                 f"On {task}, {label} tested {name}{alike} solves most at the first attempt: {percent(value)} %."
@@ -179,13 +179,13 @@ def in_words(results: Results) -> str:
         base = next((arm for arm in arms if arm.mode == "base"), None)
         pairs = [(arm, f"{arm.mode}-sample") for arm in arms if base is not None and arm is not base]
         changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs]
-        told = [_told(arm.label, own, d) for arm, own, d in changes if d is not None]
-        if told:
-            sentences.append(f"Against the base, pass@1: {'; '.join(told)}.")
+        compared = [_comparison(arm.label, own, d) for arm, own, d in changes if d is not None]
+        if compared:
+            sentences.append(f"Against the base, pass@1: {'; '.join(compared)}.")
     return " ".join(sentences)
 
 
-def _told(label: str, setting: str, d: Difference) -> str:
+def _comparison(label: str, setting: str, d: Difference) -> str:
     change = f"{100 * d.mean:+.1f}".replace("-", MINUS)
     unclear = "" if d.is_clear else ", no clear difference"
     return f"{label} training {change} points {span(d.low, d.high)} in {setting}{unclear}"

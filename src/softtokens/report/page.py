@@ -16,7 +16,7 @@ import math
 from typing import Any
 
 from softtokens.report.blocks import Figure, Report, Viewer
-from softtokens.report.visible import all_shown, shown
+from softtokens.report.sanitize import all_shown, shown
 
 _MOST_POINTS = 500  # of a series; its CSV file has all
 _ASSETS = importlib.resources.files("softtokens.report")

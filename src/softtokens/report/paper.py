@@ -65,8 +65,8 @@ def ablation(model: Model, task: str, knob: str, setting: str) -> list[tuple[flo
         return []
     name, column = {"gamma": ("table_6", "Noise factor"), "tau": ("table_8", "CoT temp (training)")}[knob]
     rows = tables()["tables"][name]["rows"]
-    found = [(float(row[column].split("=")[1]), row[f"{CODES[setting]}@1"]) for row in rows]
-    return [(value, entry["mean"] / 100, entry["std"] / 100) for value, entry in found]
+    points = [(float(row[column].split("=")[1]), row[f"{CODES[setting]}@1"]) for row in rows]
+    return [(value, entry["mean"] / 100, entry["std"] / 100) for value, entry in points]
 
 
 def _matching(rows: list[dict[str, Any]], arms: Sequence[Arm[Model]]) -> list[dict[str, Any]]:
@@ -91,8 +91,8 @@ def _label(row: dict[str, Any]) -> Entry:
     return Entry(f"paper: {row['Training']}", below=full, mode=mode, mark="paper")
 
 
-def _entry(found: dict[str, float] | None, digits: int = 1) -> Entry:
-    if found is None:
+def _entry(published: dict[str, float] | None, digits: int = 1) -> Entry:
+    if published is None:
         return Entry("")
-    below = f"± {found['std']:.{digits}f}" if found["std"] else ""
-    return Entry(f"{found['mean']:.{digits}f}", below=below, hint="the paper; ± standard deviation over seeds")
+    below = f"± {published['std']:.{digits}f}" if published["std"] else ""
+    return Entry(f"{published['mean']:.{digits}f}", below=below, hint="the paper; ± standard deviation over seeds")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+from softtokens.evaluate.folder import SCHEMA
+
 _AS_GOOD_AS_INFINITE = 1e100  # sums and squares of less stay finite
 
 
@@ -59,9 +60,9 @@ def read_rows(path: Path, notes: list[str], limit: int | None = None) -> list[di
     return rows
 
 
-def note_schema(what: Path, found: dict[str, Any], notes: list[str]) -> None:
+def note_schema(what: Path, content: dict[str, Any], notes: list[str]) -> None:
     """A note when a file says that it is of another schema than this version writes."""
-    schema = found.get("schema")
+    schema = content.get("schema")
     if schema == SCHEMA:
         return
     age = "names no schema" if schema is None else f"has schema {str(schema)[:20]}"

@@ -8,8 +8,8 @@ from typing import Any
 
 from softtokens.report.blocks import MINUS, MODES, Block, Entry, Table, Words, percent, plain
 from softtokens.report.readers import number, rows_of, table, text
+from softtokens.report.sanitize import shown
 from softtokens.report.training import short_name
-from softtokens.report.visible import shown
 
 _TERMS = ("thought", "answer", "sum")
 

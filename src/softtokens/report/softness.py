@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, missing, percent, plain
+from softtokens.report.estimates import Results
 from softtokens.report.readers import number, numbers
-from softtokens.report.results import Results
 from softtokens.report.sources import Cell, Model
 
 _STILL_RUNNING = 0.05  # a step is shown while at least this share of the generations has not ended
@@ -22,10 +22,12 @@ METERS = {  # key of a profile -> column, whether it is a share
 
 
 def blocks(results: Results) -> list[Block]:
-    found: list[Block] = []
+    figures: list[Block] = []
     for task in results.tasks:
-        found += [b for b in (_entropy(results, task), _meter(results, task), _along(results, task)) if b is not None]
-    return found or [missing("no cell of an evaluation has a profile of its thought steps (evaluate with --profile).")]
+        figures += [b for b in (_entropy(results, task), _meter(results, task), _along(results, task)) if b is not None]
+    return figures or [
+        missing("no cell of an evaluation has a profile of its thought steps (evaluate with --profile).")
+    ]
 
 
 def _profiles(results: Results, task: str, name: str) -> list[tuple[Arm[Model], Cell]]:

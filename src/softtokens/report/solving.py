@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Figure, Panel, Series, missing
-from softtokens.report.results import Difference, Results
+from softtokens.report.estimates import Difference, Results
 from softtokens.report.sources import Model
 
 SAMPLED = tuple(setting for setting in ALL_SETTINGS if setting.endswith("sample"))
@@ -53,11 +53,11 @@ def _figure(results: Results, task: str, names: list[str], measure: str, title: 
 
 
 def _line(results: Results, arm: Arm[Model], task: str, name: str, ks: list[int], measure: str) -> Series | None:
-    found = [(k, results.estimate(arm, task, name, k, measure)) for k in ks]
-    found = [(k, estimate) for k, estimate in found if estimate is not None]
-    if not found:
+    points = [(k, results.estimate(arm, task, name, k, measure)) for k in ks]
+    points = [(k, estimate) for k, estimate in points if estimate is not None]
+    if not points:
         return None
-    x, estimates = [k for k, _ in found], [estimate for _, estimate in found]
+    x, estimates = [k for k, _ in points], [estimate for _, estimate in points]
     low, high = [e.low for e in estimates], [e.high for e in estimates]
     return Series(arm.label, arm.mode, x, [e.value for e in estimates], low, high, dash=arm.dash)
 
@@ -72,8 +72,8 @@ def _against_base(results: Results, task: str, names: list[str]) -> Figure | Non
         ks = results.ks(task, name)
         series = []
         for arm in results.arms_of(task):
-            found = [(k, results.difference(arm, bases[0], task, name, k)) for k in ks if arm.mode != "base"]
-            series += _change(arm, [(k, d) for k, d in found if d is not None])
+            points = [(k, results.difference(arm, bases[0], task, name, k)) for k in ks if arm.mode != "base"]
+            series += _change(arm, [(k, d) for k, d in points if d is not None])
         if series:
             panels.append(Panel(name, "k", "points above base", series, x_log=True, share=True, line_at=0.0))
     caption = (
@@ -86,9 +86,9 @@ def _against_base(results: Results, task: str, names: list[str]) -> Figure | Non
     )
 
 
-def _change(arm: Arm[Model], found: list[tuple[int, Difference]]) -> list[Series]:
-    if not found:
+def _change(arm: Arm[Model], points: list[tuple[int, Difference]]) -> list[Series]:
+    if not points:
         return []
-    x, changes = [k for k, _ in found], [d for _, d in found]
+    x, changes = [k for k, _ in points], [d for _, d in points]
     low, high = [d.low for d in changes], [d.high for d in changes]
     return [Series(arm.label, arm.mode, x, [d.mean for d in changes], low, high, dash=arm.dash)]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softtokens.config import MODE_TEMPERATURES
-from softtokens.paths import expanded
+from softtokens.config.thought import MODE_TEMPERATURES
+from softtokens.files import expanded
 from softtokens.report.readers import (
     note_schema,
     number,
@@ -65,8 +65,8 @@ class Run:
     def column(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of a metric where it was measured."""
         pairs = [(number(row.get("step")), number(row.get(key))) for row in self.metrics]
-        found = [(step, value) for step, value in pairs if step is not None and value is not None]
-        return [step for step, _ in found], [value for _, value in found]
+        points = [(step, value) for step, value in pairs if step is not None and value is not None]
+        return [step for step, _ in points], [value for _, value in points]
 
     def total(self, key: str) -> float | None:
         values = self.column(key)[1]
@@ -206,14 +206,14 @@ def _read_run(path: Path, name: str, notes: list[str]) -> Run:
 
 def _read_evaluation(path: Path, sources: Sources) -> None:
     notes = sources.notes
-    found = read_object(path / "evaluation.json", notes)
-    if found is None:
+    evaluation = read_object(path / "evaluation.json", notes)
+    if evaluation is None:
         return
-    note_schema(path / "evaluation.json", found, notes)
+    note_schema(path / "evaluation.json", evaluation, notes)
     sources.evaluations.append(path)
-    for entry in rows_of(found.get("tasks")):
+    for entry in rows_of(evaluation.get("tasks")):
         sources.tasks.setdefault(text(entry.get("name")), entry)
-    for entry in rows_of(found.get("models")):
+    for entry in rows_of(evaluation.get("models")):
         folder = text(entry.get("name"))
         if not _is_name(folder):
             notes.append(f"{path}: a model has no usable name; it is left out.")

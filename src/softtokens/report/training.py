@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, duration, missing, percent, plain
 from softtokens.report.readers import number, table, text
+from softtokens.report.sanitize import shown
 from softtokens.report.sources import Run
-from softtokens.report.visible import shown
 
 _WINDOWS = 20  # a smoothed curve is a running mean over a 20th of the run
 
@@ -80,23 +80,23 @@ def curves(arms: Sequence[Arm[Run]]) -> list[Block]:
 
 def curve(arm: Arm[Run], key: str, *, smooth: bool = True) -> list[Series]:
     """The mean over an arm's seeds with the range as a band; for one seed the curve and, behind it, its raw values."""
-    found = [(run, *run.column(key)) for run in arm.members]
-    found = [(run, x, y) for run, x, y in found if x]
-    if not found:
+    curves = [(run, *run.column(key)) for run in arm.members]
+    curves = [(run, x, y) for run, x, y in curves if x]
+    if not curves:
         return []
-    if len(found) == 1:
-        run, x, y = found[0]
+    if len(curves) == 1:
+        run, x, y = curves[0]
         window = _window(run) if smooth else 1
         raw = [Series(arm.label, arm.mode, x, y, faint=True)] if window > 1 else []
         return [*raw, Series(arm.label, arm.mode, x, running_mean(y, window), dash=arm.dash)]
     by_step: dict[float, list[float]] = {}
-    for run, x, y in found:
+    for run, x, y in curves:
         for step, value in zip(x, running_mean(y, _window(run) if smooth else 1), strict=True):
             by_step.setdefault(step, []).append(value)
-    steps = sorted(step for step, values in by_step.items() if len(values) == len(found))
-    mean = [sum(by_step[s]) / len(found) for s in steps]
+    steps = sorted(step for step, values in by_step.items() if len(values) == len(curves))
+    mean = [sum(by_step[s]) / len(curves) for s in steps]
     low, high = [min(by_step[s]) for s in steps], [max(by_step[s]) for s in steps]
-    return [Series(f"{arm.label} ({len(found)} seeds)", arm.mode, steps, mean, low, high, dash=arm.dash)]
+    return [Series(f"{arm.label} ({len(curves)} seeds)", arm.mode, steps, mean, low, high, dash=arm.dash)]
 
 
 def cost(arms: Sequence[Arm[Run]]) -> Table:

@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from softtokens.config import ALL_SETTINGS
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.report.blocks import Block, Viewer, missing
+from softtokens.report.estimates import Results
 from softtokens.report.readers import number, numbers, read_rows, table, text
-from softtokens.report.results import Results
+from softtokens.report.sanitize import shown
 from softtokens.report.sources import Run
-from softtokens.report.visible import shown
 
 MOST_PROBLEMS = 12  # of a task
 MOST_STEPS = 600
@@ -27,8 +27,8 @@ _SAMPLES_READ = 2000  # of a cell's samples, to find the first problems
 
 
 def of_evaluation(results: Results) -> list[Block]:
-    found = [*_traces(results), *_texts(results)]
-    groups = _by_problem(results, found)
+    generations = [*_traces(results), *_texts(results)]
+    groups = _by_problem(results, generations)
     if not groups:
         return [missing("no generation was recorded (evaluate with --traces).")]
     return [Viewer("traces", groups)]
@@ -73,19 +73,19 @@ def _texts(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def _by_problem(results: Results, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    by_problem: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault((text(row.get("task")), text(row.get("problem"))), []).append(row)
+        by_problem.setdefault((text(row.get("task")), text(row.get("problem"))), []).append(row)
     rank = {member.name: i for i, arm in enumerate(results.arms) for member in arm.members}
     groups = []
     for (task, problem), here in sorted(
-        found.items(), key=lambda item: (item[0][0], -len(item[1]), _natural(item[0][1]))
+        by_problem.items(), key=lambda item: (item[0][0], -len(item[1]), _natural(item[0][1]))
     ):
         if sum(group["task"] == shown(task) for group in groups) >= MOST_PROBLEMS:
             continue
         here.sort(key=lambda row: (rank.get(text(row.get("model")), 99), _order(text(row.get("cell")))))
-        told = next((row for row in here if row.get("prompt")), here[0])
-        groups.append(_group(f"{task}, problem {problem}", task, told, [row["_shown"] for row in here]))
+        row = next((row for row in here if row.get("prompt")), here[0])
+        groups.append(_group(f"{task}, problem {problem}", task, row, [row["_shown"] for row in here]))
     return _within(groups)
 
 
@@ -100,8 +100,8 @@ def _within(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _group(title: str, task: str, told: dict[str, Any], generations: list[dict[str, Any]]) -> dict[str, Any]:
-    prompt, expected = shown(told.get("prompt")), shown(told.get("expected"), 200)
+def _group(title: str, task: str, row: dict[str, Any], generations: list[dict[str, Any]]) -> dict[str, Any]:
+    prompt, expected = shown(row.get("prompt")), shown(row.get("expected"), 200)
     return {
         "title": shown(title, 120),
         "task": shown(task, 60),
@@ -112,8 +112,14 @@ def _group(title: str, task: str, told: dict[str, Any], generations: list[dict[s
 
 
 def _text_of(row: dict[str, Any], name: str, mode: str, cell: str) -> dict[str, Any]:
-    said = {key: shown(row.get(key), 200) for key in ("answer", "verdict", "stop", "extracted")}
-    return {"model": shown(name, 60), "mode": mode, "cell": shown(cell, 60), "text": shown(row.get("thoughts")), **said}
+    texts = {key: shown(row.get(key), 200) for key in ("answer", "verdict", "stop", "extracted")}
+    return {
+        "model": shown(name, 60),
+        "mode": mode,
+        "cell": shown(cell, 60),
+        "text": shown(row.get("thoughts")),
+        **texts,
+    }
 
 
 def _steps(row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,19 +13,19 @@ EVERY_SECONDS = 2.0
 
 def watch(paths: Sequence[str], write: Callable[[], None], *, every: float = EVERY_SECONDS) -> None:
     """Call `write` now, and after every change, until interrupted."""
-    seen = None
+    last = None
     while True:
         started = time.perf_counter()
         now = fingerprint(paths)
-        if now != seen:
+        if now != last:
             write()
-            seen = now
+            last = now
         time.sleep(max(every, time.perf_counter() - started))  # never more than half of a core beside the run
 
 
 def fingerprint(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Size and time of every file that a report may read."""
-    found = {}
+    states = {}
     for top in paths:
         for folder, below, files in os.walk(top):
             below[:] = [name for name in below if name not in _NOT_READ]
@@ -36,5 +36,5 @@ def fingerprint(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
                         state = os.stat(path)
                     except FileNotFoundError:
                         continue  # replaced in this moment
-                    found[path] = (state.st_size, state.st_mtime_ns)
-    return found
+                    states[path] = (state.st_size, state.st_mtime_ns)
+    return states

@@ -1,6 +1,5 @@
-"""Graders say whether an answer is right; the scale turns what they say into a reward."""
+"""Graders say whether an answer is right."""
 
 from softtokens.rewards.graders import Grader, grader
-from softtokens.rewards.scale import RewardScale
 
-__all__ = ["Grader", "RewardScale", "grader"]
+__all__ = ["Grader", "grader"]

@@ -2,10 +2,9 @@ r"""Finds the answer in a text: what stands in its first \boxed{...}."""
 
 from __future__ import annotations
 
-import re
+from softtokens.latex import closing_brace
 
 _BOX = r"\boxed{"
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped character is taken whole, so `\{` is no brace
 
 
 def boxed(text: str) -> str | None:
@@ -18,15 +17,8 @@ def boxed(text: str) -> str | None:
     if start < 0:
         return None
     start += len(_BOX)
-    depth = 1
-    for match in _BRACE.finditer(text, start):
-        if match.group() == "{":
-            depth += 1
-        elif match.group() == "}":
-            depth -= 1
-            if depth == 0:
-                return text[start : match.start()]
-    return None
+    end = closing_brace(text, start)
+    return None if end is None else text[start:end]
 
 
 def answer_in(text: str) -> str | None:

@@ -161,8 +161,8 @@ class Worker:
         else:
             self._process.wait()
             self._log.seek(0)
-            said = self._log.read()[-2000:].decode("utf-8", "replace").strip()
-            reason = f"it ended with code {self._process.returncode} and said: {said or 'nothing'}"
+            output = self._log.read()[-2000:].decode("utf-8", "replace").strip()
+            reason = f"it ended with code {self._process.returncode} and said: {output or 'nothing'}"
         self.kill()
         return reason
 

@@ -10,6 +10,7 @@ from softtokens.models.policy import Policy
 from softtokens.models.tokens import prompt_ids
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout, stream_rollouts
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits, needed_positions, room_for_prompts
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
@@ -55,6 +56,7 @@ def sample_problems(
     *,
     seed: int,
     slots: int | None = None,
+    decoder: Decoder | None = None,
 ) -> Rollout:
     """One batch, at most `slots` rows at a time. rollout_ids: for each problem the numbers of its rollouts, which name
     their random numbers; the rows are problem by problem in this order."""
@@ -64,7 +66,8 @@ def sample_problems(
         torch.tensor([problems[i].id for i in of_row], device=policy.device),
         torch.tensor([r for ids in rollout_ids for r in ids], device=policy.device),
     )
-    return sample_rollout(policy, thought, encode_prompts(policy, problems), of_row, keys, limits, slots=slots)
+    prompts = encode_prompts(policy, problems)
+    return sample_rollout(policy, thought, prompts, of_row, keys, limits, slots=slots, decoder=decoder)
 
 
 def stream_problems(
@@ -76,6 +79,7 @@ def stream_problems(
     *,
     seed: int,
     slots: int,
+    decoder: Decoder | None = None,
 ) -> Iterator[tuple[list[RowName], Rollout]]:
     """Rollouts of these rows, (position in problems, number of the rollout) each. Yields (rows, their rollout), some at
     a time, as they finish; what was fed at thought steps is not kept.
@@ -91,10 +95,10 @@ def stream_problems(
         torch.tensor([number for _, number in rows], device=policy.device),
     )
     of_row = [place[i] for i, _ in rows]
-    for some, rollout in stream_rollouts(
-        policy, thought, prompts, of_row, keys, limits, slots=slots, keep_inputs=False
+    for finished, rollout in stream_rollouts(
+        policy, thought, prompts, of_row, keys, limits, slots=slots, keep_inputs=False, decoder=decoder
     ):
-        yield [rows[row] for row in some.tolist()], rollout
+        yield [rows[row] for row in finished.tolist()], rollout
 
 
 def in_order_of_length(policy: Policy, problems: Sequence[Problem], numbers: Sequence[int]) -> list[RowName]:

@@ -14,12 +14,11 @@ from torch import Tensor
 from softtokens.models.kv import SlotKV
 from softtokens.models.policy import Policy
 from softtokens.models.prefix import PromptStates
-from softtokens.models.recording import Recorder
-from softtokens.ops.compiling import compiled_or_plain
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.ops.random import Keys, seed_words
+from softtokens.rollout.decoder import Buffers, Decoder
 from softtokens.rollout.limits import Limits, forced_texts, needed_positions, stop_table
-from softtokens.rollout.machine import BROKEN, DONE, REASONS, THINKING, Machine, Slots, Tape
+from softtokens.rollout.machine import BROKEN, DONE, THINKING, Machine, Slots, Tape
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.thoughts import Thought
 
@@ -37,14 +36,16 @@ def sample_rollout(
     limits: Limits,
     *,
     slots: int | None = None,
+    decoder: Decoder | None = None,
 ) -> Rollout:
     """Think and answer once per row, all rows at once or `slots` at a time.
 
     prompts: token ids, each run once and shared by the rows that name it in prompt_of_row. keys: names of each row's
-    random numbers; a row's result does not depend on the other rows. Raises UserError when a prompt and the limits do
-    not fit the model's context, FloatingPointError when the model's logits are not finite.
+    random numbers; a row's result does not depend on the other rows. decoder: how the policy's steps run; by default
+    one operation at a time. Raises UserError when a prompt and the limits do not fit the model's context,
+    FloatingPointError when the model's logits are not finite.
     """
-    parts = list(stream_rollouts(policy, thought, prompts, prompt_of_row, keys, limits, slots=slots))
+    parts = list(stream_rollouts(policy, thought, prompts, prompt_of_row, keys, limits, slots=slots, decoder=decoder))
     if len(parts) == 1:
         return parts[0][1]
     rows = torch.cat([rows for rows, _ in parts])
@@ -62,6 +63,7 @@ def stream_rollouts(
     *,
     slots: int | None = None,
     keep_inputs: bool = True,
+    decoder: Decoder | None = None,
 ) -> Iterator[tuple[Tensor, Rollout]]:
     """Like `sample_rollout` for more rows than fit in memory: at most `slots` at a time, new rows taking the places of
     finished ones. Yields (rows, their rollout) as they finish, each row once. Fewer slots than 8 give results that
@@ -69,11 +71,13 @@ def stream_rollouts(
 
     keep_inputs: keep the thought vectors that were fed, which a replay needs and a grader does not.
     """
+    decoder = decoder or Decoder(policy)
+    assert decoder.policy is policy
     waiting = collections.deque(range(len(prompt_of_row)))
     most = -(-len(waiting) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
     slots = most if slots is None else min(slots, most)
     slots -= slots % _SLOT_MULTIPLE if slots > _SLOT_MULTIPLE else 0
-    batch = _Batch(policy, thought, prompts, prompt_of_row, keys, limits, slots, keep_inputs)
+    batch = _Batch(decoder, thought, prompts, prompt_of_row, keys, limits, slots, keep_inputs)
     while waiting or batch.alive:
         if waiting and batch.wants_more and batch.finished:
             yield batch.take_finished()
@@ -108,7 +112,7 @@ class _Batch:
 
     def __init__(
         self,
-        policy: Policy,
+        decoder: Decoder,
         thought: Thought,
         prompts: list[list[int]],
         prompt_of_row: list[int],
@@ -117,29 +121,28 @@ class _Batch:
         slots: int,
         keep_inputs: bool,
     ):
-        self.policy, self.prompts, self.prompt_of_row, self.keys = policy, prompts, prompt_of_row, keys
+        self.decoder, self.policy = decoder, (policy := decoder.policy)
+        self.prompts, self.prompt_of_row, self.keys = prompts, prompt_of_row, keys
         device, vocabulary = policy.device, policy.vocabulary.for_repeated_use()
-        self.machine = Machine(
+        machine = Machine(
             thought=thought,
             vocabulary=vocabulary,
             limits=limits,
-            forced=forced_texts(policy.tokenizer, device),
-            stop=stop_table(policy.tokenizer, vocabulary.head.shape[0], device),
+            forced=forced_texts(policy.tokenizer, device, limits.endings),
+            stop=stop_table(policy.tokenizer, vocabulary.head.shape[0], device, limits.endings),
             eos=torch.tensor(sorted(policy.eos_ids), dtype=torch.int64, device=device),
             seed=seed_words(keys.seed, device),
         )
         # Views are never cut short by the end of the cache, as attention over an odd number of positions gives a row
         # other bits, and never all of it, which a compiled step would be compiled for once more.
         positions = policy.view(needed_positions(policy, prompts, limits)) + 1
-        self.recorder: Recorder | None = None
-        if policy.recordings is None:
-            buffers = self._buffers(slots, positions, keep_inputs)
-        else:
-            kind = (slots, keep_inputs, thought, limits, keys.seed)
-            (self.machine, buffers), self.recorder = policy.recordings.get(
-                kind, positions, lambda: (self.machine, self._buffers(slots, positions, keep_inputs))
-            )
-        self.slots, self.tape, self.kv = buffers
+
+        def make() -> Buffers:
+            tape = Tape.empty(slots, machine, keep_inputs=keep_inputs)
+            return machine, Slots.empty(slots, vocabulary, seat=slots), tape, SlotKV(slots, positions)
+
+        buffers, self.recorder = decoder.buffers((slots, keep_inputs, thought, limits, keys.seed), positions, make)
+        self.machine, self.slots, self.tape, self.kv = buffers
         self.slots.phase.fill_(DONE)
         self.slots.seat.fill_(slots)
         self.phase = [DONE] * slots  # of each slot, as of the last step; so are the lists below
@@ -149,13 +152,6 @@ class _Batch:
         self.finished: list[tuple[int, int]] = []  # (row, seat) of those still on the tape
         self.to_admit = collections.Counter(prompt_of_row)  # rows of each prompt
         self.known: dict[int, PromptStates] = {}  # of prompts that ran and have rows to be admitted
-
-    def _buffers(self, slots: int, positions: int, keep_inputs: bool) -> tuple[Slots, Tape, SlotKV]:
-        return (
-            Slots.empty(slots, self.machine.vocabulary, seat=slots),
-            Tape.empty(slots, self.machine, keep_inputs=keep_inputs),
-            SlotKV(slots, positions),
-        )
 
     @property
     def alive(self) -> int:
@@ -187,14 +183,14 @@ class _Batch:
         fresh.rollout.copy_(self.keys.rollout[row])
         fresh.position.copy_(torch.cat([states.lengths for _, states in parts])[of_row])
         mixes, draws = self.machine.wants({THINKING})
-        self._emit(hidden[of_row], fresh, mixes, draws)
+        self.decoder.emit(self.machine, hidden[of_row], fresh, self.tape, mixes, draws)
 
         admitted = fresh.first(len(rows))
         self.slots.put(admitted.seat, admitted)
         for prompts, states in parts:
-            mine = [i for i, prompt in enumerate(prompt_of_slot) if prompt in prompts]
-            index = torch.tensor([prompts.index(prompt_of_slot[i]) for i in mine], device=device)
-            self.kv.fill(admitted.seat[mine], states, index)
+            slots_of_part = [i for i, prompt in enumerate(prompt_of_slot) if prompt in prompts]
+            index = torch.tensor([prompts.index(prompt_of_slot[i]) for i in slots_of_part], device=device)
+            self.kv.fill(admitted.seat[slots_of_part], states, index)
         for slot, row in zip(vacant, rows, strict=True):
             self.row[slot], self.seat[slot] = row, slot
             self.end[slot] = len(self.prompts[self.prompt_of_row[row]])
@@ -234,21 +230,9 @@ class _Batch:
     def _compute(self, view: int, mixes: bool, draws: bool) -> None:
         """The device's part of a step; never waits for it."""
         s = self.slots
-        hidden = self.policy.step(s.inputs, s.position, self.kv, view)
+        hidden = self.decoder.step(s.inputs, s.position, self.kv, view)
         s.position.add_((s.phase < DONE).long())
-        self._emit(hidden, s, mixes, draws)
-
-    def _emit(self, hidden: Tensor, s: Slots, mixes: bool, draws: bool) -> None:
-        emit = Machine.emit
-        if self.policy.compiled is not None:
-            # of each kind its own: the compiler is slow with, and at last gives up on, what it compiled before
-            thought = self.machine.thought
-            seen = thought if mixes or (draws and thought.feeds_tokens) else type(thought)
-            kind = (seen, self.machine.limits.answer_temperature, mixes, draws, self.tape.inputs is None)
-            if kind not in self.policy.compiled:
-                self.policy.compiled[kind] = compiled_or_plain(Machine.emit, "decode steps")
-            emit = self.policy.compiled[kind]
-        emit(self.machine, hidden, s, self.tape, mixes, draws)
+        self.decoder.emit(self.machine, hidden, s, self.tape, mixes, draws)
 
     def _look(self, slots: Sequence[int], phases: list[int]) -> None:
         """Take note of the phases that the device reports."""
@@ -327,7 +311,7 @@ def _rollout(tape: Tape, machine: Machine, tokenizer, prompts: list[list[int]], 
         log_prob=log_prob,
         keys=keys,
         prompt_lengths=prompt_lengths,
-        stop_reasons=[REASONS[i] for i in tape.reason.tolist()],
+        stop_reasons=[machine.limits.endings.reasons[i] for i in tape.reason.tolist()],
         thought_texts=_texts(tokenizer, ids, kind == Kind.THOUGHT),
         answer_texts=_texts(tokenizer, ids, (kind == Kind.FORCED) | (kind == Kind.ANSWER)),
     )

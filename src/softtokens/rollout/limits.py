@@ -1,4 +1,4 @@
-"""How long a rollout may be, and what a model's tokenizer makes of the stop phrase and the forced text."""
+"""How long a rollout may be and how its thoughts end, and what a model's tokenizer makes of that."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import functools
 import torch
 from torch import Tensor
 
+from softtokens.endings import PAPER, Endings
 from softtokens.models.policy import Policy
 from softtokens.rollout import stopping
 from softtokens.types import UserError
@@ -15,7 +16,7 @@ from softtokens.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How long thoughts and answers may be, and how answers are drawn.
+    """How long thoughts and answers may be, how thoughts end, and how answers are drawn.
 
     answer_temperature: 0 takes the arg-max token.
     """
@@ -23,6 +24,7 @@ class Limits:
     max_thought_steps: int = 128
     max_answer_tokens: int = 32
     answer_temperature: float = 1.0
+    endings: Endings = PAPER
 
     def __post_init__(self):
         for name in ("max_thought_steps", "max_answer_tokens"):
@@ -34,15 +36,15 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class ForcedTexts:
-    """The four forced texts, numbered 2 * said + ends_in_space; table int64 [4, longest], length int64 [4]."""
+    """Token ids of every forced text, numbered 2 * ending + ends_in_space; thoughts that end in none of the endings
+    have the number after the last. table: int64 [texts, longest], length: int64 [texts]."""
 
-    ids: list[list[int]]
     table: Tensor
     length: Tensor
 
     @staticmethod
-    def index(said: Tensor, space: Tensor) -> Tensor:
-        return 2 * said.long() + space.long()
+    def index(ending: Tensor, ends_in_space: Tensor) -> Tensor:
+        return 2 * ending + ends_in_space.long()
 
     @property
     def longest(self) -> int:
@@ -50,24 +52,22 @@ class ForcedTexts:
 
 
 @functools.lru_cache(maxsize=4)
-def forced_texts(tokenizer, device: torch.device) -> ForcedTexts:
-    by_case = stopping.forced_ids(tokenizer)
-    ids = [by_case[said, space] for said in (False, True) for space in (False, True)]
-    table = torch.zeros(4, max(map(len, ids)), dtype=torch.int64)
+def forced_texts(tokenizer, device: torch.device, endings: Endings) -> ForcedTexts:
+    ids = [tokens for both in stopping.forced_ids(tokenizer, endings) for tokens in both]
+    table = torch.zeros(len(ids), max(1, *map(len, ids)), dtype=torch.int64)
     for i, tokens in enumerate(ids):
-        table[i, : len(tokens)] = torch.tensor(tokens)
-    return ForcedTexts(ids, table.to(device), torch.tensor([len(t) for t in ids], device=device))
+        table[i, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+    return ForcedTexts(table.to(device), torch.tensor([len(tokens) for tokens in ids], device=device))
 
 
 @functools.lru_cache(maxsize=4)
-def stop_table(tokenizer, vocab: int, device: torch.device) -> stopping.StopTable:
-    table = stopping.stop_table(tokenizer, vocab)
-    return stopping.StopTable(table.next_state.to(device), table.ends_in_space.to(device))
+def stop_table(tokenizer, vocab: int, device: torch.device, endings: Endings) -> stopping.StopTable:
+    return stopping.stop_table(tokenizer, vocab, endings).to(device)
 
 
 def emitted_positions(policy: Policy, limits: Limits) -> int:
     """Positions after the prompt that the longest row may need."""
-    longest_forced = forced_texts(policy.tokenizer, policy.device).longest
+    longest_forced = forced_texts(policy.tokenizer, policy.device, limits.endings).longest
     return limits.max_thought_steps + longest_forced + limits.max_answer_tokens
 
 

@@ -19,10 +19,8 @@ from softtokens.rollout.limits import ForcedTexts, Limits
 from softtokens.rollout.stopping import StopTable
 from softtokens.thoughts import Thought
 from softtokens.thoughts.base import Draw
-from softtokens.types import StopReason
 
 THINKING, FORCED, ANSWERING, DONE, BROKEN = range(5)  # BROKEN: the logits were not numbers
-REASONS = (StopReason.PHRASE, StopReason.LIMIT, StopReason.EOS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Tape:
     thoughts: Tensor  # int64 [seats]: how many
     answers: Tensor
     forced_text: Tensor
-    reason: Tensor  # position in REASONS
+    reason: Tensor  # position in `Endings.reasons`
 
     @staticmethod
     def empty(seats: int, machine: Machine, *, keep_inputs: bool) -> Tape:
@@ -171,14 +169,17 @@ class Machine:
         count = s.count + live.long()
         is_eos = torch.isin(token, self.eos)
         stop_state = torch.where(thinking, self.stop.next_state[s.stop_state, token].long(), s.stop_state)
-        said = stop_state == self.stop.complete
-        thoughts_end = thinking & (said | is_eos | (count >= self.limits.max_thought_steps))
-        forced_text = torch.where(thoughts_end, self.forced.index(said, self.stop.ends_in_space[token]), s.forced_text)
+        ending, none = self._ending(stop_state, token)
+        thoughts_end = thinking & ((ending < none) | is_eos | (count >= self.limits.max_thought_steps))
+        forced_text = torch.where(
+            thoughts_end, self.forced.index(ending, self.stop.ends_in_space[token]), s.forced_text
+        )
         forced_end = (s.phase == FORCED) & (count >= self.forced.length[s.forced_text])
         answer_end = answering & (is_eos | (count >= self.limits.max_answer_tokens))
         ended = thoughts_end | forced_end | answer_end
+        skips_forced = thoughts_end & (self.forced.length[forced_text] == 0)
 
-        reason = torch.where(said, 0, torch.where(is_eos, 2, 1))  # positions in REASONS
+        reason = ending + ((ending == none) & is_eos).long()  # position in `Endings.reasons`
         for kept, now, when in (
             (tape.reason, reason, thoughts_end),
             (tape.forced_text, forced_text, thoughts_end),
@@ -190,4 +191,11 @@ class Machine:
         s.forced_text.copy_(forced_text)
         s.count.copy_(torch.where(ended, 0, count))
         s.emitted.add_(live.long())
-        s.phase.copy_(torch.where(broken, BROKEN, s.phase + ended.long()))
+        s.phase.copy_(torch.where(broken, BROKEN, s.phase + ended.long() + skips_forced.long()))
+
+    def _ending(self, stop_state: Tensor, token: Tensor) -> tuple[Tensor, int]:
+        """The number of the first ending that the thoughts have now, or the number after the last; and that number."""
+        none = len(self.limits.endings.ways)
+        by_text, by_token = self.stop.ending[stop_state], self.stop.ending_of_token[token]
+        either = torch.where(by_text < 0, none, by_text), torch.where(by_token < 0, none, by_token)
+        return torch.minimum(*either), none

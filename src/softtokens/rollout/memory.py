@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from softtokens.models.hf import HFPolicy
 from softtokens.models.size import ModelSize
 from softtokens.ops.streamed import chunk_rows_of
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
+from softtokens.types import UserError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 ROW_MULTIPLE = 8  # matrix products of such sizes give each row the same bits whatever the batch
 BYTES_PER_LOGIT = 16  # logits, their weights at up to two temperatures, and a copy of either, in float32
-
-
 USABLE = 0.8  # of what an accelerator has free; the rest is lost in pieces
 
 
@@ -36,7 +42,17 @@ def bytes_per_row(policy: HFPolicy, positions: int, limits: Limits) -> int:
 
 def row_bytes(size: ModelSize, dtype: torch.dtype, positions: int, thoughts: int) -> int:
     """Of one row its cache, logits, and thoughts, which are on the tape and then in the rollout."""
-    return size.cache_bytes(positions, dtype) + BYTES_PER_LOGIT * size.vocab + 2 * 4 * size.dim * thoughts
+    return size.cache_bytes(positions, dtype) + logit_bytes(size) + 2 * thought_bytes(size, thoughts)
+
+
+def logit_bytes(size: ModelSize) -> int:
+    """What one row's logits and their weights take in a decode step."""
+    return BYTES_PER_LOGIT * size.vocab
+
+
+def thought_bytes(size: ModelSize, thoughts: int) -> int:
+    """What was fed at so many thought steps of one row, float32."""
+    return 4 * size.dim * thoughts
 
 
 def position_bytes(size: ModelSize, dtype: torch.dtype, *, checkpointed: bool = False) -> int:
@@ -61,6 +77,28 @@ def rows_in(free: float, per_row: float, wanted: int) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """torch raises its own kind on an accelerator and a plain RuntimeError on a CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def with_fewer_slots(slots: int, work: Callable[[int], T], decoder: Decoder) -> tuple[T, int]:
+    """What `work` returns for so many slots, which are halved for as long as memory runs out, and how many they came
+    down to. UserError when a single rollout does not fit."""
+    while True:
+        try:
+            return work(slots), slots
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if slots <= 1:
+                raise UserError(
+                    "memory ran out with a single rollout; lower max_thought_steps, use --dtype bfloat16, or take a "
+                    "device with more memory"
+                ) from error
+        half = slots // 2
+        fewer = half // ROW_MULTIPLE * ROW_MULTIPLE or half
+        log.warning("memory ran out with %d rollouts at a time; going on with %d", slots, fewer)
+        decoder.drop_recordings()
+        release(decoder.policy.device)
+        slots = fewer
 
 
 def release(device: torch.device) -> None:

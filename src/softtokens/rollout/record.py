@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from softtokens.ops.random import Keys
-from softtokens.types import StopReason
 
 
 class Kind:
@@ -38,7 +37,7 @@ class Rollout:
     log_prob: Tensor
     keys: Keys
     prompt_lengths: Tensor
-    stop_reasons: list[StopReason]
+    stop_reasons: list[str]  # the name of an ending, or endings.LIMIT or EOS
     thought_texts: list[str]
     answer_texts: list[str]  # forced text and answer, what a grader reads
 
@@ -137,7 +136,7 @@ class Rollout:
         tensors |= {name: x for name in ("inputs", "support") if (x := getattr(self, name)) is not None}
         header = {
             "seed": self.keys.seed,
-            "stop_reasons": [reason.value for reason in self.stop_reasons],
+            "stop_reasons": self.stop_reasons,
             "thought_texts": self.thought_texts,
             "answer_texts": self.answer_texts,
         }
@@ -160,7 +159,7 @@ class Rollout:
             log_prob=tensors["log_prob"],
             keys=Keys(header["seed"], tensors["problem"], tensors["rollout"]),
             prompt_lengths=tensors["prompt_lengths"],
-            stop_reasons=[StopReason(value) for value in header["stop_reasons"]],
+            stop_reasons=header["stop_reasons"],
             thought_texts=header["thought_texts"],
             answer_texts=header["answer_texts"],
         )

@@ -82,8 +82,8 @@ def replay(
         before = _before_emissions(policy, rollout, emitted)
     else:
         inputs = emitted.inputs(vocabulary, rollout)[:, :-1]
-        seen = policy.continuation(inputs, prompts, prompt_of_row)
-        before = torch.cat((prompts.hidden[prompt_of_row][:, None], seen), dim=1)
+        after_prompt = policy.continuation(inputs, prompts, prompt_of_row)
+        before = torch.cat((prompts.hidden[prompt_of_row][:, None], after_prompt), dim=1)
 
     thinks, answers = emitted.kind == Kind.THOUGHT, emitted.kind == Kind.ANSWER
     row, step = torch.nonzero(thinks, as_tuple=True)
@@ -109,14 +109,14 @@ def replay(
     )
     thought_steps, answer_steps = _leading(thinks), _leading(answers)
     soft = scores.concentration
-    seen = (scores.mismatch, soft.entropy, soft.max_weight, soft.effective_support)
+    measures = (scores.mismatch, soft.entropy, soft.max_weight, soft.effective_support)
     return Replay(
         _unflatten(surrogate, thought_steps),
         _unflatten(answer_log_prob, answer_steps),
         _unflatten(scores.log_prob, thought_steps),
         thought_steps,
         answer_steps,
-        *(_unflatten(values, thought_steps) for values in seen),
+        *(_unflatten(values, thought_steps) for values in measures),
     )
 
 

@@ -1,78 +1,105 @@
-"""When the thoughts end, and the text that is forced between thoughts and answer.
+"""Endings on the device: an automaton over tokens that recognises them, and the forced texts as token ids.
 
-The rule is on text: thoughts end when their (shadow) text ends with the stop phrase. White space at the end of the
-phrase is optional, because most tokenizers glue the space to the next token: ` \\boxed` never leaves a text that ends
-in "is: ". Whatever is missing of it is put at the start of the forced text.
-
-The rule runs as an automaton over tokens: one table look-up per step and row, no text and no wait for the device.
+The rule is on text: thoughts end when their (shadow) text ends with the text of an ending. The automaton makes it one
+table look-up per step and row, without text and without waiting for the device.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from softtokens.endings import SPACES, Ending, Endings
 from softtokens.models.tokens import owned_ids
-from softtokens.types import StopReason
+from softtokens.types import UserError
 
-STOP_PHRASE = "The final answer is: "
-BOX = "\\boxed{"
-_SPACES = (" ", "\t", "\n")
+_NONE = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class StopTable:
-    """The automaton of a tokenizer and a phrase.
+    """The automaton of a tokenizer and some endings; an ending is its number, -1 is none.
 
-    next_state: int16 [states, vocab]; state = how many characters of the phrase the text ends with, and the last state
-    means: the phrase is complete. ends_in_space: bool [vocab].
+    next_state: int16 [states, vocab]; it starts in state 0. ending: int64 [states], which ending the text has in this
+    state. ending_of_token: int64 [vocab], which ending the token is by itself. ends_in_space: bool [vocab].
     """
 
     next_state: Tensor
+    ending: Tensor
+    ending_of_token: Tensor
     ends_in_space: Tensor
 
-    @property
-    def complete(self) -> int:
-        return self.next_state.shape[0] - 1
+    def to(self, device: torch.device) -> StopTable:
+        """The same on another device."""
+        return StopTable(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
-def stop_table(tokenizer, vocab: int, phrase: str = STOP_PHRASE) -> StopTable:
-    """Build the automaton by running every token's text through the phrase's Knuth-Morris-Pratt automaton."""
-    core = phrase.rstrip()
-    if not core:
-        raise ValueError(f"the stop phrase is {phrase!r}; it needs at least one character that is not a space")
+def stop_table(tokenizer, vocab: int, endings: Endings) -> StopTable:
+    """Build the automaton by running every token's text through the automaton of characters.
+
+    Raises UserError for token ids beyond the vocabulary.
+    """
     texts = token_texts(tokenizer, vocab)
-    alphabet = {character: i + 1 for i, character in enumerate(dict.fromkeys(core + "".join(_SPACES)))}
-    step = _character_automaton(core, alphabet)
+    step, ending, codes_of = _character_automaton([way.core for way in endings.ways])
     longest = max((len(text) for text in texts), default=0)
     codes = np.zeros((vocab, max(longest, 1)), dtype=np.int16)
     lengths = np.array([len(text) for text in texts])
     for token, text in enumerate(texts):
-        codes[token, : len(text)] = [alphabet.get(character, 0) for character in text]
-    states = np.repeat(np.arange(step.shape[0])[:, None], vocab, axis=1)
+        codes[token, : len(text)] = [codes_of.get(character, 0) for character in text]
+    states = np.repeat(np.arange(len(step))[:, None], vocab, axis=1)
     for i in range(longest):
         states = np.where(i < lengths, step[states, codes[:, i]], states)
-    ends_in_space = np.array([text.endswith(_SPACES) for text in texts])
-    return StopTable(torch.from_numpy(states.astype(np.int16)), torch.from_numpy(ends_in_space))
+    return StopTable(
+        torch.from_numpy(states.astype(np.int16)),
+        torch.from_numpy(ending),
+        _ending_of_token(endings.ways, vocab),
+        torch.from_numpy(np.array([text.endswith(SPACES) for text in texts])),
+    )
 
 
-def _character_automaton(core: str, alphabet: dict[str, int]) -> np.ndarray:
-    """next state [len(core) + 1, classes]; class 0 is any character that the phrase does not contain.
+def _ending_of_token(ways: Sequence[Ending], vocab: int) -> Tensor:
+    of_token = torch.full((vocab,), _NONE)
+    for number, way in reversed(list(enumerate(ways))):
+        for token in way.token_ids:
+            if not 0 <= token < vocab:
+                raise UserError(f"the ending {way.name} has the token id {token}; the model has 0 to {vocab - 1}")
+            of_token[token] = number
+    return of_token
 
-    Being complete survives white space.
+
+def _character_automaton(cores: Sequence[str]) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """next state [states, classes of characters], ending [states], class of each character; class 0 is any other.
+
+    A state is the longest beginning of a core that the text ends with (as in Aho and Corasick's automaton), and the
+    ending that the text has: one that is complete stays so through white space.
     """
-    step = np.zeros((len(core) + 1, len(alphabet) + 1), dtype=np.int64)
-    for state in range(len(core) + 1):
-        for character, code in alphabet.items():
-            if state == len(core) and character in _SPACES:
-                step[state, code] = state
-                continue
-            seen = core[:state] + character
-            step[state, code] = next(n for n in range(len(seen), -1, -1) if n <= len(core) and seen.endswith(core[:n]))
-    return step
+    beginnings = {core[:length] for core in cores for length in range(len(core) + 1)} | {""}
+    code_of = {character: i + 1 for i, character in enumerate(dict.fromkeys("".join(cores) + "".join(SPACES)))}
+
+    def after(beginning: str, ending: int, character: str) -> tuple[str, int]:
+        text = beginning + character
+        reached = next(text[i:] for i in range(len(text) + 1) if text[i:] in beginnings)
+        complete = next((i for i, core in enumerate(cores) if core and text.endswith(core)), _NONE)
+        if complete == _NONE and character in SPACES:
+            complete = ending
+        return reached, complete
+
+    start = ("", _NONE)
+    number, rows, waiting = {start: 0}, [], [start]
+    for state in waiting:  # grows while it runs
+        row = [0] * (len(code_of) + 1)
+        for character, code in code_of.items():
+            reached = after(*state, character)
+            if reached not in number:
+                number[reached] = len(number)
+                waiting.append(reached)
+            row[code] = number[reached]
+        rows.append(row)
+    return np.array(rows), np.array([ending for _, ending in number]), code_of
 
 
 def token_texts(tokenizer, vocab: int) -> list[str]:
@@ -92,26 +119,28 @@ def decode_text(tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
-def stops_by_text(text: str, phrase: str = STOP_PHRASE) -> bool:
-    """The rule itself; the automaton's twin in the tests."""
-    return text.rstrip("".join(_SPACES)).endswith(phrase.rstrip())
+def ending_by_text(text: str, endings: Endings) -> int | None:
+    """The rule itself, on text: the number of the first ending it has. The automaton's twin in the tests."""
+    bare = text.rstrip("".join(SPACES))
+    return next((i for i, way in enumerate(endings.ways) if way.core and bare.endswith(way.core)), None)
 
 
-def forced_text(reason: StopReason, ends_in_space: bool, phrase: str = STOP_PHRASE) -> str:
-    """What follows the thoughts: the box, after the phrase itself where the thoughts did not say it."""
-    said = "" if reason is StopReason.PHRASE else phrase
-    return ("" if ends_in_space else " ") + said + BOX
+def forced_ids(tokenizer, endings: Endings) -> list[tuple[list[int], list[int]]]:
+    """Token ids of each forced text (`Endings.forced`), where the thoughts do not end in a space, and where they do;
+    tokenized as a continuation."""
+    before = [*(way.core or "so." for way in endings.ways), "so."]
+    return [
+        tuple(
+            continuation_ids(tokenizer, core + " " * ends_in_space, spaced(text, ends_in_space))
+            for ends_in_space in (False, True)
+        )
+        for core, text in zip(before, endings.forced, strict=True)
+    ]
 
 
-def forced_ids(tokenizer, phrase: str = STOP_PHRASE) -> dict[tuple[bool, bool], list[int]]:
-    """Token ids of the forced text by (phrase was said, thoughts end in a space), tokenized as a continuation."""
-    ids = {}
-    for said in (True, False):
-        for space in (True, False):
-            before = (phrase.rstrip() if said else "so.") + (" " if space else "")
-            reason = StopReason.PHRASE if said else StopReason.LIMIT
-            ids[said, space] = continuation_ids(tokenizer, before, forced_text(reason, space, phrase))
-    return ids
+def spaced(forced: str, ends_in_space: bool) -> str:
+    """The forced text, apart from the thoughts by white space of one of them."""
+    return forced if ends_in_space or not forced or forced.startswith(SPACES) else " " + forced
 
 
 def continuation_ids(tokenizer, before: str, text: str) -> list[int]:

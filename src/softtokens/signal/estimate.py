@@ -19,7 +19,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from softtokens.signalconfig import FEWEST_BATCHES
+from softtokens.config.signal import FEWEST_BATCHES
 
 
 @dataclasses.dataclass(frozen=True)

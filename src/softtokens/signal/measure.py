@@ -10,27 +10,28 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from softtokens.assemble import grader_of, task_data
-from softtokens.config import ThoughtConfig
-from softtokens.launch import launch
+from softtokens.config.signal import SignalConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.ops.denormals import flushing_denormals
-from softtokens.rewards import RewardScale
 from softtokens.rollout.batches import require_room
+from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 from softtokens.signal.estimate import Estimate, estimate, gram_of
 from softtokens.signal.keep import Keep, budget, keeping, sketch_size
-from softtokens.signalconfig import SignalConfig
+from softtokens.task_setup import grader_of, task_data
 from softtokens.thoughts import build_thought
-from softtokens.train.advantage import leave_one_out
 from softtokens.train.checkpoint import checkpoint_to_start_at
+from softtokens.train.collect import Collected, collect
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.loop import fit_of, load_weights
-from softtokens.train.loss import TermWeights
+from softtokens.train.objective import TermWeights, leave_one_out
 from softtokens.train.scoring import RewardFunction, by_function, graded
-from softtokens.train.step import Collected, Trainee, collect, spikes_of
+from softtokens.train.setup import batch_sizes_of, load_weights
+from softtokens.train.step import spikes_of
+from softtokens.train.trainee import Trainee
 from softtokens.train.weights import whole_gradient
-from softtokens.train.world import World, join
 from softtokens.types import UserError
+from softtokens.world.launch import launch
+from softtokens.world.processes import World, join
 
 log = logging.getLogger(__name__)
 Listener = Callable[[ThoughtConfig, int], None]  # called with the setting and how many of its batches are done
@@ -98,22 +99,18 @@ def _signal(
     sketch = sketch_size(config.sketch, vectors=len(TERMS) * config.batches, parameters=parameters, room=room)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
     positions = require_room(weights.sampler, data.problems, limits, name="the task")
-    fit = fit_of(config, weights, positions, limits, 0)
+    batch_sizes = batch_sizes_of(config, weights, positions, limits, 0)
     thoughts = {setting: build_thought(setting, weights.sampler.embedding_rms) for setting in config.settings}
     steps = len(thoughts) * config.batches * (config.max_thought_steps + config.max_answer_tokens)
-    weights.sampler.prepare_decoding(config.decoding, steps, ways=len(thoughts))
+    decoder = Decoder(weights.sampler).prepare(config.decoding, steps, ways=len(thoughts))
     judge = grader_of(config.task)
-    score = (
-        graded(judge, RewardScale(**dataclasses.asdict(config.reward)))
-        if reward_func is None
-        else by_function(reward_func)
-    )
+    score = graded(judge, config.reward.of) if reward_func is None else by_function(reward_func)
     optimizer = torch.optim.SGD(weights.parameters.values(), lr=0.0)  # never steps, and has no state
     measured = []
     try:
         for setting, thought in thoughts.items():
             own = dataclasses.replace(config, thought=setting, modes=(), taus=(), gammas=())
-            trainee = Trainee(own, weights, optimizer, thought, data.problems, score, limits, fit)
+            trainee = Trainee(own, weights, optimizer, thought, data.problems, score, limits, batch_sizes, decoder)
             keep = keeping(sketch, parameters)
             measured.append(_measure(trainee, first, keep, listener if world.is_main else None))
     finally:
@@ -160,8 +157,10 @@ def gradients_of(t: Trainee, batch: Collected, keep: Keep) -> dict[str, Tensor]:
     for name, terms in TERMS.items():
         if leave_one_out(batch.rewards).any():
             spikes = spikes_of(t) if t.config.clip_spikes else None
-            done = accumulate_gradient(t.weights, rows, terms, tokens_per_backward=t.fit.positions, spikes=spikes)
-            t.fit.lower_positions(done.tokens_per_backward)
+            done = accumulate_gradient(
+                t.weights, rows, terms, tokens_per_backward=t.batch_sizes.positions, spikes=spikes
+            )
+            t.batch_sizes.lower_positions(done.tokens_per_backward)
         kept[name] = keep(whole_gradient(t.weights))
         t.weights.put_gradients(None)
     return kept

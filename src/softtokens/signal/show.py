@@ -7,7 +7,7 @@ import math
 
 from rich.table import Table
 
-from softtokens.config import ThoughtConfig
+from softtokens.config.thought import ThoughtConfig
 from softtokens.signal.estimate import Estimate, student
 from softtokens.signal.measure import Measured, Signal
 
@@ -36,14 +36,20 @@ def signal_table(signal: Signal) -> Table:
 
 
 def sentence(signal: Signal, one: Measured) -> str:
-    """What the setting's sum says, in words."""
+    """What the setting's sum says, in words.
+
+    Noise averages out over the updates of a run as it does within one, so the noise scale is compared with the rollouts
+    of a step and with those of the whole run.
+    """
     e, drawn = one.terms["sum"], signal.rows * signal.config.batches
+    steps = signal.config.steps
+    has = f"a step has {signal.rows:,}, a run of {steps:,} steps {steps * signal.rows:,}."
     if not one.spread:
         return f"no gradient: none of {drawn // signal.config.group_size} groups has rewards that differ."
     if e.noise_scale is not None:
         return (
-            f"this needs about {rounded(e.noise_scale)} rollouts a step for signal to equal noise "
-            f"(95 %: {rounded(e.low)} to {rounded(e.high)}); a step has {signal.rows:,}."
+            f"signal equals noise at about {rounded(e.noise_scale)} rollouts "
+            f"(95 %: {rounded(e.low)} to {rounded(e.high)}); {has}"
         )
     if e.is_zero:
         return f"no gradient: it is 0 in all {drawn:,} rollouts."
@@ -52,12 +58,9 @@ def sentence(signal: Signal, one: Measured) -> str:
     if e.cosine > student(signal.config.batches - 1) * e.cosine_error:
         return (
             f"there is signal (cosine {e.cosine:+.3f} ±{e.cosine_error:.3f}), but a few long gradients hide how much: "
-            f"for it to equal noise a step needs more than {rounded(e.low)} rollouts, and has {signal.rows:,}."
+            f"it equals noise at more than {rounded(e.low)} rollouts; {has}"
         )
-    return (
-        f"no signal was measurable with {drawn:,} rollouts: for signal to equal noise a step needs more than "
-        f"{rounded(e.low)}, and has {signal.rows:,}."
-    )
+    return f"no signal was measurable with {drawn:,} rollouts: it equals noise at more than {rounded(e.low)}; {has}"
 
 
 def name_of(thought: ThoughtConfig) -> str:

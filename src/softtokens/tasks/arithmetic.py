@@ -11,6 +11,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 
+from softtokens.endings import PAPER
 from softtokens.types import ChoiceItem, Problem, UserError
 
 SPLITS = ("train", "validation", "test")
@@ -18,7 +19,7 @@ DIFFICULTIES = {"short": (2, 4), "long": (5, 7)}  # fewest and most operations
 LARGEST = 99  # every number of a problem, intermediate results included, lies in 0..LARGEST
 LARGEST_CHANGE = 30
 TEMPLATE = "User: {question}\nAssistant:"
-FINAL_SENTENCE = "The final answer is:"
+FINAL_SENTENCE = PAPER.ways[0].core
 CAREFUL, HASTY = " Then", " So"  # how a step of a chain opens: one change as an equation, or a jump over two
 
 _VALIDATION_BUCKET, _TEST_BUCKET, _BUCKETS = 0, 1, 10  # train takes the other eight
@@ -82,11 +83,11 @@ def problems(split: str, count: int, *, difficulty: str = "short", seed: int = 0
     if count < 1:
         raise UserError(f"count is {count}; ask the arithmetic task for 1 problem or more.")
     drawn: list[Problem] = []
-    seen: set[str] = set()
+    questions: set[str] = set()
     for question, start, changes in _stories(random.Random(f"arithmetic {split} {difficulty} {seed}"), difficulty):
-        if _split_of(question) != split or question in seen:
+        if _split_of(question) != split or question in questions:
             continue
-        seen.add(question)
+        questions.add(question)
         columns = {"question": question, "start": start, "changes": changes}
         answer = str(running_values(start, changes)[-1])
         drawn.append(Problem(len(drawn), TEMPLATE.replace("{question}", question), answer, columns))

@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from softtokens.paths import expanded
+from softtokens.files import expanded
 from softtokens.types import UserError
 
 JSON_ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")

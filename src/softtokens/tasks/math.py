@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from softtokens.latex import closing_brace
 from softtokens.tasks.files import as_text
 from softtokens.tasks.spec import TaskSpec, final_answer
 from softtokens.types import UserError
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def last_boxed(solution: Any) -> str:
@@ -25,12 +25,10 @@ def last_boxed(solution: Any) -> str:
 
 
 def _braced(text: str) -> str:
-    depth = 0
-    for match in _BRACE.finditer(text):
-        depth += {"{": 1, "}": -1}.get(match.group(), 0)
-        if depth == 0 and match.group() == "}":
-            return text[1 : match.start()]
-    raise UserError(r"the solution's last \boxed{...} never ends.")
+    end = closing_brace(text, 1)
+    if end is None:
+        raise UserError(r"the solution's last \boxed{...} never ends.")
+    return text[1:end]
 
 
 _ANSWERS = {"answer": final_answer, "solution": last_boxed}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from softtokens.endings import PAPER
 from softtokens.types import UserError
 
 PLACE = "{question}"
@@ -11,7 +12,7 @@ PLACE = "{question}"
 # Plain text without a chat template. The model is told the very phrase that ends its thoughts.
 MATH_TEMPLATE = (
     "Solve the problem below. Reason step by step, and close your reply with the words "
-    '"The final answer is: " followed by the result in \\boxed{}.\n\n'
+    f'"{PAPER.ways[0].text}" followed by the result in \\boxed{{}}.\n\n'
     "User: {question}\nAssistant:"
 )
 CHOICE_TEMPLATE = "Question: {question}\nAnswer:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from softtokens.tasks import arithmetic
 from softtokens.tasks.deepscaler import DEEPSCALER
@@ -42,7 +43,12 @@ class TaskData:
     template: str
 
 
-def load_problems(
+def load_problems(task: str, **options: Any) -> list[Problem]:
+    """The problems of a task, which `load_task` finds by its name; the options are those of `load_task`."""
+    return load_task(task, **options).problems
+
+
+def load_task(
     task: str,
     *,
     split: str | None = None,
@@ -54,8 +60,9 @@ def load_problems(
     template: str | None = None,
     seed: int = 0,
     needs_answers: bool = True,
-) -> list[Problem]:
-    """The first `limit` problems of a registered task, a local file or folder, or a hub data set `owner/name`.
+) -> TaskData:
+    """The first `limit` problems of a registered task, a local file or folder, or a hub data set `owner/name`, and the
+    template that they were made with.
 
     **Main arguments:**
 
@@ -75,34 +82,6 @@ def load_problems(
     Rows with a column `prompt` are used as they are, unless `question` or `template` is given. `Problem.id` is the
     row's position, and `Problem.columns` hold what the prompt and the answer were not made of.
     """
-    return load_task(
-        task,
-        split=split,
-        limit=limit,
-        path=path,
-        config=config,
-        question=question,
-        answer=answer,
-        template=template,
-        seed=seed,
-        needs_answers=needs_answers,
-    ).problems
-
-
-def load_task(
-    task: str,
-    *,
-    split: str | None = None,
-    limit: int | None = None,
-    path: str | None = None,
-    config: str | None = None,
-    question: str | None = None,
-    answer: str | None = None,
-    template: str | None = None,
-    seed: int = 0,
-    needs_answers: bool = True,
-) -> TaskData:
-    """As `load_problems`, with the template that was used."""
     if template is not None:
         template = check_template(template)
     if task in ARITHMETIC:

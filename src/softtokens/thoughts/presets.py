@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softtokens.config import ALL_SETTINGS, ThoughtConfig
+from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
 from softtokens.thoughts.base import Thought
 from softtokens.thoughts.gaussian import Gaussian
 from softtokens.thoughts.hard import Hard

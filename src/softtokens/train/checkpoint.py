@@ -25,8 +25,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from softtokens.checkpoints import FOLDER, STATE, checkpoint_name, checkpoints, named_checkpoint, step_of
-from softtokens.paths import expanded
+from softtokens.files import expanded, flush_to_disk
+from softtokens.models.checkpoint_paths import FOLDER, STATE, checkpoint_name, checkpoints, named_checkpoint, step_of
 from softtokens.train.weights import Weights
 from softtokens.types import UserError, first_line
 
@@ -91,11 +91,12 @@ def _finish(
         "files": {str(path.relative_to(unfinished)): path.stat().st_size for path in files}
     }
     (unfinished / STATE).write_text(json.dumps(state, indent=1) + "\n")
-    _flush(unfinished)
+    for path in [*unfinished.rglob("*"), unfinished]:
+        flush_to_disk(path)
     if final.exists():  # written by a run that was killed before it could use it
         shutil.rmtree(final)
     unfinished.rename(final)
-    _flush(final.parent)
+    flush_to_disk(final.parent)
     tidy(run, progress)
 
 
@@ -236,14 +237,3 @@ def _retain(run: Path, progress: Progress) -> None:
             shutil.rmtree(folder)
     for folder in (run / FOLDER).glob(f"{_UNFINISHED}-*"):
         shutil.rmtree(folder)
-
-
-def _flush(folder: Path) -> None:
-    """Push a folder that was just written, with what is in it, to disk."""
-    deep = folder.name.startswith(_UNFINISHED)
-    for path in [*(folder.rglob("*") if deep else ()), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -15,9 +15,9 @@ from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import ExpectedGradient, Replay, replay
 from softtokens.rollout.spikes import Spikes
 from softtokens.thoughts import Thought
-from softtokens.train.fit import WANTED_POSITIONS
-from softtokens.train.loss import TermWeights, expected_gradient, policy_terms
-from softtokens.train.memory import give_back
+from softtokens.train.batch_sizes import WANTED_POSITIONS
+from softtokens.train.objective import TermWeights, expected_gradient, policy_terms
+from softtokens.train.process_memory import give_back
 from softtokens.train.weights import Weights, local, total_norm
 from softtokens.types import UserError
 

@@ -5,13 +5,13 @@ Each process tallies its own rows; the means over all rows are made of the talli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import Replay
-from softtokens.types import StopReason, Verdict
+from softtokens.types import Verdict
 
 NEAR_TIE = 0.99  # a mixture whose heaviest token weighs less still has a say in where the mean goes
 Tally = dict[str, tuple[float, float]]  # sum of some values, and how many they are
@@ -31,14 +31,15 @@ def reward_metrics(rewards: Tensor, verdicts: list[Verdict] | None) -> dict[str,
     return metrics
 
 
-def rollout_tally(rollout: Rollout) -> Tally:
+def rollout_tally(rollout: Rollout, stop_reasons: Sequence[str]) -> Tally:
+    """stop_reasons: the names that a rollout's may have."""
     thoughts, answers, rows = rollout.thought_lengths, rollout.answer_lengths, rollout.rows
     tally = {
         "completions/mean_length": (int((thoughts + answers).sum()), rows),
         "completions/thought_length": (int(thoughts.sum()), rows),
         "completions/answer_length": (int(answers.sum()), rows),
     }
-    return tally | {f"stop/{r.value}": (rollout.stop_reasons.count(r), rows) for r in StopReason}
+    return tally | {f"stop/{reason}": (rollout.stop_reasons.count(reason), rows) for reason in stop_reasons}
 
 
 def replay_tally(rollout: Rollout, replay: Replay, *, feeds_tokens: bool) -> Tally:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Protocol
 
-from softtokens.rewards import Grader, RewardScale
+from softtokens.rewards import Grader
 from softtokens.types import Problem, UserError, Verdict
 
 _OWN = {"prompt", "prompts", "completion", "completions", "answer"}  # arguments that are not columns of the data set
@@ -22,13 +22,13 @@ class Scorer(Protocol):
     ) -> tuple[list[float], list[Verdict] | None]: ...
 
 
-def graded(grader: Grader, scale: RewardScale) -> Scorer:
+def graded(grader: Grader, reward_of: Callable[[Verdict], float]) -> Scorer:
     """Grade the boxed answer against the problem's."""
 
     def score(problems, thoughts, answers):
         del thoughts
         verdicts = grader.grade(answers, [problem.answer for problem in problems])
-        return [scale.reward(verdict) for verdict in verdicts], verdicts
+        return [reward_of(verdict) for verdict in verdicts], verdicts
 
     return score
 

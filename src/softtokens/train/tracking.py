@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -12,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from softtokens.config.train import TrainConfig
+from softtokens.files import write_atomically
+from softtokens.train.checkpoint import Progress
 from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
@@ -81,6 +85,27 @@ class Tracker:
             log.warning("%s has failed (%s) and gets nothing more; metrics.jsonl goes on", name, error)
 
 
+class Logs:
+    """metrics.jsonl and the trackers, samples.jsonl: the main process has them."""
+
+    def __init__(self, config: TrainConfig, run: Path, progress: Progress, closing: contextlib.ExitStack):
+        self.tracker = Tracker(
+            run,
+            keep_bytes=progress.metrics_bytes,
+            start_step=progress.step + 1,
+            wandb_project=config.wandb,
+            config=dataclasses.asdict(config),
+        )
+        closing.callback(self.tracker.close)
+        self.samples = JsonLines(run / "samples.jsonl", progress.samples_bytes)
+        closing.callback(self.samples.close)
+
+    def write(self, done: int, metrics: dict[str, float], samples: list[dict]) -> None:
+        self.tracker.log(done, metrics)
+        for sample in samples:
+            self.samples.write(sample)
+
+
 class _Board(Protocol):
     def log(self, step: int, metrics: dict[str, float]) -> None: ...
 
@@ -108,7 +133,7 @@ class _Wandb:
         file = run / _WANDB_ID  # without the id of its first start a run that is resumed would be another one there
         known = file.read_text().strip() if file.is_file() else ""
         number = known or uuid.uuid4().hex
-        file.write_text(number + "\n")
+        write_atomically(file, number + "\n")
         self._run = wandb.init(project=project, name=run.name, id=number, dir=str(run), config=config, resume="allow")
 
     def log(self, step: int, metrics: dict[str, float]) -> None:

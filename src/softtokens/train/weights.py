@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from softtokens.models.blocks import blocks, known_blocks
 from softtokens.models.hf import HFPolicy
 from softtokens.models.size import ModelSize
-from softtokens.train.world import World, alone
+from softtokens.world.processes import World, alone
 
 
 class Weights:
@@ -45,9 +45,9 @@ class Weights:
 
     def take_gradients(self) -> list[Tensor]:
         """The gradient that has gathered in all processes, summed over them; the next one starts at zero."""
-        found = self._taken()
-        self.world.sum_(found)
-        return found
+        gradients = self._taken()
+        self.world.sum_(gradients)
+        return gradients
 
     def put_gradients(self, gradients: list[Tensor] | None) -> None:
         """None: forget them."""
@@ -55,9 +55,9 @@ class Weights:
             parameter.grad = gradient
 
     def _taken(self) -> list[Tensor]:
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
         self.put_gradients(None)
-        return found
+        return gradients
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -1,0 +1,89 @@
+"""Show what a model thinks: shadow text, the mixtures behind it, and the answer."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from softtokens.cli.progress import console
+from softtokens.config.commands import GenerateConfig
+from softtokens.models.hf import HFPolicy, load_policy, resolve_device
+from softtokens.ops.mixture import tempered_softmax
+from softtokens.ops.random import evaluation_seed
+from softtokens.rollout.batches import sample_problems
+from softtokens.rollout.limits import Limits
+from softtokens.rollout.record import Rollout
+from softtokens.rollout.replay import hidden_before_thoughts
+from softtokens.rollout.stopping import decode_text
+from softtokens.tasks.files import as_text
+from softtokens.tasks.prompt import MATH_TEMPLATE, PLACE, check_template, fill
+from softtokens.thoughts import Thought, thought_setting
+from softtokens.types import Problem
+
+log = logging.getLogger(__name__)
+_SHOWN_TOKENS = 5
+
+
+def generate(config: GenerateConfig) -> None:
+    """Print thoughts and answer of `config.samples` rollouts."""
+    dtype = getattr(torch, config.dtype)
+    policy = load_policy(config.model, device=resolve_device(config.device), dtype=dtype)
+    template = config.template or policy.template or MATH_TEMPLATE
+    if template == PLACE and config.template is None:
+        log.info("the model was trained on whole prompts, so the question is the prompt; --template changes that")
+    question = as_text(config.question, what="question")
+    problem = Problem(0, fill(check_template(template), question), "")
+    thought = thought_setting(config.setting, policy.embedding_rms, gamma=config.gamma)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
+    seed = evaluation_seed(config.seed)
+    rollout = sample_problems(policy, thought, [problem], [range(config.samples)], limits, seed=seed)
+    for row in range(rollout.rows):
+        if config.samples > 1:
+            console.rule(f"sample {row + 1}")
+        what = "thoughts" if thought.feeds_tokens else "thoughts (arg-max token of each step)"
+        console.print(f"[bold]{what}[/]: {_plain(rollout.thought_texts[row])}", highlight=False)
+        console.print(f"[bold]answer[/]: {_plain(rollout.answer_texts[row])}", highlight=False)
+        stop = rollout.stop_reasons[row]
+        console.print(f"[dim]{int(rollout.thought_lengths[row])} thought steps, ended by {stop}[/]")
+        if config.trace:
+            console.print(trace_table(policy, thought, rollout.take(torch.tensor([row]))))
+
+
+@torch.no_grad()
+def trace_table(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Table:
+    """One row per thought step of a single rollout: the heaviest tokens of its mixture, entropy, effective support."""
+    vocabulary = policy.vocabulary
+    hidden = hidden_before_thoughts(policy, rollout)
+    distribution = thought.at(hidden, vocabulary)
+    concentration = distribution.concentration
+    temperature = getattr(thought, "tau", None) or getattr(thought, "temperature", 1.0)
+    weights = tempered_softmax(distribution.logits, temperature or 1.0)
+    table = Table(title=f"mixtures (weights at temperature {temperature:g}; entropy in nats at temperature 1)")
+    for column in ("step", "fed" if thought.feeds_tokens else "shadow", "entropy", "support", "heaviest tokens"):
+        table.add_column(column, justify="right" if column in ("step", "entropy", "support") else "left")
+    tokens = rollout.ids[rollout.is_thought]
+    for step in range(len(tokens)):
+        top = weights[step].topk(min(_SHOWN_TOKENS, weights.shape[1]))
+        heavy = "  ".join(
+            f"{_shown(policy, int(i))} {float(w):.3f}" for w, i in zip(top.values, top.indices, strict=True) if w > 5e-4
+        )
+        table.add_row(
+            str(step + 1),
+            escape(_shown(policy, int(tokens[step]))),
+            f"{float(concentration.entropy[step]):.3f}",
+            f"{float(concentration.effective_support[step]):.2f}",
+            escape(heavy),
+        )
+    return table
+
+
+def _plain(text: str) -> str:
+    """Model output is untrusted: no markup, and no control characters for the terminal to obey."""
+    return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
+
+
+def _shown(policy: HFPolicy, token: int) -> str:
+    return repr(decode_text(policy.tokenizer, [token]))

@@ -1,0 +1,174 @@
+"""Configuration of `softtokens train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from softtokens.config.fields import FREE, require, require_choice
+from softtokens.config.scale import ScaleConfig
+from softtokens.config.task import TaskConfig
+from softtokens.config.thought import ThoughtConfig
+from softtokens.types import UserError, Verdict
+
+MOST_ROLLOUTS_PER_STEP = 1_000_000  # a step lists them all; more is a slip of the keyboard
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """What an answer is worth. The paper's scale: one that can be read is worth something even when it is wrong."""
+
+    right: float = 100.0
+    """The final answer is right."""
+    wrong: float = 10.0
+    """An answer stands in a finished box, and it is wrong."""
+    none: float = 0.0
+    """There is no finished box, or the grader could not judge the answer (time-out, error)."""
+
+    def __post_init__(self):
+        for name in ("right", "wrong", "none"):
+            value = getattr(self, name)
+            require(f"reward.{name}", value, abs(value) < float("inf"), "a finite number")
+
+    def of(self, verdict: Verdict) -> float:
+        """The reward of a completion that was judged so."""
+        # A text that makes the grader fail earns as little as no answer: otherwise breaking the grader would pay.
+        return {Verdict.RIGHT: self.right, Verdict.WRONG: self.wrong}.get(verdict, self.none)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a model by RLOO while it thinks in hard, soft or fuzzy tokens."""
+
+    output: Annotated[str, FREE] = "runs/train"
+    """Run directory. It must be new, or hold this same run (see resume)."""
+    model: str = "tiny"
+    """Hugging Face model folder or hub name; tiny is the checkpoint inside this package."""
+    thought: tyro.conf.OmitArgPrefixes[ThoughtConfig] = dataclasses.field(default_factory=ThoughtConfig)
+    task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
+    reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
+    seed: int = 0
+    """Seed of the run: data order, noise and sampling."""
+    steps: int = 4000
+    """Number of updates. Each uses one batch of new rollouts. A resumed run may have more than before."""
+    problems_per_step: int = 2
+    """Problems per batch."""
+    group_size: int = 32
+    """Rollouts per problem. The baseline of a rollout is the mean reward of the others."""
+    max_thought_steps: int = 128
+    """Largest number of thoughts (the paper: 128 for GSM8K, 512 for MATH)."""
+    max_answer_tokens: int = 32
+    """Largest number of answer tokens."""
+    answer_temperature: float = 1.0
+    """Temperature of answer tokens during training."""
+    learning_rate: float = 6e-6
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = 20
+    """Steps of linear warm-up before the schedule."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning rate after the warm-up: cosine or linear decay to zero at the last step, or constant."""
+    beta1: float = 0.9
+    """AdamW's decay rate of the first moment."""
+    beta2: float = 0.999
+    """AdamW's decay rate of the second moment."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    clip_norm: float = 1.0
+    """Largest gradient norm; 0 turns clipping off."""
+    clip: Literal["sum", "each"] = "sum"
+    """sum: clip the gradient of the whole loss. each: clip the thought term and the answer term separately."""
+    thought_weight: float = 1.0
+    """Weight of the thought term in the loss (1: the paper; 0: the answer-only control)."""
+    answer_weight: float = 1.0
+    """Weight of the answer term in the loss."""
+    spike_norm: float = 1000.0
+    """Count a thought as a spike when its score (gradient of its log-probability with respect to the hidden state) is longer than this many rows of the head. Near ties at small temperatures cause spikes."""
+    clip_spikes: bool = False
+    """Scale spikes down to spike_norm. Biased, and costs another pass over the vocabulary; the paper does not do it."""
+    max_skipped: Annotated[int, FREE] = 10
+    """Stop the run after this many skipped steps in a row. A step is skipped when its loss or gradient is not finite."""
+    keep_repro: Annotated[int, FREE] = 3
+    """Save this many skipped steps for softtokens replay-step, each with its rollouts and the model at that step."""
+    decoding: Annotated[Literal["auto", "plain", "compiled"], FREE] = "auto"
+    """compiled: decode with torch.compile, which takes a minute or two at the start. plain: without. auto: compiled on a CPU if the run has at least 60,000 decode steps. On a GPU, steps are recorded as CUDA graphs unless plain is chosen."""
+    tokens_per_backward: Annotated[int | None, FREE] = None
+    """Positions per forward and backward pass. Lower it to save memory; the gradient does not change. Default: 1024 on a CPU, 16384 on a GPU."""
+    term_norms_every: Annotated[int, FREE] = 10
+    """Measure the gradient norm of each loss term every this many steps (costs a second backward pass); 0: never. With clip each, they are measured at every step."""
+    signal_every: Annotated[int, FREE] = 0
+    """Measure every this many steps how well the two halves of the batch agree (signal/cosine, signal/noise_scale). It costs as much as one more update, so use 10 or more. 0: never."""
+    validation: Annotated[str | None, FREE] = None
+    """Task or file with validation problems, read like the training task and graded as its own task. Default: the arithmetic task's own."""
+    validation_split: Annotated[str | None, FREE] = None
+    """Split of the validation task."""
+    validation_problems: Annotated[int, FREE] = 64
+    """Number of validation problems."""
+    validate_every: Annotated[int, FREE] = 50
+    """Validate (greedy, in the model's own mode) every this many steps and keep the best checkpoint. 0: never."""
+    save_every: Annotated[int, FREE] = 50
+    """Save a checkpoint every this many steps. The last two and the best are kept."""
+    start: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Start from a checkpoint of another run, RUN@STEP (or RUN@last, RUN@best): its weights, optimizer state and step number, with the settings given here."""
+    resume: Annotated[bool, FREE] = False
+    """Continue from the last checkpoint in output. Settings that do not affect the gradient may change (how often to save and validate, memory, devices, logs), and steps may grow."""
+    logits_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Round logits to this precision, in rollouts and replay alike. bfloat16 creates exact ties of the two likeliest tokens, which is what fuzzy thoughts at the paper's temperature learn from. Evaluations use float32."""
+    mask_unused: bool = True
+    """Exclude vocabulary rows that no token owns (padding rows of the embedding table). --no-mask-unused allows them to be sampled."""
+    device: Annotated[str, FREE] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    scale: tyro.conf.OmitArgPrefixes[ScaleConfig] = dataclasses.field(default_factory=ScaleConfig)
+    wandb: Annotated[str | None, FREE] = None
+    """Also log to this Weights & Biases project (needs the wandb extra)."""
+
+    def __post_init__(self):
+        for name in ("steps", "problems_per_step", "max_thought_steps", "max_answer_tokens"):
+            require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        if self.tokens_per_backward is not None:
+            require("tokens_per_backward", self.tokens_per_backward, self.tokens_per_backward >= 1, "at least 1")
+        for name in ("warmup_steps", "term_norms_every", "signal_every", "validate_every", "clip_norm"):
+            require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        require("weight_decay", self.weight_decay, 0 <= self.weight_decay <= 1, "in 0 .. 1")
+        for name in ("thought_weight", "answer_weight", "answer_temperature"):
+            require(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more, and finite")
+        if self.thought_weight == self.answer_weight == 0:
+            raise UserError("thought_weight and answer_weight are 0, so nothing would be learned; give one of them.")
+        for name in ("beta1", "beta2"):
+            require(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in 0 .. 1, below 1")
+        require("save_every", self.save_every, self.save_every >= 1, "at least 1")
+        require("max_skipped", self.max_skipped, self.max_skipped >= 1, "at least 1")
+        require("keep_repro", self.keep_repro, self.keep_repro >= 0, "0 (none) or more")
+        require("spike_norm", self.spike_norm, 0 < self.spike_norm < float("inf"), "a positive number")
+        require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
+        require("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0 and below 1")
+        require("validation_problems", self.validation_problems, self.validation_problems >= 1, "at least 1")
+        require_choice("clip", self.clip, ("sum", "each"))
+        require_choice("schedule", self.schedule, ("cosine", "linear", "constant"))
+        require_choice("decoding", self.decoding, ("auto", "plain", "compiled"))
+        require_choice("logits_dtype", self.logits_dtype, ("float32", "bfloat16"))
+        if self.group_size < 2:
+            raise UserError(
+                f"group_size is {self.group_size}; the leave-one-out baseline needs at least 2 rollouts per problem. "
+                "Raise group_size, or use the evaluate command."
+            )
+        if (rows := self.problems_per_step * self.group_size) > MOST_ROLLOUTS_PER_STEP:
+            raise UserError(
+                f"problems_per_step is {self.problems_per_step:,} and group_size {self.group_size:,}, which makes "
+                f"{rows:,} rollouts a step; at most {MOST_ROLLOUTS_PER_STEP:,} are allowed. Lower one of them."
+            )
+        if self.signal_every and self.problems_per_step < 2:
+            raise UserError(
+                f"signal_every is {self.signal_every} with problems_per_step {self.problems_per_step}; it compares two "
+                "halves of the problems, so give at least 2 problems, or signal_every 0"
+            )
+        if self.answer_temperature == 0:
+            raise UserError(
+                "answer_temperature is 0; greedy answers have no log-probability to train on. Use 1 for training."
+            )
+        if self.thought.mode != "hard" and self.thought.gamma == 0:
+            raise UserError(
+                f"gamma is 0 with mode {self.thought.mode}; thoughts without noise explore nothing and have no "
+                "log-probability. Use a positive gamma (the paper: 0.33)."
+            )

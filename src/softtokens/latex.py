@@ -1,0 +1,17 @@
+"""LaTeX in answers: where a brace closes."""
+
+from __future__ import annotations
+
+import re
+
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped character is taken whole, so `\{` is no brace
+
+
+def closing_brace(text: str, start: int) -> int | None:
+    """Where the brace closes that was opened just before `start`; None where it never does. Linear in the length."""
+    depth = 1
+    for match in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0:
+            return match.start()
+    return None

@@ -1,0 +1,126 @@
+"""Out of domain: what training did to things it never touched (Table 2 of the paper), and to the base's own words."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import Any
+
+import numpy as np
+
+from softtokens.report import paper
+from softtokens.report.arms import Arm
+from softtokens.report.blocks import MINUS, Block, Entry, Table, missing, percent, plain, span
+from softtokens.report.estimates import Results, paired
+from softtokens.report.readers import number, numbers, table, text
+from softtokens.report.sources import Model
+
+_SAME_ITEMS = ("source", "sha256", "limit", "items")  # equal where two models were asked the same
+
+
+def blocks(results: Results) -> list[Block]:
+    tables = [b for b in (_choices(results), _preservation(results)) if b is not None]
+    return tables or [
+        missing("no multiple choice (evaluate with --choices) and no texts to compare with the base were given.")
+    ]
+
+
+def _choices(results: Results) -> Table | None:
+    names = list(dict.fromkeys(text(choice["name"]) for choice in results.sources.choices))
+    arms = [arm for arm in results.arms if any(_of(results, arm, name) for name in names)]
+    if not arms:
+        return None
+    base = next((arm for arm in arms if arm.mode == "base"), None)
+    rows = []
+    for arm in arms:
+        row = [Entry(arm.label, mode=arm.mode)]
+        for name in names:
+            choices = _of(results, arm, name)
+            row += [_value(choices, "accuracy", 100, 1), _value(choices, "nll_per_token", 1, 3)]
+            row.append(_against(choices, _of(results, base, name) if base else [], arm is base))
+        rows.append(row)
+    rows += paper.out_of_domain(arms, names)
+    columns = ["trained", *(f"{name} {what}" for name in names for what in ("accuracy %", "NLL", f"NLL {MINUS} base"))]
+    caption = (
+        "Multiple choice, read as tokens (hard): the share of items whose right choice has the largest "
+        "log-probability, and the negative log-likelihood per token of the right choice in nats, lower is better; with "
+        "95 % intervals over items. The difference to base is paired over items; ▲▼: its interval leaves 0 out. Items: "
+        + "; ".join(f"{name} {_counts(results, name)}" for name in names)
+        + "."
+    )
+    return Table("out-of-domain", "Out of domain", caption, columns, rows)
+
+
+def _of(results: Results, arm: Arm[Model] | None, name: str) -> list[dict[str, Any]]:
+    members = {member.name for member in arm.members} if arm else set()
+    return [c for c in results.sources.choices if c["model"] in members and text(c["name"]) == name]
+
+
+def _counts(results: Results, name: str) -> str:
+    counts = {number(c.get("items")) for c in results.sources.choices if text(c["name"]) == name}
+    return " or ".join(plain(count, 6) for count in sorted(counts - {None})) or "unknown"
+
+
+def _value(choices: list[dict[str, Any]], key: str, scale: float, digits: int) -> Entry:
+    measured = [table(choice.get(key)) for choice in choices]
+    values = [v for v in (number(m.get("value")) for m in measured) if v is not None]
+    if not values:
+        return Entry("–", hint="not measured")
+    mean = statistics.fmean(values)
+    if len(values) > 1:
+        deviation = statistics.stdev(values)
+        return Entry(
+            f"{scale * mean:.{digits}f}", mean, below=f"± {scale * deviation:.{digits}f} over {len(values)} seeds"
+        )
+    low, high = number(measured[0].get("low")), number(measured[0].get("high"))
+    return Entry(f"{scale * mean:.{digits}f}", mean, low, high, below=span(low, high, scale, digits))
+
+
+def _against(choices: list[dict[str, Any]], base: list[dict[str, Any]], is_base: bool) -> Entry:
+    """The paired difference in NLL per token over items; an arm of seeds by its mean per item."""
+    own_items, base_items = _items(choices), _items(base)
+    if is_base:
+        return Entry("")
+    if len({json.dumps([choice.get(key) for key in _SAME_ITEMS]) for choice in [*choices, *base]}) > 1:
+        return Entry("–", hint="measured on other items than the base, or with other options")
+    if own_items is None or base_items is None or len(own_items) != len(base_items):
+        return Entry("–", hint="no item-by-item values to pair")
+    d = paired(own_items, base_items, shares=False)
+    mark = "" if not d.is_clear else "up-bad" if d.mean > 0 else "down-good"
+    shown = f"{d.mean:+.4f}".replace("-", MINUS)
+    return Entry(shown, d.mean, d.low, d.high, below=span(d.low, d.high, 1, 4), mark=mark)
+
+
+def _items(choices: list[dict[str, Any]]) -> np.ndarray | None:
+    each = [numbers(table(choice.get("per_item")).get("nll_per_token")) for choice in choices]
+    if not each or not each[0] or any(len(e) != len(each[0]) or None in e for e in each):
+        return None
+    return np.mean(np.array(each, dtype=np.float64), axis=0)
+
+
+def _preservation(results: Results) -> Table | None:
+    rows = []
+    for kept in results.sources.preservation:
+        model = results.sources.models.get(text(kept.get("model")))
+        if model is None:
+            continue
+        entries = [_kept(kept, "kl_per_token", plain, 1, 4), _kept(kept, "top1_agreement", percent, 100, 1)]
+        entries.append(_kept(kept, "nll_difference", plain, 1, 4))
+        counts = f"{plain(number(kept.get('texts')))} texts, {plain(number(kept.get('tokens')), 6)} tokens"
+        rows.append([Entry(model.name, mode=model.mode, below=counts), *entries])
+    if not rows:
+        return None
+    caption = (
+        "On given texts, read as tokens: KL(base ‖ trained) per token in nats, how often both find the same token most "
+        "likely, and by how much the trained model's negative log-likelihood is higher; 95 % intervals over texts."
+    )
+    columns = ["trained", "KL from base", "same first choice, %", f"NLL {MINUS} base"]
+    return Table("preservation", "What the base still is", caption, columns, rows)
+
+
+def _kept(kept: dict[str, Any], key: str, show, scale: float, digits: int) -> Entry:
+    measured = table(kept.get(key))
+    value, low, high = (number(measured.get(name)) for name in ("value", "low", "high"))
+    if value is None:
+        return Entry("–", hint="not measured")
+    return Entry(show(value).replace("-", MINUS), value, low, high, below=span(low, high, scale, digits))

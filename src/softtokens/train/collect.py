@@ -1,0 +1,122 @@
+"""A batch of rollouts with rewards and advantages: the first half of a training step."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from softtokens.rollout.batches import sample_problems
+from softtokens.rollout.record import Rollout
+from softtokens.train.data import problems_of_step
+from softtokens.train.metrics import means, reward_metrics, rollout_tally
+from softtokens.train.objective import leave_one_out
+from softtokens.train.trainee import Trainee
+from softtokens.types import Problem, Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """A batch of rollouts. rollout: this process's rows, in the order of their length, their advantages, and whether
+    their problem is in the first half of the batch; rewards: [problems, group] of all processes, as are the metrics
+    and, in the main process, the samples."""
+
+    rollout: Rollout
+    advantages: Tensor
+    in_first_half: Tensor
+    rewards: Tensor
+    metrics: dict[str, float]
+    samples: list[dict]
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether the rewards of any group differ, so that there is something to learn."""
+        return bool(leave_one_out(self.rewards).any())
+
+
+def collect(t: Trainee, step: int) -> Collected | str:
+    """Sample this step's rollouts and score them; or why the model could not give any."""
+    config, world, started = t.config, t.world, time.perf_counter()
+    visits = problems_of_step(t.problems, step, config.problems_per_step, config.seed)
+    rows = [(problem, visit * config.group_size + i) for problem, visit in visits for i in range(config.group_size)]
+    my_rows = [rows[i] for i in world.share(len(rows))]
+    rollout, failure = world.together(lambda: _sample(t, my_rows))
+    sampled = time.perf_counter()
+    failures = [f"process {rank}: {why}" for rank, why in enumerate(world.gather(failure)) if why is not None]
+    if failures:
+        return failures[0]
+
+    problems = [problem for problem, _ in my_rows]
+    scores, verdicts = world.together(lambda: t.score(problems, rollout.thought_texts, rollout.answer_texts))
+    lines = _samples(step, rollout, problems, scores, verdicts, [number for _, number in my_rows], config.group_size)
+    gathered = world.gather((scores, verdicts, lines, rollout_tally(rollout, t.limits.endings.reasons)))
+    all_scores, all_verdicts, samples, tallies = (list(column) for column in zip(*gathered, strict=True))
+    rewards = torch.tensor(_joined(all_scores), dtype=torch.float32).view(len(visits), config.group_size)
+    advantages = leave_one_out(rewards).flatten()[list(world.share(len(rows)))].to(world.device)
+    metrics = reward_metrics(rewards, None if verdicts is None else _joined(all_verdicts)) | means(tallies)
+    metrics["num_tokens"] = float(sum(tally["completions/mean_length"][0] for tally in tallies))
+    metrics |= {"time/rollout": sampled - started, "time/grade": time.perf_counter() - sampled}
+    metrics["tokens_per_second"] = metrics["num_tokens"] / metrics["time/rollout"]
+    places = torch.tensor(world.share(len(rows)), device=world.device) // config.group_size
+    halves = places < len(visits) // 2
+    order = rollout.lengths.argsort()  # rows of similar length share a backward pass
+    return Collected(rollout.take(order), advantages[order], halves[order], rewards, metrics, _joined(samples))
+
+
+def _sample(t: Trainee, rows: Sequence[tuple[Problem, int]]) -> tuple[Rollout | None, str | None]:
+    """Rollouts of (problem, number of the rollout); or why the model could not give any."""
+    groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: id(row[0]))]
+    problems = [group[0][0] for group in groups]
+    numbers = [[number for _, number in group] for group in groups]
+
+    def sample(slots: int) -> tuple[Rollout | None, str | None]:
+        try:
+            return sample_problems(
+                t.weights.sampler,
+                t.thought,
+                problems,
+                numbers,
+                t.limits,
+                seed=t.config.seed,
+                slots=slots,
+                decoder=t.decoder,
+            ), None
+        except FloatingPointError as error:
+            return None, str(error)
+
+    return t.batch_sizes.sampling("slots", t.decoder, sample)
+
+
+def _samples(
+    step: int,
+    rollout: Rollout,
+    problems: list[Problem],
+    scores: list[float],
+    verdicts: list[Verdict] | None,
+    numbers: list[int],
+    group: int,
+) -> list[dict]:
+    """Lines of samples.jsonl: the first rollout of each problem."""
+    return [
+        {
+            "step": step + 1,
+            "problem": problem.id,
+            "prompt": problem.prompt,
+            "thoughts": rollout.thought_texts[row],
+            "answer": rollout.answer_texts[row],
+            "expected": problem.answer,
+            "stop": rollout.stop_reasons[row],
+            "reward": scores[row],
+            "verdict": verdicts[row].value if verdicts else None,
+        }
+        for row, problem in enumerate(problems)
+        if numbers[row] % group == 0
+    ]
+
+
+def _joined(parts: list[list]) -> list:
+    return [value for part in parts for value in part]

@@ -1,0 +1,58 @@
+"""The objective: advantages of rollouts, and the two terms of the loss.
+
+    loss = - 1/(B G) * sum over rollouts of  A * (w_t * sum over thoughts of log pi + w_a * sum over answer of log pi)
+
+The sum over steps is not divided by the length. No clipping of ratios and no reference model: each batch of rollouts
+serves one update, strictly on policy (arXiv 2509.19170, section 3).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from softtokens.rollout.replay import ExpectedGradient, Replay
+
+
+def leave_one_out(rewards: Tensor) -> Tensor:
+    """Reward minus the mean reward of the other rollouts of the same problem: [problems, group] to the same.
+
+    Unbiased, because the baseline of a rollout never contains its own reward. Not divided by the standard deviation:
+    that would weigh problems by how rarely they are solved. A group whose rewards are all equal gets exactly zero:
+    the rounding of the mean alone is enough for a full step of Adam. ValueError for a group of one.
+    """
+    group = rewards.shape[-1]
+    if group < 2:
+        raise ValueError(f"the group has {group} rollouts; the leave-one-out baseline needs at least 2")
+    others = (rewards.sum(-1, keepdim=True) - rewards) / (group - 1)
+    is_flat = (rewards == rewards[..., :1]).all(-1, keepdim=True)
+    return (rewards - others).masked_fill(is_flat, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TermWeights:
+    """Weights of the thought and the answer term; 1 and 1 is the paper, 0 and 1 the answer-only control."""
+
+    thought: float = 1.0
+    answer: float = 1.0
+
+
+def policy_terms(replay: Replay, advantages: Tensor, total_rows: int) -> tuple[Tensor, Tensor]:
+    """Thought term and answer term, each without its weight. advantages: [rows]; total_rows: B * G, of which these may
+    be a part, so that the terms of the parts add up."""
+    thought = -(advantages * replay.thought_surrogate.sum(-1)).sum() / total_rows
+    answer = -(advantages * replay.answer_log_prob.sum(-1)).sum() / total_rows
+    return thought, answer
+
+
+def expected_gradient(advantages: Tensor, total_rows: int, weights: TermWeights) -> ExpectedGradient:
+    """What each log-probability of a row is multiplied by in the weighted sum of the terms. A term of weight 0 takes no
+    part in the loss; its entry is None."""
+
+    def of_one(weight: float) -> Tensor | None:
+        # in the operations of `policy_terms` backwards, so that every bit agrees
+        return advantages * -(torch.full((), weight, device=advantages.device) / total_rows) if weight else None
+
+    return ExpectedGradient(of_one(weights.thought), of_one(weights.answer))

@@ -1,0 +1,42 @@
+"""Where a run starts: anew, at its own last checkpoint, or at a checkpoint of another run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from softtokens.config.train import TrainConfig
+from softtokens.train import run_folder
+from softtokens.train.checkpoint import Progress, checkpoint_to_start_at, newest_checkpoint
+from softtokens.types import UserError
+
+log = logging.getLogger(__name__)
+
+
+def find_start(config: TrainConfig, lock: run_folder.RunLock) -> tuple[Path, TrainConfig, tuple[Path, Progress] | None]:
+    """The run's folder, its configuration with the checkpoint that it began at, and the one to go on from."""
+    config = run_folder.with_recorded_start(config)
+    run = run_folder.check_output(config)
+    lock.take()
+    checkpoint = newest_checkpoint(run) if config.resume else None
+    if checkpoint is not None:
+        changed = run_folder.changed_since(run, config)
+        if "steps" in changed and config.schedule != "constant":
+            log.warning(
+                "steps grew: the learning rate follows the %s of %d steps from here", config.schedule, config.steps
+            )
+    if checkpoint is None and config.start is not None:
+        folder, progress = checkpoint = checkpoint_to_start_at(config.start)
+        if progress.step >= config.steps:
+            raise UserError(
+                f"from is {config.start!r}, which has done {progress.step} updates; steps is {config.steps} and "
+                "counts them, so raise it"
+            )
+        source = folder.parents[1]
+        run_folder.require_same_model(source, config)
+        if not config.resume:  # of a run that goes on, the last one is another one tomorrow
+            config = dataclasses.replace(config, start=f"{source}@{progress.step}")
+    if config.resume or config.start is not None:
+        log.info("going on from %s", checkpoint[0] if checkpoint else "the start: there is no checkpoint to resume")
+    return run, config, checkpoint

@@ -1,0 +1,68 @@
+"""A process of a run that fails tells the others, which may be waiting for it in the middle of a collective operation.
+
+There they notice nothing for up to half an hour: NCCL waits for as long as its timeout allows. So each process has a
+thread that looks for the news and ends the process when it has not ended by itself soon after.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import threading
+
+import torch.distributed as dist
+
+from softtokens.types import OtherProcessFailed, first_line
+
+log = logging.getLogger(__name__)
+_LOOK_EVERY_S = 2.0
+_GRACE_S = 10.0  # for a process that hears of it in the usual way to end in good order
+_JOIN_S = 20.0  # longer than an answer of the store takes
+_EXIT = 1
+
+
+class Peers:
+    """The news of one process of a run, over the store by which its processes met."""
+
+    def __init__(self, rank: int):
+        # a connection of its own: the one of the process group may be in use, by an operation that waits
+        self._store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=datetime.timedelta(seconds=10),
+        )
+        self._rank = rank
+        # the store of torchrun outlives a restart
+        self._key = f"softtokens/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def tell(self, error: BaseException) -> None:
+        """Why this process ends, which it does by itself. The first one that fails is heard."""
+        self.close()
+        if isinstance(error, OtherProcessFailed) or self._store.check([self._key]):
+            return
+        self._store.set(self._key, f"process {self._rank} failed: {first_line(error)}")
+
+    def close(self) -> None:
+        """Wait for the thread too: one that is inside the store when the interpreter ends aborts the process."""
+        self._done.set()
+        self._thread.join(timeout=_JOIN_S)
+
+    def _look(self) -> None:
+        try:
+            while not self._done.wait(_LOOK_EVERY_S):
+                if self._store.check([self._key]):
+                    news = self._store.get(self._key).decode(errors="replace")
+                    break
+            else:
+                return
+        except (RuntimeError, OSError):  # the store is gone, and with it the process that had it
+            return
+        if not self._done.wait(_GRACE_S):
+            log.error("%s. This process ends too. Start all of them again with the same command and --resume.", news)
+            os._exit(_EXIT)
