@@ -87,7 +87,7 @@ def replay(
 
     thinks, answers = emitted.kind == Kind.THOUGHT, emitted.kind == Kind.ANSWER
     row, step = torch.nonzero(thinks, as_tuple=True)
-    drawn = _stored_draws(rollout, emitted, row, step)
+    drawn = stored_draws(rollout)
     hidden, coefficient, scale = before[row, step], expected.of_steps("thought", row), None
     if spikes is not None and coefficient is not None and hidden.requires_grad:
         if spikes.clips:
@@ -168,8 +168,10 @@ def _before_emissions(policy: Policy, rollout: Rollout, emitted: _Emitted) -> Te
     return hidden[rows, (emitted.position - 1).clamp_min(0)]
 
 
-def _stored_draws(rollout: Rollout, emitted: _Emitted, row: Tensor, step: Tensor) -> Draw:
+def stored_draws(rollout: Rollout) -> Draw:
     """The thought steps of all rows, one after the other."""
+    emitted = _Emitted.of(rollout)
+    row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
     return Draw(
         token=emitted.ids[row, step],
         inputs=row.new_zeros(len(row), 0) if rollout.inputs is None else rollout.inputs[row, step],

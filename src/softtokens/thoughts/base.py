@@ -108,6 +108,10 @@ class ThoughtDistribution(abc.ABC):
         stored does not determine it."""
 
     @abc.abstractmethod
+    def noise_length(self, draw: Draw) -> Tensor:
+        """How far the noise of a stored step moved what was fed, [rows], in units of the embedding; 0 without noise."""
+
+    @abc.abstractmethod
     def mismatch(self, draw: Draw) -> Tensor:
         """KL in nats between the step's distribution when it was drawn and now, [rows]; NaN where what was stored
         cannot tell. Zero but for rounding when the parameters are those of the rollout."""
@@ -115,6 +119,8 @@ class ThoughtDistribution(abc.ABC):
 
 class Thought(abc.ABC):
     """A way of thinking: an immutable strategy."""
+
+    temperature: float  # of the weights over tokens; 0: arg-max
 
     # inputs are embeddings of tokens drawn at `temperature`, through which gradients flow as in any language model
     feeds_tokens: bool

@@ -42,6 +42,10 @@ class Gaussian(Thought):
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
 
+    @property
+    def temperature(self) -> float:
+        return self.tau
+
     def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> GaussianDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
         return GaussianDistribution(logits, self, self._mixed(vocabulary))
@@ -117,6 +121,11 @@ class GaussianDistribution(ThoughtDistribution):
     @torch.no_grad()
     def stored_log_prob(self, draw: Draw) -> Tensor:
         return self.log_prob(draw.inputs)
+
+    def noise_length(self, draw: Draw) -> Tensor:
+        if self.thought.sigma == 0:
+            return torch.zeros_like(self.logits[:, 0])
+        return self.thought.sigma * draw.keys.normal(draw.inputs.shape[-1]).norm(dim=-1)
 
     @torch.no_grad()
     def mismatch(self, draw: Draw) -> Tensor:

@@ -92,6 +92,9 @@ class HardDistribution(ThoughtDistribution):
     def stored_log_prob(self, draw: Draw) -> Tensor:
         return self.log_prob(draw.token)
 
+    def noise_length(self, draw: Draw) -> Tensor:
+        return torch.zeros_like(self.logits[:, 0])
+
     def mismatch(self, draw: Draw) -> Tensor:
         # the sampler's whole distribution is not stored, and its log-probability is compared by the caller
         return torch.full_like(self.logits[:, 0], float("nan"))

@@ -38,6 +38,10 @@ class HiddenGaussian(Thought):
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
 
+    @property
+    def temperature(self) -> float:
+        return self.tau
+
     def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> PerturbedDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
         return PerturbedDistribution(logits, self, vocabulary, hidden.to(logits.dtype), None)
@@ -67,6 +71,10 @@ class LogitGaussian(Thought):
     @property
     def support_size(self) -> int | None:
         return self.top_k
+
+    @property
+    def temperature(self) -> float:
+        return self.tau
 
     def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> PerturbedDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
@@ -141,6 +149,12 @@ class PerturbedDistribution(ThoughtDistribution):
 
     def stored_log_prob(self, draw: Draw) -> Tensor:
         return torch.full_like(self.logits[:, 0], float("nan"))  # the value is not stored, only what it fed
+
+    @torch.no_grad()
+    def noise_length(self, draw: Draw) -> Tensor:
+        if self.thought.sigma == 0:
+            return torch.zeros_like(self.logits[:, 0])
+        return (draw.inputs - self.embed(self.location)).norm(dim=-1)
 
     def mismatch(self, draw: Draw) -> Tensor:
         return torch.full_like(self.logits[:, 0], float("nan"))  # the sampled location is not stored
