@@ -57,7 +57,7 @@ def test_steps_by_hand(sampler, cell, monkeypatch):
         fed = [table[i] for i in rollout.ids[row, :prompt].tolist()]
         for step in range(length):
             token = int(rollout.ids[row, prompt + step])
-            vector = table[token] if rollout.inputs is None else rollout.inputs[row, step]
+            vector = rollout.stored["inputs"][row, step] if rollout.stored else table[token]
             with torch.no_grad():
                 logits = policy.model(inputs_embeds=torch.stack(fed)[None]).logits[0, -1, : len(table)].double()
             p = torch.softmax(logits, -1)

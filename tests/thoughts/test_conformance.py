@@ -82,7 +82,7 @@ def scores(thought, hidden_row, vocabulary, rows, estimate):
 
 
 def value_of(thought, drawn):
-    return drawn.token if isinstance(thought, Hard) else drawn.inputs
+    return drawn.stored["inputs"] if hasattr(thought, "sigma") else drawn.token
 
 
 @every_thought
@@ -176,7 +176,7 @@ def test_replay_of_perturbed_thoughts_has_the_gradient_of_the_density(thought, h
     (by_density,) = torch.autograd.grad(distribution.log_prob(value).sum(), hidden, retain_graph=True)
     (by_replay,) = torch.autograd.grad(distribution.surrogate(drawn).sum(), hidden)
     torch.testing.assert_close(by_replay, by_density)
-    torch.testing.assert_close(drawn.inputs, distribution.embed(value))
+    torch.testing.assert_close(thought.fed(drawn, vocabulary), distribution.embed(value))
 
 
 @every_thought
@@ -196,7 +196,7 @@ def test_without_noise_and_temperature_thoughts_are_greedy_tokens(thought, hidde
     greedy = (hidden @ vocabulary.head[:TOKENS].T).argmax(-1)
     drawn = thought.at(hidden, vocabulary).draw(keys(len(hidden)))
     assert torch.equal(drawn.token, greedy)
-    torch.testing.assert_close(drawn.inputs, vocabulary.table[greedy])
+    torch.testing.assert_close(thought.fed(drawn, vocabulary), vocabulary.table[greedy])
     assert not drawn.log_prob.any()
 
 
@@ -219,7 +219,7 @@ def test_unused_rows_are_never_thought_of(thought, hidden, vocabulary):
     loud = dataclasses.replace(loud, table=table)
     drawn = thought.at(hidden, loud).draw(keys(len(hidden)))
     assert (drawn.token < TOKENS).all()
-    assert drawn.inputs.abs().max() < 1e3
+    assert thought.fed(drawn, loud).abs().max() < 1e3
 
 
 @every_thought
@@ -237,13 +237,15 @@ def test_samples_depend_on_their_key_alone(thought, hidden, vocabulary):
     whole = thought.at(hidden, vocabulary).draw(keys(30))
     order = torch.tensor([17, 3, 29, 8])
     part = thought.at(hidden[order], vocabulary).draw(keys(30)[order])
-    torch.testing.assert_close(part.inputs, whole.inputs[order], rtol=1e-12, atol=1e-12)
+    fed = thought.fed(whole, vocabulary)
+    torch.testing.assert_close(thought.fed(part, vocabulary), fed[order], rtol=1e-12, atol=1e-12)
     assert torch.equal(part.token, whole.token[order])
     torch.manual_seed(0)  # global state has no say
     again = thought.at(hidden, vocabulary).draw(keys(30))
-    assert torch.equal(again.inputs, whole.inputs)
+    assert torch.equal(thought.fed(again, vocabulary), fed)
     for other in (keys(30, seed=6), keys(30, step=1)):
-        assert not torch.equal(thought.at(hidden, vocabulary).draw(other).inputs, whole.inputs)
+        drawn = thought.at(hidden, vocabulary).draw(other)
+        assert not torch.equal(thought.fed(drawn, vocabulary), fed)
 
 
 @every_thought

@@ -13,6 +13,7 @@ from softtokens.cli.progress import console
 from softtokens.config.commands import GenerateConfig
 from softtokens.config.thought import AS_TRAINED, SETTINGS
 from softtokens.evaluate.evaluated_models import thought_in_training
+from softtokens.models import thought_head
 from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.ops.mixture import tempered_softmax
 from softtokens.ops.random import evaluation_seed
@@ -46,7 +47,7 @@ def generate(config: GenerateConfig) -> None:
     for row in range(rollout.rows):
         if config.samples > 1:
             console.rule(f"sample {row + 1}")
-        what = "thoughts" if thought.feeds_tokens else "thoughts (arg-max token of each step)"
+        what = "thoughts" if thought.is_drawn_token else "thoughts (the token that stands for each step)"
         console.print(f"[bold]{what}[/]: {_plain(rollout.thought_texts[row])}", highlight=False)
         console.print(f"[bold]answer[/]: {_plain(rollout.answer_texts[row])}", highlight=False)
         stop = rollout.stop_reasons[row]
@@ -68,20 +69,22 @@ def _thought(config: GenerateConfig, policy: HFPolicy) -> Thought:
         settings, greedy = SETTINGS[config.setting].thought, SETTINGS[config.setting].is_greedy
     if config.gamma is not None:
         settings = dataclasses.replace(settings, gamma=config.gamma)
-    return build_thought(settings, policy.embedding_rms, greedy=greedy)
+    thought = build_thought(settings, policy.embedding_rms, greedy=greedy)
+    thought_head.require(policy.model, thought.new_head)
+    return thought
 
 
 @torch.no_grad()
 def trace_table(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Table:
     """One row per thought step of a single rollout: the heaviest tokens of its mixture, entropy, effective support."""
     vocabulary = policy.vocabulary
-    hidden = hidden_before_thoughts(policy, rollout)
+    hidden = hidden_before_thoughts(policy, thought, rollout)
     distribution = thought.at(hidden, vocabulary)
     concentration = distribution.concentration
     temperature = thought.temperature or 1.0
     weights = tempered_softmax(distribution.logits, temperature)
     table = Table(title=f"mixtures (weights at temperature {temperature:g}; entropy in nats at temperature 1)")
-    for column in ("step", "fed" if thought.feeds_tokens else "shadow", "entropy", "support", "heaviest tokens"):
+    for column in ("step", "fed" if thought.is_drawn_token else "token", "entropy", "support", "heaviest tokens"):
         table.add_column(column, justify="right" if column in ("step", "entropy", "support") else "left")
     tokens = rollout.ids[rollout.is_thought]
     for step in range(len(tokens)):

@@ -141,10 +141,10 @@ def _step_columns(policy: HFPolicy, steps: Steps, own: Tensor) -> dict[str, Any]
 def measure_steps(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Steps:
     """Peak memory: the body's activations for [rows, seq], the table in float32 and a few chunks of logits."""
     vocabulary = policy.vocabulary
-    hidden = hidden_before_thoughts(policy, rollout)
+    hidden = hidden_before_thoughts(policy, thought, rollout)
     row, _ = torch.nonzero(rollout.is_thought, as_tuple=True)
     drawn = stored_draws(rollout)
-    fed = vocabulary.embed(drawn.token) if rollout.inputs is None else drawn.inputs
+    fed = thought.fed(drawn, vocabulary)
     unit = policy.embedding_rms * vocabulary.table.shape[1] ** 0.5
     embeddings = vocabulary.embed(vocabulary.tokens)
     chunk = streamed.default_chunk_rows(vocabulary)

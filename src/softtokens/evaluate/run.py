@@ -35,6 +35,7 @@ from softtokens.evaluate.sample_file import read_samples, write_samples
 from softtokens.evaluate.sampling import Sampler
 from softtokens.evaluate.summary import summarize
 from softtokens.files import json_text, read_json, write_atomically, write_json
+from softtokens.models import thought_head
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import encode_prompts, require_room
@@ -94,6 +95,8 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
         for task in tasks:
             require_room(policy, task.problems, limits, name=f"task {task.name!r}")
         outside.require_room(policy)
+        for cell in cells[name]:
+            _thought_for(cell, policy)
         described.append(models.describe(name))
     entry = {
         "schema": SCHEMA,
@@ -231,7 +234,7 @@ def _evaluate_task(
     sampler = Sampler(decoder, task.problems, limits, grader, config.seed, batch_size)
     try:
         for cell in cells:
-            thought = thought_of(cell, policy.embedding_rms)
+            thought = _thought_for(cell, policy)
             count.begin(model, task.name, cell)
             folder = cell_folder(root, model, task.name, cell.name)
             summary = fill_cell(folder, sampler, thought, model, task.name, cell, count)
@@ -283,6 +286,13 @@ def _trace_into(file: Path, sampler: Sampler, thought: Thought, names: dict[str,
 def thought_of(cell: Cell, embedding_rms: float) -> Thought:
     """How the model thinks in a cell."""
     return build_thought(cell.thought, embedding_rms, greedy=cell.is_greedy)
+
+
+def _thought_for(cell: Cell, policy: HFPolicy) -> Thought:
+    """The same, after giving the policy's model the head that these thoughts need. UserError where it has none."""
+    thought = thought_of(cell, policy.embedding_rms)
+    thought_head.require(policy.model, thought.new_head)
+    return thought
 
 
 class _Counter:

@@ -61,14 +61,14 @@ def stream_rollouts(
     limits: Limits,
     *,
     slots: int | None = None,
-    keep_inputs: bool = True,
+    for_replay: bool = True,
     decoder: Decoder | None = None,
 ) -> Iterator[tuple[Tensor, Rollout]]:
     """Like `sample_rollout` for more rows than fit in memory: at most `slots` at a time, new rows taking the places of
     finished ones. Yields (rows, their rollout) as they finish, each row once. Fewer slots than 8 give results that
     differ by rounding.
 
-    keep_inputs: keep the thought vectors that were fed, which a replay needs and a grader does not.
+    for_replay: keep what the thoughts store for a replay, which a grader does not need.
     """
     decoder = decoder or Decoder(policy)
     assert decoder.policy is policy
@@ -76,7 +76,7 @@ def stream_rollouts(
     most = -(-len(waiting) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
     slots = most if slots is None else min(slots, most)
     slots -= slots % _SLOT_MULTIPLE if slots > _SLOT_MULTIPLE else 0
-    batch = _Batch(decoder, thought, prompts, prompt_of_row, keys, limits, slots, keep_inputs)
+    batch = _Batch(decoder, thought, prompts, prompt_of_row, keys, limits, slots, for_replay)
     while waiting or batch.alive:
         if waiting and batch.wants_more and batch.finished:
             yield batch.take_finished()
@@ -105,7 +105,7 @@ class _Batch:
         keys: Keys,
         limits: Limits,
         slots: int,
-        keep_inputs: bool,
+        for_replay: bool,
     ):
         self.decoder, self.policy = decoder, (policy := decoder.policy)
         self.prompts, self.prompt_of_row, self.keys = prompts, prompt_of_row, keys
@@ -124,10 +124,10 @@ class _Batch:
         positions = policy.view(needed_positions(policy, prompts, limits)) + 1
 
         def make() -> Buffers:
-            tape = Tape.empty(slots, machine, keep_inputs=keep_inputs)
+            tape = Tape.empty(slots, machine, for_replay=for_replay)
             return machine, Slots.empty(slots, vocabulary, seat=slots), tape, SlotKV(slots, positions)
 
-        buffers, self.recorder = decoder.buffers((slots, keep_inputs, thought, limits, keys.seed), positions, make)
+        buffers, self.recorder = decoder.buffers((slots, for_replay, thought, limits, keys.seed), positions, make)
         self.machine, self.slots, self.tape, self.kv = buffers
         self.slots.phase.fill_(DONE)
         self.slots.seat.fill_(slots)
@@ -289,8 +289,7 @@ def _rollout(tape: Tape, machine: Machine, tokenizer, prompts: list[list[int]], 
     return Rollout(
         ids=ids,
         kind=kind.to(torch.int8),
-        inputs=None if tape.inputs is None else torch.where(thinks, tape.inputs[:, :steps], 0),
-        support=None if tape.support is None else torch.where(thinks, tape.support[:, :steps], 0),
+        stored={name: torch.where(thinks, x[:, :steps], 0) for name, x in tape.stored.items()},
         log_prob=log_prob,
         keys=keys,
         prompt_lengths=prompt_lengths,

@@ -1,7 +1,7 @@
 """Score stored rollouts again: one teacher-forced forward pass, with gradient.
 
-The thoughts that were fed are data. Gradients flow through the log-probabilities of each step and, as in any language
-model, through the embeddings of tokens; not through the vectors that were fed.
+Gradients flow through the log-probabilities of each step and, as in any language model, through the embeddings of
+tokens. What thoughts feed is up to their family (`Thought.fed`); stored vectors are data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from softtokens.models.prefix import PromptStates
 from softtokens.ops import streamed
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.ops.random import Stream
-from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.rollout.spikes import Spikes
 from softtokens.thoughts import Draw, Thought
@@ -78,16 +77,16 @@ def replay(
     """
     vocabulary = policy.vocabulary
     emitted = _Emitted.of(rollout)
-    if prompts is None:
-        before = _before_emissions(policy, rollout, emitted)
-    else:
-        inputs = emitted.inputs(vocabulary, rollout)[:, :-1]
-        after_prompt = policy.continuation(inputs, prompts, prompt_of_row)
-        before = torch.cat((prompts.hidden[prompt_of_row][:, None], after_prompt), dim=1)
-
     thinks, answers = emitted.kind == Kind.THOUGHT, emitted.kind == Kind.ANSWER
     row, step = torch.nonzero(thinks, as_tuple=True)
     drawn = stored_draws(rollout)
+    fed = thought.fed(drawn, vocabulary)
+    if prompts is None:
+        before = _before_emissions(policy, rollout, emitted, fed)
+    else:
+        inputs = _with_thoughts(vocabulary.embed(emitted.ids), fed, row, step)[:, :-1]
+        after_prompt = policy.continuation(inputs, prompts, prompt_of_row)
+        before = torch.cat((prompts.hidden[prompt_of_row][:, None], after_prompt), dim=1)
     hidden, coefficient, scale = before[row, step], expected.of_steps("thought", row), None
     if spikes is not None and coefficient is not None and hidden.requires_grad:
         if spikes.clips:
@@ -122,10 +121,11 @@ def replay(
 
 @flushing_denormals()
 @torch.no_grad()
-def hidden_before_thoughts(policy: Policy, rollout: Rollout) -> Tensor:
+def hidden_before_thoughts(policy: Policy, thought: Thought, rollout: Rollout) -> Tensor:
     """The hidden states that each thought step was drawn from, row by row: [thought steps of all rows, dim]."""
     emitted = _Emitted.of(rollout)
-    return _before_emissions(policy, rollout, emitted)[emitted.kind == Kind.THOUGHT]
+    fed = thought.fed(stored_draws(rollout), policy.vocabulary)
+    return _before_emissions(policy, rollout, emitted, fed)[emitted.kind == Kind.THOUGHT]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,27 +145,19 @@ class _Emitted:
         kind = torch.where(inside, rollout.kind.gather(1, position), Kind.PAD)
         return _Emitted(position, torch.where(inside, rollout.ids.gather(1, position), 0), kind)
 
-    def inputs(self, vocabulary: Vocabulary, rollout: Rollout) -> Tensor:
-        """What the model was fed, [rows, emissions, dim]: embeddings of tokens, stored vectors of other thoughts."""
-        inputs = vocabulary.embed(self.ids)
-        if rollout.inputs is None:
-            return inputs
-        stored = torch.zeros_like(inputs, requires_grad=False)
-        stored[:, : rollout.inputs.shape[1]] = rollout.inputs.to(inputs.dtype)
-        return torch.where((self.kind == Kind.THOUGHT)[..., None], stored, inputs)
 
-
-def _before_emissions(policy: Policy, rollout: Rollout, emitted: _Emitted) -> Tensor:
-    """Hidden states that predict each emission, every row by itself: [rows, emissions, dim]."""
-    inputs = policy.vocabulary.embed(rollout.ids)
-    if rollout.inputs is not None:
-        stored = torch.zeros_like(inputs, requires_grad=False)
-        row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
-        stored[row, emitted.position[row, step]] = rollout.inputs[row, step].to(inputs.dtype)
-        inputs = torch.where(rollout.is_thought[..., None], stored, inputs)
+def _before_emissions(policy: Policy, rollout: Rollout, emitted: _Emitted, fed: Tensor) -> Tensor:
+    """Hidden states that predict each emission, every row by itself: [rows, emissions, dim]. fed: by the thoughts."""
+    row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
+    inputs = _with_thoughts(policy.vocabulary.embed(rollout.ids), fed, row, emitted.position[row, step])
     hidden = policy.hidden_states(inputs)
     rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
     return hidden[rows, (emitted.position - 1).clamp_min(0)]
+
+
+def _with_thoughts(inputs: Tensor, fed: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Inputs [rows, seq, dim] with what thoughts fed in the places of their tokens; differentiable in both."""
+    return inputs.index_put((row, column), fed.to(inputs.dtype))
 
 
 def stored_draws(rollout: Rollout) -> Draw:
@@ -174,10 +166,9 @@ def stored_draws(rollout: Rollout) -> Draw:
     row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
     return Draw(
         token=emitted.ids[row, step],
-        inputs=row.new_zeros(len(row), 0) if rollout.inputs is None else rollout.inputs[row, step],
         log_prob=rollout.log_prob[row, emitted.position[row, step]],
         keys=rollout.keys[row].at(step, Stream.THOUGHT),
-        support=None if rollout.support is None else rollout.support[row, step],
+        stored={name: x[row, step] for name, x in rollout.stored.items()},
     )
 
 

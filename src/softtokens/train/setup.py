@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from softtokens.config.train import TrainConfig
-from softtokens.models import lora
+from softtokens.models import lora, thought_head
 from softtokens.models.blocks import blocks, recompute_activations
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.rollout.limits import Limits, emitted_positions
 from softtokens.rollout.memory import free_bytes
+from softtokens.thoughts import build_thought
 from softtokens.train.batch_sizes import BatchSizes, Share, choose
 from softtokens.train.process_memory import map_blocks_apart
 from softtokens.train.weights import Sharded, Weights, WithMasters
@@ -34,6 +35,8 @@ def load_weights(config: TrainConfig, folder: Path | None, world: World, templat
         policy.logits_rounding = rounding_of(config)
         if scale.lora_rank and not lora.has_adapters(policy.model):
             lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
+        thought = build_thought(config.thought, policy.embedding_rms)
+        thought_head.require(policy.model, thought.new_head, seed=config.seed if folder is None else None)
         return policy
 
     dtype = getattr(torch, scale.dtype)
