@@ -16,6 +16,7 @@ from softtokens.models.prefix import PromptStates
 from softtokens.ops import streamed
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.ops.random import Stream
+from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.rollout.spikes import Spikes
 from softtokens.thoughts import Draw, Thought
@@ -80,12 +81,11 @@ def replay(
     thinks, answers = emitted.kind == Kind.THOUGHT, emitted.kind == Kind.ANSWER
     row, step = torch.nonzero(thinks, as_tuple=True)
     drawn = stored_draws(rollout)
-    fed = thought.fed(drawn, vocabulary)
     if prompts is None:
-        before = _before_emissions(policy, rollout, emitted, fed)
+        before = _before_emissions(policy, thought, rollout)
     else:
-        inputs = _with_thoughts(vocabulary.embed(emitted.ids), fed, row, step)[:, :-1]
-        after_prompt = policy.continuation(inputs, prompts, prompt_of_row)
+        inputs = _inputs(thought, vocabulary, emitted.ids, drawn, (row, step))
+        after_prompt = policy.continuation(inputs[:, :-1], prompts, prompt_of_row)
         before = torch.cat((prompts.hidden[prompt_of_row][:, None], after_prompt), dim=1)
     hidden, coefficient, scale = before[row, step], expected.of_steps("thought", row), None
     if spikes is not None and coefficient is not None and hidden.requires_grad:
@@ -123,9 +123,7 @@ def replay(
 @torch.no_grad()
 def hidden_before_thoughts(policy: Policy, thought: Thought, rollout: Rollout) -> Tensor:
     """The hidden states that each thought step was drawn from, row by row: [thought steps of all rows, dim]."""
-    emitted = _Emitted.of(rollout)
-    fed = thought.fed(stored_draws(rollout), policy.vocabulary)
-    return _before_emissions(policy, rollout, emitted, fed)[emitted.kind == Kind.THOUGHT]
+    return _before_emissions(policy, thought, rollout)[_Emitted.of(rollout).kind == Kind.THOUGHT]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,18 +144,24 @@ class _Emitted:
         return _Emitted(position, torch.where(inside, rollout.ids.gather(1, position), 0), kind)
 
 
-def _before_emissions(policy: Policy, rollout: Rollout, emitted: _Emitted, fed: Tensor) -> Tensor:
-    """Hidden states that predict each emission, every row by itself: [rows, emissions, dim]. fed: by the thoughts."""
+def _before_emissions(policy: Policy, thought: Thought, rollout: Rollout) -> Tensor:
+    """Hidden states that predict each emission, every row by itself: [rows, emissions, dim]."""
+    emitted = _Emitted.of(rollout)
     row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
-    inputs = _with_thoughts(policy.vocabulary.embed(rollout.ids), fed, row, emitted.position[row, step])
-    hidden = policy.hidden_states(inputs)
+    places = (row, emitted.position[row, step])
+    hidden = policy.hidden_states(_inputs(thought, policy.vocabulary, rollout.ids, stored_draws(rollout), places))
     rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
     return hidden[rows, (emitted.position - 1).clamp_min(0)]
 
 
-def _with_thoughts(inputs: Tensor, fed: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Inputs [rows, seq, dim] with what thoughts fed in the places of their tokens; differentiable in both."""
-    return inputs.index_put((row, column), fed.to(inputs.dtype))
+def _inputs(
+    thought: Thought, vocabulary: Vocabulary, ids: Tensor, drawn: Draw, places: tuple[Tensor, Tensor]
+) -> Tensor:
+    """What the model was fed, [rows, seq, dim]: embeddings of tokens, and in the places of thoughts what those feed."""
+    inputs = vocabulary.embed(ids)
+    if thought.is_drawn_token:  # then these are what it fed; a second look-up would cost a second gradient of the table
+        return inputs
+    return inputs.index_put(places, thought.fed(drawn, vocabulary).to(inputs.dtype))
 
 
 def stored_draws(rollout: Rollout) -> Draw:
