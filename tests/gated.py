@@ -57,11 +57,11 @@ class GatedDistribution(ThoughtDistribution):
         ("entropy", "sample", "log_prob", "surrogate", "stored_log_prob", "noise_length", "mismatch"),
     )
 
-    @torch.no_grad()
     def draw(self, keys):
-        drawn = self.hard.draw(keys)
-        mixture = mixture_of(self.logits, self.thought.temperature or 1e-4, self.hard.vocabulary)
-        return Draw(drawn.token, drawn.log_prob, keys, {"mixture": mixture})
+        with torch.no_grad():
+            drawn = self.hard.draw(keys)
+            mixture = mixture_of(self.logits, self.thought.temperature or 1e-4, self.hard.vocabulary)
+            return Draw(drawn.token, drawn.log_prob, keys, {"mixture": mixture})
 
     def embed(self, value):
         mixture = mixture_of(self.logits, self.thought.temperature or 1e-4, self.hard.vocabulary)

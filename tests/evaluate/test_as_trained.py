@@ -73,6 +73,11 @@ def test_each_model_thinks_as_it_was_trained(config_for, model_folder, runs, bui
         assert len(traced) == 2 and min(json.loads(traced[0])["step_columns"]["noise"]) > 0
     assert results.summaries["base", "problems", "soft-greedy"]["thought"]["mode"] == "soft"
 
+    file = tmp_path / "compared.json"
+    assert cli.main(["compare", str(root), "--against", "top-k", "--output", str(file)]) == 0
+    compared = {(c["model"], c["cell"]) for c in read_json(file)["comparisons"]}
+    assert compared == {("base", "soft-greedy"), ("mild", "soft-greedy"), ("mild", "as-trained")}
+
     page = tmp_path / "report.html"
     assert cli.main(["report", str(root), str(runs), "--output", str(page)]) == 0
     text = page.read_text()
