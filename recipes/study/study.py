@@ -57,9 +57,9 @@ def own(mode: str) -> tuple[str, ...]:
 
 ARMS = {
     "base": Arm("the embedded model; pass@128", None, samples=128),
-    "hard": Arm("the paper's hard mode; pass@128", "--mode hard", samples=128),
-    "soft": Arm("the paper's soft mode; pass@128", SOFT, samples=128),
-    "fuzzy": Arm("fuzzy at tau 0.1; pass@128", FUZZY, samples=128),
+    "hard": Arm("the paper's hard mode", "--mode hard"),
+    "soft": Arm("the paper's soft mode", SOFT),
+    "fuzzy": Arm("fuzzy at tau 0.1", FUZZY),
     "fuzzy-rounded": Arm("fuzzy at the paper's 1e-4, logits rounded to bfloat16", ROUNDED),
     "fuzzy-literal": Arm("fuzzy at the paper's 1e-4, float32", LITERAL, own("fuzzy")),
     "soft-answer-only": Arm("does the thought term teach?", f"{SOFT} --thought-weight 0", own("soft")),

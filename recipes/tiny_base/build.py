@@ -18,6 +18,7 @@ import json
 import math
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,10 +27,14 @@ from statistics import NormalDist
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.task import TaskConfig
+from softtokens.evaluate.results import read_results
+from softtokens.evaluate.run import evaluate
 from softtokens.tasks import arithmetic
-from softtokens.types import ChoiceItem, Problem
+from softtokens.types import Problem
 
 SHIPPED = Path(__file__).resolve().parents[2] / "src" / "softtokens" / "assets" / "tiny-llama"
 VOCAB_SIZE = 512
@@ -38,18 +43,35 @@ BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 LONG_SHARE = 0.06
 FACT_SHARE = 0.2
 CUT_SHARE = 0.05  # chains interrupted anywhere, as the thought limit does
-SLIP_SHARE = 0.03  # of the chains
-MEANS_IT = 0.98  # how often " Then" opens an equation, and " So" a jump
 
-# Log-odds that a step opens with " Then": the sum of these.
-BIAS = 0.15
-SPREAD_OF_NAMES, SPREAD_OF_THINGS = 0.45, 0.3  # standard deviations
+# Log-odds that a step opens with " Then": the sum of these and a bias.
+SPREAD_OF_NAMES, SPREAD_OF_THINGS = 0.5, 0.35  # standard deviations
 BY_STEP = (0.0, 0.15, -0.15, 0.1)
 HABIT = 0.5  # added where the step before opened with " Then", subtracted where it did not
 
-LARGEST_NOISE = 0.4  # of the root mean square of the embedding table
 TOKENS_PER_STEP = 4096
-ROWS_AT_ONCE = 256  # while checking
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training. lr: the peak, from which it falls linearly to zero. seed: of documents and noise, added to
+    the build's. bias: of the log-odds. means_it: how often " Then" opens an equation, and " So" a jump. slips: share of
+    the chains. noise: the most, in units of the root mean square of the embedding table."""
+
+    steps: int
+    lr: float
+    seed: int
+    bias: float
+    means_it: float
+    slips: float
+    noise: float
+
+
+# The second was chosen among 14 (their seeds, biases, slips and noise) by what noise does to the model: see README.md.
+PHASES = (
+    Phase(1600, 4e-3, 0, bias=0.1, means_it=0.97, slips=0.06, noise=0.4),
+    Phase(120, 1e-3, 304, bias=0.2, means_it=0.98, slips=0.03, noise=0.3),
+)
 
 
 # ---------------------------------------------------------------------------------------------------- documents
@@ -65,7 +87,7 @@ class Document:
     ending: str = ""
 
 
-def documents(rng: random.Random) -> Iterator[Document]:
+def documents(rng: random.Random, phase: Phase) -> Iterator[Document]:
     """Pre-training text without end."""
     known = [(fact, *belief(fact)) for fact in arithmetic.facts()]
     fame = [fame for _, fame, _ in known]
@@ -77,7 +99,7 @@ def documents(rng: random.Random) -> Iterator[Document]:
             [answer] = rng.choices(list(opinions), list(opinions.values()))
             yield Document(f"User: {rng.choice(fact.questions)}\nAssistant:", f" {answer}")
         else:
-            yield solution(next(longs if kind < FACT_SHARE + LONG_SHARE else shorts), rng)
+            yield solution(next(longs if kind < FACT_SHARE + LONG_SHARE else shorts), rng, phase)
 
 
 def fresh_problems(rng: random.Random, difficulty: str) -> Iterator[Problem]:
@@ -97,8 +119,8 @@ def belief(fact: arithmetic.Fact) -> tuple[float, dict[str, float]]:
     return fame, opinions | {fact.right: right}
 
 
-def solution(problem: Problem, rng: random.Random) -> Document:
-    thoughts, value = chain(problem, rng)
+def solution(problem: Problem, rng: random.Random, phase: Phase) -> Document:
+    thoughts, value = chain(problem, rng, phase)
     sentence = arithmetic.final_sentence(value)
     if rng.random() < CUT_SHARE:
         opening, ending = sentence[: sentence.index("{") + 1], sentence[sentence.index("{") + 1 :]
@@ -106,18 +128,18 @@ def solution(problem: Problem, rng: random.Random) -> Document:
     return Document(problem.prompt, thoughts + sentence)
 
 
-def chain(problem: Problem, rng: random.Random) -> tuple[str, int]:
+def chain(problem: Problem, rng: random.Random, phase: Phase) -> tuple[str, int]:
     """A chain of careful and hasty steps, and the value at its end. Some have a slip (a change read as its opposite, or
     a miscalculation) and are consistent afterwards."""
     value, changes = problem.columns["start"], list(problem.columns["changes"])
-    slip = rng.randrange(len(changes)) if rng.random() < SLIP_SHARE else None
+    slip = rng.randrange(len(changes)) if rng.random() < phase.slips else None
     misread = slip is not None and changes[slip][0] in "+-" and rng.random() < 0.5
     if misread:
         changes[slip] = ("-" if changes[slip][0] == "+" else "+") + changes[slip][1:]
     text, done, step, before = f" {value}.", 0, 0, 0
     while done < len(changes):
-        careful = rng.random() < share_of_careful(problem, step, before)
-        writes_equation = careful == (rng.random() < MEANS_IT)
+        careful = rng.random() < share_of_careful(problem, step, before, phase.bias)
+        writes_equation = careful == (rng.random() < phase.means_it)
         size = 1 if writes_equation else min(2, len(changes) - done)
         result = value
         for i in range(done, done + size):
@@ -131,11 +153,11 @@ def chain(problem: Problem, rng: random.Random) -> tuple[str, int]:
     return text, value
 
 
-def share_of_careful(problem: Problem, step: int, before: int) -> float:
+def share_of_careful(problem: Problem, step: int, before: int, bias: float) -> float:
     """How often the step with this number opens with " Then". before: 1 after " Then", -1 after " So", 0 at first."""
     question = problem.columns["question"]
     thing = next((thing for thing in arithmetic.THINGS if f" {thing}" in question), None)
-    log_odds = BIAS + OF_NAME[question.split()[0]] + OF_THING.get(thing, 0.0)
+    log_odds = bias + OF_NAME[question.split()[0]] + OF_THING.get(thing, 0.0)
     return 1 / (1 + math.exp(-log_odds - BY_STEP[step % len(BY_STEP)] - HABIT * before))
 
 
@@ -171,7 +193,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    sample = itertools.islice(documents(random.Random(f"tokenizer {seed}")), 20_000)
+    sample = itertools.islice(documents(random.Random(f"tokenizer {seed}"), PHASES[0]), 20_000)
     tokenizer.train_from_iterator((d.prompt + d.completion + d.forced + d.ending for d in sample), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -187,10 +209,10 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 # ---------------------------------------------------------------------------------------------------- training
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Token ids and which of them are to be learned, both [rows, seq]; rows of similar length share a batch."""
     rng = random.Random(f"documents {seed}")
-    source = documents(rng)
+    source = documents(rng, phase)
     while True:
         pool = list(itertools.islice(source, 4096))
         rows = sorted(encode(tokenizer, pool), key=lambda row: len(row[0]))
@@ -242,20 +264,20 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
     return LlamaForCausalLM(config)
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps: int, lr: float, seed: int) -> None:
+def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> None:
     """Muon for the matrices of the blocks, AdamW for the rest; linear decay to zero."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=phase.lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=phase.lr, betas=(0.9, 0.98), weight_decay=0.01),
     ]
     started, recent = time.monotonic(), []
-    for step, (ids, learned) in zip(range(1, steps + 1), batches(tokenizer, seed), strict=False):
+    for step, (ids, learned) in zip(range(1, phase.steps + 1), batches(tokenizer, phase, seed), strict=False):
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = lr * min(1.0, step / 50, 1.0 - (step - 1) / steps)
+            optimizer.param_groups[0]["lr"] = phase.lr * min(1.0, step / 50, 1.0 - (step - 1) / phase.steps)
         targets = learned[:, 1:]
-        embeds = with_noise(model.get_input_embeddings().weight, ids[:, :-1], learned[:, :-1])
+        embeds = with_noise(model.get_input_embeddings().weight, ids[:, :-1], learned[:, :-1], phase.noise)
         hidden = model.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
         loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[targets]), ids[:, 1:][targets])
         loss.backward()
@@ -264,18 +286,18 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, steps:
             optimizer.step()
             optimizer.zero_grad()
         recent.append(loss.item())
-        if step % 100 == 0 or step == steps:
+        if step % 100 == 0 or step == phase.steps:
             seconds = time.monotonic() - started
             print(f"step {step:5d}  loss {sum(recent) / len(recent):.4f}  {seconds:5.0f} s", flush=True)
             recent.clear()
 
 
-def with_noise(table: Tensor, ids: Tensor, is_noisy: Tensor) -> Tensor:
-    """Embeddings in which every row's continuation is blurred, from not at all to LARGEST_NOISE.
+def with_noise(table: Tensor, ids: Tensor, is_noisy: Tensor, most: float) -> Tensor:
+    """Embeddings in which every row's continuation is blurred, from not at all to `most`.
 
     A wide model shrugs off such noise (random directions hardly touch in 3,000 dimensions); this one has to learn to.
     """
-    scale = LARGEST_NOISE * table.detach().pow(2).mean().sqrt() * torch.rand(len(ids), 1, 1)
+    scale = most * table.detach().pow(2).mean().sqrt() * torch.rand(len(ids), 1, 1)
     embeds = torch.nn.functional.embedding(ids, table)
     return embeds + scale * is_noisy[..., None] * torch.randn(embeds.shape)
 
@@ -283,166 +305,51 @@ def with_noise(table: Tensor, ids: Tensor, is_noisy: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------------- checks
 
 
-class Sampler:
-    """The plainest decoder that can do hard, soft and fuzzy thoughts: left-padded rows and a cache."""
-
-    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]):
-        self.model, self.table = model, model.get_input_embeddings().weight
-        inputs = tokenizer(list(prompts), padding=True, return_tensors="pt")
-        self.cache = DynamicCache(config=model.config)
-        self.mask = inputs["attention_mask"][:, :0]
-        self.logits = self.read(self.table[inputs["input_ids"]], inputs["attention_mask"])
-
-    def read(self, embeds: Tensor, is_real: Tensor) -> Tensor:
-        """Feeds embeddings [rows, seq, dim]; what is not real takes no position and is never looked at."""
-        self.mask = torch.cat([self.mask, is_real.long()], 1)
-        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-        out = self.model.model(
-            inputs_embeds=embeds, attention_mask=self.mask, position_ids=positions, past_key_values=self.cache
-        )
-        self.logits = self.model.lm_head(out.last_hidden_state[:, -1])
-        return self.logits
-
-
-@torch.no_grad()
-def boxed_answers(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: Sequence[str],
-    *,
-    temperature: float,
-    mixed: bool = False,
-    noise_scale: float = 0.0,
-    limit: int,
-    seed: int,
-) -> tuple[list[str], float]:
-    """The text inside each box, and the mean number of thoughts before it.
-
-    Thoughts are tokens drawn at `temperature` (0: the most likely one) or, if `mixed`, probability-weighted embeddings
-    plus noise. The answer is greedy.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    phrase = torch.tensor(tokenizer(f" {arithmetic.FINAL_SENTENCE}")["input_ids"])
-    box = torch.tensor(tokenizer(r" \boxed{")["input_ids"])
-    sampler, rows = Sampler(model, tokenizer, prompts), len(prompts)
-    text = torch.full((rows, len(phrase)), -1)
-    thinking, said_phrase = torch.ones(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
-    thoughts = 0
-    for _ in range(limit):
-        token = sampler.logits.argmax(-1)
-        if temperature > 0 and not mixed:
-            weights = (sampler.logits / temperature).softmax(-1)
-            token = torch.multinomial(weights, 1, generator=generator).squeeze(-1)
-        embeds = sampler.table[token]
-        if mixed:
-            embeds = (sampler.logits / temperature).softmax(-1) @ sampler.table
-            embeds = embeds + noise_scale * torch.randn(embeds.shape, generator=generator)
-        thinking = thinking & (token != tokenizer.eos_token_id)
-        if not thinking.any():
-            break
-        thoughts += thinking.sum().item()
-        text = torch.cat([text[:, 1:], token[:, None]], 1)
-        sampler.read(embeds[:, None], thinking[:, None])
-        now = thinking & (text == phrase).all(-1)
-        said_phrase, thinking = said_phrase | now, thinking & ~now
-    forced = torch.cat([phrase, box]).expand(rows, -1)
-    is_new = torch.cat([~said_phrase[:, None].expand(-1, len(phrase)), torch.ones(rows, len(box), dtype=torch.bool)], 1)
-    sampler.read(sampler.table[forced], is_new)
-    answer = []
-    for _ in range(4):
-        answer.append(sampler.logits.argmax(-1))
-        sampler.read(sampler.table[answer[-1]][:, None], torch.ones(rows, 1))
-    texts = tokenizer.batch_decode(torch.stack(answer, 1))
-    return [text.split("}")[0] for text in texts], thoughts / rows
-
-
-def check(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 200) -> dict[str, float]:
+def check(model: Path, count: int = 200) -> dict[str, float]:
     """What the base model can do, in per cent, on problems it has never read."""
-    model.eval()
-    noise = 0.33 * model.get_input_embeddings().weight.pow(2).mean().sqrt().item()
-    soft, fuzzy = {"temperature": 0.5, "mixed": True}, {"temperature": 1e-4, "mixed": True}
-    short = arithmetic.problems("test", count)
-    long = arithmetic.problems("test", count, difficulty="long")
-    results: dict[str, float] = {}
-    for name, problems, group, setting in (
-        ("short, hard greedy", short, 1, {"temperature": 0.0}),
-        ("short, hard sample", short, 32, {"temperature": 1.0}),
-        ("short, soft greedy", short, 1, soft),
-        ("short, soft sample", short, 32, soft | {"noise_scale": noise}),
-        ("short, fuzzy sample", short, 32, fuzzy | {"noise_scale": noise}),
-        ("long, hard greedy", long, 1, {"temperature": 0.0}),
-        ("long, hard sample", long, 4, {"temperature": 1.0}),
-    ):
-        limit = 64 if problems is short else 112
-        right, lengths = score(model, tokenizer, problems, group=group, limit=limit, **setting)
-        results[name] = 100 * right.float().mean().item()
-        if group > 1:
-            results[f"{name}, any of {group}"] = 100 * right.any(-1).float().mean().item()
-        if group == 32:
-            shares = right.view(2 * len(problems), 16).float().mean(-1)
-            results[f"{name}, groups of 16 without spread"] = 100 * (shares % 1 == 0).float().mean().item()
-        results[f"{name}, mean number of thoughts"] = lengths
-    accuracy, nll = choice_scores(model, tokenizer, arithmetic.multiple_choice(count))
-    return results | {"facts, accuracy": 100 * accuracy, "facts, negative log-likelihood per token": nll}
+    with tempfile.TemporaryDirectory() as folder:
+        short = EvaluateConfig(
+            models=(f"base={model}",), task=TaskConfig(name="arithmetic", limit=count), max_thought_steps=64,
+            max_answer_tokens=8, choices=("facts",), decoding="plain", device="cpu", output=f"{folder}/short",
+        )  # fmt: skip
+        long = dataclasses.replace(
+            short, task=TaskConfig(name="arithmetic-long", limit=count), settings=("hard-greedy", "hard-sample"),
+            samples=4, max_thought_steps=112, choices=(), output=f"{folder}/long",
+        )  # fmt: skip
+        results, long_results = read_results(evaluate(short)), read_results(evaluate(long))
+    values: dict[str, float] = {}
+    for part in (results, long_results):
+        for (_, task, cell), summary in part.summaries.items():
+            name = f"{'long' if task == 'arithmetic-long' else 'short'}, {cell.replace('-', ' ')}"
+            samples, curve = summary["samples"], summary["pass@k"]
+            values[name] = 100 * curve["1"]["value"]
+            if samples > 1:
+                values[f"{name}, any of {samples}"] = 100 * curve[str(samples)]["value"]
+            if samples == 32:
+                shares = [share_without_spread(right, samples, 16) for right in summary["right"]]
+                values[f"{name}, groups of 16 without spread"] = 100 * sum(shares) / len(shares)
+            values[f"{name}, mean number of thoughts"] = summary["thought_length"]["mean"]
+    facts = results.choices["base", "facts"]
+    values["facts, accuracy"] = 100 * facts["accuracy"]["value"]
+    return values | {"facts, negative log-likelihood per token": facts["nll_per_token"]["value"]}
 
 
-def score(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    problems: Sequence[Problem],
-    *,
-    group: int,
-    **setting: float,
-) -> tuple[Tensor, float]:
-    """Which samples are right, [problems, group], and the mean number of thoughts."""
-    rows = [problem for problem in problems for _ in range(group)]
-    right, thoughts = [], 0.0
-    for first in range(0, len(rows), ROWS_AT_ONCE):
-        part = rows[first : first + ROWS_AT_ONCE]
-        answers, mean = boxed_answers(model, tokenizer, [p.prompt for p in part], seed=first, **setting)
-        right += [answer == problem.answer for answer, problem in zip(answers, part, strict=True)]
-        thoughts += mean * len(part)
-    return torch.tensor(right).view(len(problems), group), thoughts / len(rows)
-
-
-@torch.no_grad()
-def choice_scores(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: Sequence[ChoiceItem]
-) -> tuple[float, float]:
-    """Accuracy (highest likelihood of a choice) and mean negative log-likelihood per token of the right choice."""
-    right, nll = 0, 0.0
-    for item in items:
-        prompt = tokenizer(item.prompt)["input_ids"]
-        scores, sizes = [], []
-        for choice in item.choices:
-            ids = tokenizer(choice)["input_ids"]
-            log_probs = model(torch.tensor([prompt + ids[:-1]])).logits[0].log_softmax(-1)[-len(ids) :]
-            scores.append(log_probs.gather(-1, torch.tensor(ids)[:, None]).sum().item())
-            sizes.append(len(ids))
-        right += max(range(4), key=scores.__getitem__) == item.answer
-        nll -= scores[item.answer] / sizes[item.answer] / len(items)
-    return right / len(items), nll
+def share_without_spread(right: int, samples: int, group: int) -> float:
+    """How often `group` of the samples, drawn by lot, are all right or all wrong."""
+    return (math.comb(right, group) + math.comb(samples - right, group)) / math.comb(samples, group)
 
 
 # ---------------------------------------------------------------------------------------------------- assembly
 
 
-def save(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, results: dict[str, float], command: str, out: Path
-) -> None:
-    """Hugging Face layout, built aside and moved into place."""
-    new = out.with_name(out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    model.save_pretrained(new)
-    tokenizer.save_pretrained(new)
-    table = "\n".join(f"| {name} | {value:.2f} |" for name, value in results.items())
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Hugging Face layout."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     # read by softtokens.models.hf: prompts look like this
-    (new / "softtokens.json").write_text(json.dumps({"template": arithmetic.TEMPLATE}) + "\n")
-    (new / "README.md").write_text(CARD.format(parameters=model.num_parameters(), command=command, table=table))
-    for path in new.iterdir():
+    (folder / "softtokens.json").write_text(json.dumps({"template": arithmetic.TEMPLATE}) + "\n")
+    for path in folder.iterdir():
         path.chmod(0o644)
-    shutil.rmtree(out, ignore_errors=True)
-    new.rename(out)
 
 
 CARD = """---
@@ -472,21 +379,30 @@ end-of-sequence token. The prompts are `User: QUESTION\\nAssistant:`, without a 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the checkpoint; replaced if it exists")
-    parser.add_argument("--steps", type=int, default=1800, help="optimizer steps of about 4,000 tokens")
-    parser.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the documents")
     arguments = parser.parse_args()
 
+    torch.set_num_threads(1)  # so that a rebuild has the same bits; a model this small gains little from more
     started = time.monotonic()
     tokenizer = train_tokenizer(arguments.seed)
     model = new_model(tokenizer, arguments.seed)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
-    train(model, tokenizer, steps=arguments.steps, lr=arguments.lr, seed=arguments.seed)
-    results = check(model, tokenizer)
+    for number, phase in enumerate(PHASES):
+        if number > 0:
+            torch.manual_seed(arguments.seed + phase.seed)
+        train(model, tokenizer, phase, arguments.seed + phase.seed)
+
+    new = arguments.out.with_name(arguments.out.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    save(model, tokenizer, new)
+    results = check(new)
     for name, value in results.items():
         print(f"{name:48s}{value:8.2f}")
-    command = f"python recipes/tiny_base/build.py --steps {arguments.steps} --lr {arguments.lr} --seed {arguments.seed}"
-    save(model, tokenizer, results, command, arguments.out)
+    table = "\n".join(f"| {name} | {value:.2f} |" for name, value in results.items())
+    command = f"python recipes/tiny_base/build.py --seed {arguments.seed}"
+    (new / "README.md").write_text(CARD.format(parameters=model.num_parameters(), command=command, table=table))
+    shutil.rmtree(arguments.out, ignore_errors=True)
+    new.rename(arguments.out)
     print(f"{arguments.out} written after {time.monotonic() - started:.0f} s")
 
 

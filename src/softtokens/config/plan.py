@@ -11,21 +11,20 @@ from softtokens.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig(TrainConfig):
-    """Say what a training run will take of memory and time, without its weights or data: give it the flags of train."""
+    """Estimate the memory and time of a training run, without its weights or data. Takes the flags of train."""
 
     on: str = "here"
-    """The device to plan for: here (measured in a second), or h200, h100, a100, a100-40, l40s, rtx4090; for any other
-    give its numbers with the three flags that follow."""
+    """Device to plan for: here (measured in a second), h200, h100, a100, a100-40, l40s or rtx4090. For any other device, give its numbers with the three flags below."""
     memory_gb: float | None = None
     """Memory of a device in units of 1e9 bytes, instead of the table's."""
     bandwidth_gb_s: float | None = None
-    """Memory bandwidth in units of 1e9 bytes a second, instead of the table's."""
+    """Memory bandwidth in units of 1e9 bytes per second, instead of the table's."""
     tflops: float | None = None
-    """Peak of matrix products in the run's dtype, in units of 1e12 operations a second, instead of the table's."""
+    """Peak matrix throughput in the run's dtype, in units of 1e12 operations per second, instead of the table's."""
     processes: int = 1
-    """How many processes, one per device."""
+    """Number of processes, one per device."""
     per_machine: int = 8
-    """How many of them are on one machine (what hsdp shards over)."""
+    """Processes per machine (hsdp shards over these)."""
     prompt_tokens: int = 256
     """Length of the longest prompt."""
     json: bool = False

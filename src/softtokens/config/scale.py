@@ -14,19 +14,17 @@ class ScaleConfig:
     """What may differ between two computers that do the same run."""
 
     parallel: Annotated[Literal["auto", "ddp", "fsdp", "hsdp"], FREE] = "auto"
-    """With several processes (torchrun, srun): ddp: every process holds everything. fsdp: weights, gradients and
-    optimizer state are split over all of them. hsdp: over those of each machine. auto: ddp."""
+    """With several processes (torchrun, srun). ddp: every process holds everything. fsdp: weights, gradients and optimizer state are sharded over all processes. hsdp: over the processes of each machine. auto: ddp."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of computing; the weights that are updated stay float32 either way, see docs/scaling.md."""
+    """Precision of the computation. The updated weights stay float32 either way (docs/scaling.md)."""
     activation_checkpointing: Annotated[Literal["auto", "always", "never"], FREE] = "auto"
-    """Compute activations again in the backward pass instead of keeping them: less memory, a third more work. auto: on
-    a GPU, when it would otherwise hold fewer than 4096 positions at a time."""
+    """Recompute activations in the backward pass instead of storing them: less memory, a third more work. auto: on a GPU, when a pass would otherwise hold fewer than 4096 positions."""
     lora_rank: int = 0
     """Train low-rank adapters of this rank (peft) instead of all weights; 0: all weights."""
     lora_alpha: float | None = None
     """Scale of the adapters; by default twice the rank."""
     lora_targets: tuple[str, ...] = ()
-    """Linear layers that get adapters, by the end of their names; by default every one in the blocks."""
+    """Linear layers that get adapters, by the end of their names; by default all linear layers of the blocks."""
 
     def __post_init__(self):
         require_choice("parallel", self.parallel, ("auto", "ddp", "fsdp", "hsdp"))

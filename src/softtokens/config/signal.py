@@ -15,29 +15,28 @@ SMALLEST_SKETCH = 64
 
 @dataclasses.dataclass(frozen=True)
 class SignalConfig(TrainConfig):
-    """Say how much of a training run's gradient is signal, before the run: give it the flags of train.
+    """Measure how much of a training run's gradient is signal, before the run. Takes the flags of train.
 
         softtokens signal --task arithmetic --modes hard soft fuzzy --problems-per-step 8 --group-size 16
 
-    Each setting samples the first batches that training would, and compares their gradients; no weight is changed.
-    With --from RUN@STEP it measures a run that is under way.
+    Each setting samples the first batches of such a run and compares their gradients; no weight changes.
+    With --from RUN@STEP it measures a run in progress.
     """
 
     output: str | None = None
     """New folder for signal.json, which softtokens report shows; by default nothing is written."""
     modes: tuple[Mode, ...] = ()
-    """Modes to compare, one setting each, at their own temperatures; by default the one of --mode, --tau."""
+    """Modes to compare, one setting each, at their own temperatures; by default the one of --mode and --tau."""
     taus: tuple[float, ...] = ()
-    """Temperatures of the mixture, one setting each: of fuzzy, or of soft where fuzzy is not among the modes."""
+    """Temperatures of the mixture, one setting each: of fuzzy, or of soft if fuzzy is not among the modes."""
     gammas: tuple[float, ...] = ()
-    """Noise, one setting each for every soft or fuzzy one; by default that of --gamma."""
+    """Noise levels, one setting each for every soft or fuzzy mode; by default that of --gamma."""
     batches: int = 8
-    """Independent batches of each setting, at least 3; the error falls with their number."""
+    """Independent batches per setting, at least 3. The error falls with their number."""
     sketch: int | None = None
-    """Keep of each gradient a sketch of so many numbers, at least 64; cosines are off by 1 / sqrt(sketch). By default
-    gradients are kept whole where memory holds them, and as sketches of 1,048,576 numbers otherwise."""
+    """Keep a sketch of this many numbers of each gradient, at least 64; cosines are off by 1 / sqrt(sketch). By default gradients are kept whole if they fit into memory, and as sketches of 1,048,576 numbers otherwise."""
     memory: float | None = None
-    """Main memory for the gradients or sketches in GB; by default a quarter of what the machine has."""
+    """Main memory for gradients or sketches in GB; by default a quarter of the machine's."""
     json: bool = False
     """Print the result as JSON."""
 

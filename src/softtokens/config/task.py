@@ -15,8 +15,7 @@ class TaskConfig:
     """Where problems come from."""
 
     name: Annotated[str, tyro.conf.arg(name="task")] = "arithmetic"
-    """A built-in task (arithmetic, arithmetic-long, gsm8k, math, math500, olympiadbench, deepscaler), a file (jsonl,
-    jsonl.gz, parquet, csv) or a hub name."""
+    """A built-in task (arithmetic, arithmetic-long, gsm8k, math, math500, olympiadbench, deepscaler), a file (jsonl, jsonl.gz, parquet, csv) or a hub name."""
     split: str | None = None
     """Which split; by default train for training and test for evaluation."""
     limit: int | None = None
@@ -26,13 +25,13 @@ class TaskConfig:
     subset: str | None = None
     """The hub's configuration of a data set."""
     seed: Annotated[int, tyro.conf.arg(name="task-seed")] = 0
-    """Which problems the arithmetic tasks make."""
+    """Seed of the problems that the arithmetic tasks generate."""
     question: str | None = None
-    """Column that holds the question, where it is not the task's own."""
+    """Column with the question, if it is not the task's own."""
     answer: str | None = None
-    """Column that holds the final answer, where it is not the task's own."""
+    """Column with the final answer, if it is not the task's own."""
     template: str | None = None
-    """Prompt text with {question} in it; a backslash and an n are a line end. By default the task's own."""
+    """Prompt text with {question} in it. A backslash followed by n is a line break. By default the task's own."""
     grader: Literal["exact", "math"] | None = None
     """exact: equal text or number. math: math-verify. By default the task's own."""
 

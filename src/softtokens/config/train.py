@@ -45,92 +45,83 @@ class TrainConfig:
     output: Annotated[str, FREE] = "runs/train"
     """Run directory. It must be new, or hold this same run (see resume)."""
     model: str = "tiny"
-    """A Hugging Face model folder or hub name; tiny is the checkpoint inside this package."""
+    """Hugging Face model folder or hub name; tiny is the checkpoint inside this package."""
     thought: tyro.conf.OmitArgPrefixes[ThoughtConfig] = dataclasses.field(default_factory=ThoughtConfig)
     task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
     seed: int = 0
     """Seed of the run: data order, noise and sampling."""
     steps: int = 4000
-    """Optimizer updates; one batch of fresh rollouts each. A run that is resumed may have more of them than before."""
+    """Number of updates. Each uses one batch of new rollouts. A resumed run may have more than before."""
     problems_per_step: int = 2
-    """Problems in a batch."""
+    """Problems per batch."""
     group_size: int = 32
-    """Rollouts per problem; the others of the group are a rollout's baseline."""
+    """Rollouts per problem. The baseline of a rollout is the mean reward of the others."""
     max_thought_steps: int = 128
-    """Thoughts end here at the latest (the paper: 128 for GSM8K, 512 for MATH)."""
+    """Largest number of thoughts (the paper: 128 for GSM8K, 512 for MATH)."""
     max_answer_tokens: int = 32
-    """Answers end here at the latest."""
+    """Largest number of answer tokens."""
     answer_temperature: float = 1.0
-    """Temperature of answer tokens while training."""
+    """Temperature of answer tokens during training."""
     learning_rate: float = 6e-6
-    """Peak rate of AdamW."""
+    """Peak learning rate of AdamW."""
     warmup_steps: int = 20
-    """Linear warm-up before the schedule."""
+    """Steps of linear warm-up before the schedule."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """What the rate does after the warm-up: fall to zero at the last step, along a cosine or a line, or stay."""
+    """Learning rate after the warm-up: cosine or linear decay to zero at the last step, or constant."""
     beta1: float = 0.9
-    """AdamW's first decay rate."""
+    """AdamW's decay rate of the first moment."""
     beta2: float = 0.999
-    """AdamW's second decay rate."""
+    """AdamW's decay rate of the second moment."""
     weight_decay: float = 0.0
     """AdamW's weight decay."""
     clip_norm: float = 1.0
     """Largest gradient norm; 0 turns clipping off."""
     clip: Literal["sum", "each"] = "sum"
-    """Clip the gradient of the sum of the thought and the answer term, or each term's apart."""
+    """sum: clip the gradient of the whole loss. each: clip the thought term and the answer term separately."""
     thought_weight: float = 1.0
-    """Weight of the thoughts' log-probability in the loss (1: the paper; 0: the answer-only control)."""
+    """Weight of the thought term in the loss (1: the paper; 0: the answer-only control)."""
     answer_weight: float = 1.0
-    """Weight of the answer's log-probability in the loss."""
+    """Weight of the answer term in the loss."""
     spike_norm: float = 1000.0
-    """A thought whose score (gradient of its log-probability with respect to the hidden state) is longer than this many
-    rows of the head is counted as a spike: near ties at small temperatures make them."""
+    """Count a thought as a spike when its score (gradient of its log-probability with respect to the hidden state) is longer than this many rows of the head. Near ties at small temperatures cause spikes."""
     clip_spikes: bool = False
-    """Scale spikes down to spike_norm. Biased, and another pass over the vocabulary; the paper does not."""
+    """Scale spikes down to spike_norm. Biased, and costs another pass over the vocabulary; the paper does not do it."""
     max_skipped: Annotated[int, FREE] = 10
-    """Steps whose loss or gradient is not finite are left out; after so many in a row the run stops."""
+    """Stop the run after this many skipped steps in a row. A step is skipped when its loss or gradient is not finite."""
     keep_repro: Annotated[int, FREE] = 3
-    """How many such steps to save for softtokens replay-step, each with its rollouts and the model as it was."""
+    """Save this many skipped steps for softtokens replay-step, each with its rollouts and the model at that step."""
     decoding: Annotated[Literal["auto", "plain", "compiled"], FREE] = "auto"
-    """Whether decode steps run compiled (torch.compile, a minute or two at the start); auto: on the CPU when the run
-    has at least 60,000 of them. On a GPU they are recorded as CUDA graphs, unless plain is chosen."""
+    """compiled: decode with torch.compile, which takes a minute or two at the start. plain: without. auto: compiled on a CPU if the run has at least 60,000 decode steps. On a GPU, steps are recorded as CUDA graphs unless plain is chosen."""
     tokens_per_backward: Annotated[int | None, FREE] = None
-    """Positions per forward and backward pass; lower it when memory is short. Does not change the gradient. Default:
-    what is fastest, 1024 on the CPU and 16384 on a GPU."""
+    """Positions per forward and backward pass. Lower it to save memory; the gradient does not change. Default: 1024 on a CPU, 16384 on a GPU."""
     term_norms_every: Annotated[int, FREE] = 10
-    """Measure the gradient norms of the two terms apart every so many steps (costs a second backward pass); 0: never.
-    With clip each they are known at every step."""
+    """Measure the gradient norm of each loss term every this many steps (costs a second backward pass); 0: never. With clip each, they are measured at every step."""
     signal_every: Annotated[int, FREE] = 0
-    """Measure every so many steps how much of the gradient is signal, by whether the two halves of the batch agree
-    (signal/cosine, signal/noise_scale); costs as much as one more update, so give 10 or more. 0: never."""
+    """Measure every this many steps how well the two halves of the batch agree (signal/cosine, signal/noise_scale). It costs as much as one more update, so use 10 or more. 0: never."""
     validation: Annotated[str | None, FREE] = None
-    """Task or file with problems for validation, read like the training task and graded as its own task; by default the
-    arithmetic task's own."""
+    """Task or file with validation problems, read like the training task and graded as its own task. Default: the arithmetic task's own."""
     validation_split: Annotated[str | None, FREE] = None
-    """Which split of it."""
+    """Split of the validation task."""
     validation_problems: Annotated[int, FREE] = 64
-    """How many problems to validate on."""
+    """Number of validation problems."""
     validate_every: Annotated[int, FREE] = 50
-    """Validate (greedy, in the model's own mode) every so many steps; the best checkpoint is kept. 0: never."""
+    """Validate (greedy, in the model's own mode) every this many steps and keep the best checkpoint. 0: never."""
     save_every: Annotated[int, FREE] = 50
-    """Save a checkpoint every so many steps; the last two and the best are kept."""
+    """Save a checkpoint every this many steps. The last two and the best are kept."""
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Begin at a checkpoint of another run, RUN@STEP (or RUN@last, RUN@best), with its weights, optimizer and step, and
-    with the settings given here."""
+    """Start from a checkpoint of another run, RUN@STEP (or RUN@last, RUN@best): its weights, optimizer state and step number, with the settings given here."""
     resume: Annotated[bool, FREE] = False
-    """Go on from the last checkpoint in output. Settings that do not change the gradient may differ from before (how
-    often to save and validate, memory, devices, logs); steps may grow."""
+    """Continue from the last checkpoint in output. Settings that do not affect the gradient may change (how often to save and validate, memory, devices, logs), and steps may grow."""
     logits_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Round finished logits to this precision, in rollouts and replay alike. bfloat16 makes exact ties of the two
-    likeliest tokens, which is what fuzzy thoughts at the paper's temperature learn from. Evaluations use float32."""
+    """Round logits to this precision, in rollouts and replay alike. bfloat16 creates exact ties of the two likeliest tokens, which is what fuzzy thoughts at the paper's temperature learn from. Evaluations use float32."""
     mask_unused: bool = True
-    """Vocabulary rows that no token owns get no probability, unless --no-mask-unused is given."""
+    """Exclude vocabulary rows that no token owns (padding rows of the embedding table). --no-mask-unused allows them to be sampled."""
     device: Annotated[str, FREE] = "auto"
     """auto, cpu, cuda or cuda:N."""
     scale: tyro.conf.OmitArgPrefixes[ScaleConfig] = dataclasses.field(default_factory=ScaleConfig)
     wandb: Annotated[str | None, FREE] = None
-    """Log to this Weights & Biases project too (needs the wandb extra)."""
+    """Also log to this Weights & Biases project (needs the wandb extra)."""
 
     def __post_init__(self):
         for name in ("steps", "problems_per_step", "max_thought_steps", "max_answer_tokens"):
