@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from softtokens.config import signal
 from softtokens.config import thought as table
 from softtokens.ops.mixture import mixture_of
 from softtokens.thoughts import Draw, Hard, Thought, ThoughtDistribution
@@ -75,4 +76,5 @@ def build(config, embedding_rms, greedy):
 def register(setitem: Callable, setattr: Callable) -> None:
     """What one line in the table does: the choices of --mode are those of the table."""
     setitem(table.FAMILIES, "gated", table.Family("gated:build", 1.0, draws_tokens=True))
-    setattr(table, "Mode", Literal[tuple(table.FAMILIES)])
+    for module in (table, signal):
+        setattr(module, "Mode", Literal[tuple(table.FAMILIES)])

@@ -237,3 +237,13 @@ def test_a_family_without_a_head_leaves_it_as_it_is(registered, flags, tmp_path,
     assert cli.main(flags(run, *QUICK, "--steps", "2")) == 0
     assert cli.main(flags(onward, *QUICK, "--steps", "2", "--mode", "hard", "--model", str(run))) == 0
     assert all(torch.equal(x, weights_in(run)[1][name]) for name, x in weights_in(onward)[1].items())
+
+
+def test_its_signal_is_measured_beside_that_of_others(registered, model_folder, data_file, tmp_path, text_rewards):
+    flags = ["signal", "--model", str(model_folder), "--task", str(data_file), "--template", "User: {question}"]
+    flags += ["--grader", "exact", "--group-size", "4", "--max-thought-steps", "4", "--max-answer-tokens", "3"]
+    flags += ["--batches", "3", "--modes", "hard", "gated", "--device", "cpu", "--output", str(tmp_path / "signal")]
+    assert cli.main(flags) == 0
+    measured = json.loads((tmp_path / "signal/signal.json").read_text())["settings"]
+    assert [setting["thought"]["mode"] for setting in measured] == ["hard", "gated"]
+    assert measured[1]["terms"]["thought"] != measured[0]["terms"]["thought"]

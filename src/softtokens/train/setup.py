@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from softtokens.config.thought import ThoughtConfig
 from softtokens.config.train import TrainConfig
 from softtokens.models import lora, thought_head
 from softtokens.models.blocks import blocks, recompute_activations
@@ -22,9 +24,15 @@ from softtokens.world.processes import World
 log = logging.getLogger(__name__)
 
 
-def load_weights(config: TrainConfig, folder: Path | None, world: World, template: str) -> Weights:
+def load_weights(
+    config: TrainConfig,
+    folder: Path | None,
+    world: World,
+    template: str,
+    settings: Sequence[ThoughtConfig] | None = None,
+) -> Weights:
     """The policy, from a checkpoint if there is one, in the form that the configuration asks for. template: of the
-    problems it is trained on."""
+    problems it is trained on. settings: how it will think, where that is not only in `config.thought`."""
     scale = config.scale
 
     def load(device: torch.device) -> HFPolicy:
@@ -35,8 +43,9 @@ def load_weights(config: TrainConfig, folder: Path | None, world: World, templat
         policy.logits_rounding = rounding_of(config)
         if scale.lora_rank and not lora.has_adapters(policy.model):
             lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
-        thought = build_thought(config.thought, policy.embedding_rms)
-        thought_head.require(policy.model, thought.new_head, seed=config.seed if folder is None else None)
+        for setting in settings or (config.thought,):
+            thought = build_thought(setting, policy.embedding_rms)
+            thought_head.require(policy.model, thought.new_head, seed=config.seed if folder is None else None)
         return policy
 
     dtype = getattr(torch, scale.dtype)
