@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from softtokens.config.fields import require, require_choice
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import NAMED_CELLS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +18,14 @@ class GenerateConfig:
     model: str = "tiny"
     """A Hugging Face model folder or hub name, or a run directory; tiny is the checkpoint inside this package."""
     setting: str = "hard-greedy"
-    """hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy or fuzzy-sample."""
+    """hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample, or as-trained: as in the training
+    run of the model."""
     template: str | None = None
     """Prompt text with {question} in it; by default the one that the model was trained with, or one for maths."""
     samples: int = 1
     """How many times to think."""
-    gamma: float = 0.33
-    """Noise of the sampled soft and fuzzy settings."""
+    gamma: float | None = None
+    """Noise of the sampled soft and fuzzy settings; by default the paper's 0.33, as-trained that of the run."""
     max_thought_steps: int = 128
     """Thoughts end here at the latest."""
     max_answer_tokens: int = 32
@@ -39,10 +40,11 @@ class GenerateConfig:
     """Precision of the weights."""
 
     def __post_init__(self):
-        require_choice("setting", self.setting, ALL_SETTINGS)
+        require_choice("setting", self.setting, NAMED_CELLS)
         for name in ("samples", "max_thought_steps", "max_answer_tokens"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        require("gamma", self.gamma, 0 < self.gamma < 100, "a number above 0 and below 100; the paper uses 0.33")
+        allowed = self.gamma is None or 0 < self.gamma < 100
+        require("gamma", self.gamma, allowed, "a number above 0 and below 100; the paper uses 0.33")
         require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
 
 

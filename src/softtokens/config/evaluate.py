@@ -10,10 +10,10 @@ import tyro
 
 from softtokens.config.fields import require, require_choice
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import ALL_SETTINGS, MODE_TEMPERATURES
+from softtokens.config.thought import ALL_SETTINGS, FAMILIES, NAMED_CELLS, SETTINGS
 from softtokens.types import UserError
 
-PAPER_TEMPERATURES, PAPER_TAUS, PAPER_GAMMAS = (MODE_TEMPERATURES["hard"],), (MODE_TEMPERATURES["soft"],), (0.33,)
+PAPER_TEMPERATURES, PAPER_TAUS, PAPER_GAMMAS = (FAMILIES["hard"].temperature,), (FAMILIES["soft"].temperature,), (0.33,)
 METRIC = re.compile(r"(pass|maj)@([1-9][0-9]*)", re.ASCII)
 CHOICE_METRICS = ("accuracy", "accuracy_normalized", "nll_per_token")
 
@@ -37,7 +37,8 @@ class EvaluateConfig:
     """Several tasks in the place of --task; they share its options. Tasks that need options of their own are added to
     the folder by a second command."""
     settings: tuple[str, ...] = ALL_SETTINGS
-    """Which settings: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample."""
+    """Which settings: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample; as-trained: each
+    model thinks as in its own training run, sampled."""
     samples: int = 32
     """Samples per problem in the sampled settings; pass@k is reported for k up to this. Greedy settings take one.
     More of them than the folder holds are added to those that are there."""
@@ -94,9 +95,9 @@ class EvaluateConfig:
 
     def __post_init__(self):
         require("models", "empty", bool(self.models), "one or more model folders or hub names")
-        require("settings", "empty", bool(self.settings), "one or more of " + ", ".join(ALL_SETTINGS))
+        require("settings", "empty", bool(self.settings), "one or more of " + ", ".join(NAMED_CELLS))
         for setting in self.settings:
-            require_choice("settings", setting, ALL_SETTINGS)
+            require_choice("settings", setting, NAMED_CELLS)
         for name in ("models", "tasks", "settings", "temperatures", "gammas", "taus", "choices", "harness"):
             _require_distinct(name, getattr(self, name))
         for name in ("samples", "max_thought_steps", "max_answer_tokens"):
@@ -117,13 +118,9 @@ class EvaluateConfig:
             raise UserError(f"base is {self.base!r} without texts; name a file of texts with --texts, or drop --base")
 
     def _check_grids(self) -> None:
-        grids = (
-            ("temperatures", PAPER_TEMPERATURES, ("hard-sample",)),
-            ("gammas", PAPER_GAMMAS, ("soft-sample", "fuzzy-sample")),
-            ("taus", PAPER_TAUS, ("soft-greedy", "soft-sample")),
-        )
-        for name, paper, users in grids:
-            values = getattr(self, name)
+        papers = {"temperatures": PAPER_TEMPERATURES, "gammas": PAPER_GAMMAS, "taus": PAPER_TAUS}
+        for name, paper in papers.items():
+            values, users = getattr(self, name), [one for one, setting in SETTINGS.items() if name in setting.grids]
             require(name, "empty", bool(values), "one or more numbers")
             for value in values:
                 require(name, value, 0 < value < 100, f"numbers above 0 and below 100; the paper uses {paper[0]}")

@@ -1,4 +1,4 @@
-"""How the model thinks: the three modes, their temperatures, and the six settings of inference."""
+"""How the model thinks: the families of thoughts, their temperatures, and the settings of inference."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ from typing import Literal
 from softtokens.config.fields import require, require_choice
 from softtokens.types import UserError
 
-Mode = Literal["hard", "soft", "fuzzy"]
-MODE_TEMPERATURES = {"hard": 1.0, "soft": 0.5, "fuzzy": 1e-4}
-ALL_SETTINGS = ("hard-greedy", "hard-sample", "soft-greedy", "soft-sample", "fuzzy-greedy", "fuzzy-sample")
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the configuration knows of a family of thoughts."""
+
+    build: str
+    """As "module:function": a function of (ThoughtConfig, embedding_rms, greedy) that returns the `Thought`. Named, not
+    imported, because the configuration knows no torch."""
+    temperature: float
+    """The default of tau."""
+    draws_tokens: bool = False
+    """Whether its randomness is that of a drawn token (greedy: temperature 0), not that of noise (greedy: gamma 0)."""
+
+
+FAMILIES: dict[str, Family] = {
+    "hard": Family("softtokens.thoughts.presets:hard", 1.0, draws_tokens=True),
+    "soft": Family("softtokens.thoughts.presets:mixture", 0.5),
+    "fuzzy": Family("softtokens.thoughts.presets:mixture", 1e-4),
+}
+Mode = Literal[tuple(FAMILIES)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +50,7 @@ class ThoughtConfig:
     """Whether the mean of a thought also learns by the embedding table moving inside it."""
 
     def __post_init__(self):
-        require_choice("mode", self.mode, tuple(MODE_TEMPERATURES))
+        require_choice("mode", self.mode, tuple(FAMILIES))
         require_choice("noise", self.noise, ("input", "hidden", "logits", "top-k"))
         require_choice("estimator", self.estimator, ("replay", "density"))
         require_choice("table_in_mean", self.table_in_mean, ("frozen", "trained"))
@@ -47,5 +64,35 @@ class ThoughtConfig:
             )
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.mode]
+
+    @property
     def temperature(self) -> float:
-        return MODE_TEMPERATURES[self.mode] if self.tau is None else self.tau
+        return self.family.temperature if self.tau is None else self.tau
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A setting of inference."""
+
+    thought: ThoughtConfig
+    """How the model thinks in it."""
+    is_greedy: bool = False
+    """Take the arg-max token, or feed the mixture without noise."""
+    grids: tuple[str, ...] = ()
+    """The options of evaluate that vary one of its values, in `GRIDS`."""
+
+
+GRIDS = {"temperatures": "tau", "taus": "tau", "gammas": "gamma"}  # option of evaluate -> field of ThoughtConfig
+SETTINGS: dict[str, Setting] = {
+    "hard-greedy": Setting(ThoughtConfig("hard"), is_greedy=True),
+    "hard-sample": Setting(ThoughtConfig("hard"), grids=("temperatures",)),
+    "soft-greedy": Setting(ThoughtConfig("soft"), is_greedy=True, grids=("taus",)),
+    "soft-sample": Setting(ThoughtConfig("soft"), grids=("taus", "gammas")),
+    "fuzzy-greedy": Setting(ThoughtConfig("fuzzy"), is_greedy=True),
+    "fuzzy-sample": Setting(ThoughtConfig("fuzzy"), grids=("gammas",)),
+}
+ALL_SETTINGS = tuple(SETTINGS)
+AS_TRAINED = "as-trained"  # the thought configuration of each model's own run, sampled
+NAMED_CELLS = (*ALL_SETTINGS, AS_TRAINED)  # what reports have columns for
