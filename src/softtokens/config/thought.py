@@ -14,8 +14,7 @@ class Family:
     """What the configuration knows of a family of thoughts."""
 
     build: str
-    """As "module:function": a function of (ThoughtConfig, embedding_rms, greedy) that returns the `Thought`. Named, not
-    imported, because the configuration knows no torch."""
+    """As "module:function": a function of (ThoughtConfig, embedding_rms, greedy) that returns the `Thought`. Named, not imported, because the configuration knows no torch."""
     temperature: float
     """The default of tau."""
     draws_tokens: bool = False
@@ -35,19 +34,19 @@ class ThoughtConfig:
     """How the model thinks."""
 
     mode: Mode = "soft"
-    """hard: tokens. soft: mixtures of embeddings at temperature 0.5 plus noise. fuzzy: the same at 0.0001."""
+    """hard: tokens. soft: mixtures of embeddings at temperature 0.5, plus noise. fuzzy: the same at temperature 0.0001."""
     tau: float | None = None
     """Temperature of thoughts; by default that of the mode (1, 0.5, 0.0001)."""
     gamma: float = 0.33
-    """Noise, in units of the embedding table's root mean square (noise on input); absolute for the other placements."""
+    """Noise level, in units of the embedding table's root mean square (noise on input), or absolute (other placements)."""
     noise: Literal["input", "hidden", "logits", "top-k"] = "input"
-    """Where the noise goes: on the fed embedding (the method), or further up (the paper's ablations)."""
+    """Where the noise is added: to the fed embedding (the method), or to the last hidden state, all logits or the top-k logits (the paper's ablations)."""
     top_k: int = 5
-    """How many logits get noise when noise is top-k."""
+    """Number of logits that get noise when noise is top-k."""
     estimator: Literal["replay", "density"] = "replay"
-    """Which expression of the thought's log-probability carries the gradient: replayed noise, or density."""
+    """Gradient estimator of thoughts. replay: score function with the stored noise, immune to rounding between sampler and trainer. density: log-density of the stored input."""
     table_in_mean: Literal["frozen", "trained"] = "trained"
-    """Whether the mean of a thought also learns by the embedding table moving inside it."""
+    """Whether the thought term's gradient also reaches the embedding table through the mean of the mixture."""
 
     def __post_init__(self):
         require_choice("mode", self.mode, tuple(FAMILIES))
