@@ -228,7 +228,7 @@ def bytes_of_decoding(shape: Shape, policy: HFPolicy, thought: Thought, steps: i
     per_position = 2 * shape.layers * shape.kv_heads * shape.head_dim * shape.rows
     forced = forced_texts(policy.tokenizer, policy.device, PAPER).longest
     read = steps * weights_of_layers(shape) + (steps - forced) * table
-    read += 0 if thought.feeds_tokens else shape.thoughts * table
+    read += 0 if thought.is_drawn_token else shape.thoughts * table
     read += per_position * sum(shape.prompt + step for step in range(steps))
     return float(element * read)
 
@@ -239,7 +239,7 @@ def flops_of_replay(shape: Shape, thought: Thought, rollout: Rollout) -> float:
     positions is left out."""
     fed = int((rollout.lengths - rollout.prompt_lengths).sum()) + shape.problems * shape.prompt
     table = shape.vocabulary * shape.dim
-    mixed = 0 if thought.feeds_tokens else int(rollout.thought_lengths.sum())
+    mixed = 0 if thought.is_drawn_token else int(rollout.thought_lengths.sum())
     drawn = int(rollout.thought_lengths.sum() + rollout.answer_lengths.sum()) - mixed
     return 6.0 * fed * weights_of_layers(shape) + table * (6.0 * drawn + 12.0 * mixed)
 

@@ -36,7 +36,7 @@ def plain_rollout(policy, thought, prompt, keys: Keys, limits) -> Row:
     def draw(how, step, stream):
         hidden = policy.hidden_states(torch.stack(row.fed)[None])[:, -1]
         drawn = how.at(hidden, vocabulary).draw(keys.at(step, stream))
-        return int(drawn.token[0]), drawn.inputs[0].float()
+        return int(drawn.token[0]), how.fed(drawn, vocabulary)[0].float()
 
     ways = limits.endings.ways
     ending = len(ways)

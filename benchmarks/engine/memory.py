@@ -90,8 +90,7 @@ def made_up(rollouts: int, thoughts: int, vocab: int, dim: int) -> Rollout:
     return Rollout(
         ids=ids,
         kind=torch.tensor(kinds, dtype=torch.int8).expand(rollouts, seq).contiguous(),
-        inputs=torch.randn(rollouts, thoughts, dim, generator=generator).mul_(0.1),
-        support=None,
+        stored={"inputs": torch.randn(rollouts, thoughts, dim, generator=generator).mul_(0.1)},
         log_prob=torch.zeros(rollouts, seq),
         keys=Keys(0, torch.zeros(rollouts, dtype=torch.int64), torch.arange(rollouts)),
         prompt_lengths=torch.full((rollouts,), PROMPT),
@@ -103,8 +102,8 @@ def made_up(rollouts: int, thoughts: int, vocab: int, dim: int) -> Rollout:
 
 def _materialised(policy: HFPolicy, rollout: Rollout, advantages: torch.Tensor) -> None:
     """The thought term as one would write it down first: all logits at once, autograd does the rest."""
-    thoughts, table = rollout.inputs.shape[1], policy.vocabulary.table
-    inputs = torch.cat((policy.vocabulary.embed(rollout.ids[:, :PROMPT]), rollout.inputs), 1)
+    thoughts, table = rollout.stored["inputs"].shape[1], policy.vocabulary.table
+    inputs = torch.cat((policy.vocabulary.embed(rollout.ids[:, :PROMPT]), rollout.stored["inputs"]), 1)
     hidden = policy.hidden_states(inputs)[:, PROMPT - 1 : PROMPT - 1 + thoughts]
     logits = hidden.flatten(0, 1) @ table.T
     mean = (logits / SOFT.tau).softmax(-1) @ table

@@ -67,6 +67,7 @@ ARMS = {
     "soft-thought-only": Arm("does the answer term matter?", f"{SOFT} --answer-weight 0", own("soft")),
     "hard-answer-only": Arm("does the thought term teach?", "--mode hard --thought-weight 0", own("hard")),
     "soft-frozen": Arm("the table frozen in the mean", f"{SOFT} --table-in-mean frozen", own("soft")),
+    "fuzzy-frozen": Arm("the table frozen in the mean", f"{FUZZY} --table-in-mean frozen", own("fuzzy")),
     "fuzzy-rounded-frozen": Arm("the table frozen in the mean", f"{ROUNDED} --table-in-mean frozen", own("fuzzy")),
     "fuzzy-literal-spikes": Arm("spikes clipped", f"{LITERAL} --clip-spikes", own("fuzzy")),
     "soft-clip-each": Arm("each term clipped apart", f"{SOFT} --clip each", own("soft")),

@@ -34,7 +34,7 @@ REFUSED = [
     (ThoughtConfig, {"estimator": "magic"}, "estimator is 'magic'; it must be one of replay, density"),
     (ThoughtConfig, {"estimator": "density", "noise": "hidden"}, "Use estimator replay"),
     (ThoughtConfig, {"table_in_mean": "thawed"}, "table_in_mean is 'thawed'; it must be one of frozen, trained"),
-    (TaskConfig, {"limit": 0}, "limit is 0; it must be at least 1, or left out for all"),
+    (TaskConfig, {"limit": 0}, "limit is 0; it must be at least 1, or omitted for all"),
     (TaskConfig, {"grader": "human"}, "grader is 'human'; it must be one of None, exact, math"),
     (RewardConfig, {"right": NAN}, "reward.right is nan; it must be a finite number"),
     (RewardConfig, {"none": -INFINITY}, "reward.none is -inf; it must be a finite number"),
@@ -108,7 +108,7 @@ REFUSED = [
     (GenerateConfig, {"question": "?", "setting": "soft"}, "setting is 'soft'; it must be one of hard-greedy"),
     (GenerateConfig, {"question": "?", "samples": 0}, "samples is 0; it must be at least 1"),
     (GenerateConfig, {"question": "?", "seed": -1}, "seed is -1"),
-    (QuickstartConfig, {"steps": 0}, "steps is 0; it must be at least 1, or left out"),
+    (QuickstartConfig, {"steps": 0}, "steps is 0; it must be at least 1, or omitted"),
 ]  # fmt: skip
 
 

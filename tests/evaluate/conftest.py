@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.task import TaskConfig
+from softtokens.config.thought import SETTINGS
 from softtokens.evaluate import run
+from softtokens.evaluate.cells import Cell
 from softtokens.types import Problem, Verdict
 
 QUESTIONS = ["Tom has 4 apples.", "3", "Tom has 12 apples. so. User", "so. 12", "User has 4."]
 PROBLEMS = [Problem(10 * i, f"User: {q} Assistant:", str(i)) for i, q in enumerate(QUESTIONS)]
 LIMITS = {"max_thought_steps": 6, "max_answer_tokens": 4}
+
+
+def make_cell(setting: str, **changes) -> Cell:
+    """The cell of a setting with some values of its thought changed."""
+    named = SETTINGS[setting]
+    return Cell(setting, dataclasses.replace(named.thought, **changes), named.is_greedy)
 
 
 class ByText:

@@ -5,15 +5,17 @@ import numpy as np
 import pytest
 
 from softtokens.config.evaluate import EvaluateConfig
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
 from softtokens.endings import PAPER
 from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.named_sources import named_sources, split_name
 from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.summary import summarize, votes_of
 from softtokens.rewards.exact import ExactGrader
-from softtokens.thoughts import Gaussian, Hard, thought_setting
+from softtokens.thoughts import Gaussian, Hard, LogitGaussian, thought_setting
 from softtokens.types import UserError
+
+from .conftest import make_cell
 
 
 def test_the_papers_cells_are_named_after_the_settings():
@@ -21,6 +23,15 @@ def test_the_papers_cells_are_named_after_the_settings():
     assert tuple(cell.name for cell in cells) == ALL_SETTINGS
     for cell in cells:
         assert thought_of(cell, 0.7) == thought_setting(cell.setting, 0.7)
+
+
+def test_the_cell_as_trained_is_the_thought_of_the_run_whatever_the_grids():
+    config = EvaluateConfig(settings=("as-trained", "soft-sample"), taus=(0.05,), gammas=(0.1,))
+    assert [cell.name for cell in cells_of(config)] == ["soft-sample_tau=0.05_gamma=0.1"]
+    cell, _ = cells_of(config, ThoughtConfig("fuzzy", tau=0.1, gamma=0.7))
+    assert (cell.name, cell.temperature, cell.gamma, cell.is_greedy) == ("as-trained", 0.1, 0.7, False)
+    cell, _ = cells_of(config, ThoughtConfig("hard", tau=0.8))
+    assert (cell.name, cell.temperature, cell.gamma) == ("as-trained", 0.8, None)
 
 
 def test_grids():
@@ -44,11 +55,15 @@ def test_grids():
 @pytest.mark.parametrize(
     ("cell", "thought"),
     [
-        (Cell("hard-greedy", 0.0, None), Hard(0.0)),
-        (Cell("hard-sample", 0.6, None), Hard(0.6)),
-        (Cell("soft-greedy", 0.1, None), Gaussian(0.1, 0.0)),
-        (Cell("soft-sample", 0.1, 1.0), Gaussian(0.1, 0.7)),
-        (Cell("fuzzy-sample", 1e-4, 0.5), Gaussian(1e-4, 0.35)),
+        (make_cell("hard-greedy"), Hard(0.0)),
+        (make_cell("hard-sample", tau=0.6), Hard(0.6)),
+        (make_cell("soft-greedy", tau=0.1), Gaussian(0.1, 0.0)),
+        (make_cell("soft-sample", tau=0.1, gamma=1.0), Gaussian(0.1, 0.7)),
+        (make_cell("fuzzy-sample", gamma=0.5), Gaussian(1e-4, 0.35)),
+        (
+            Cell("as-trained", ThoughtConfig("soft", gamma=0.2, noise="top-k", top_k=3), False),
+            LogitGaussian(0.5, 0.2, 3),
+        ),
     ],
     ids=lambda x: getattr(x, "name", ""),
 )
@@ -162,7 +177,7 @@ def test_summary_by_hand():
         [5, 9],
         "m",
         "t",
-        Cell("hard-sample", 0.6, None),
+        make_cell("hard-sample", tau=0.6),
         seed=3,
         grader=ExactGrader(),
         stop_reasons=PAPER.reasons,
@@ -185,6 +200,7 @@ def test_summary_by_hand():
     identity = ("model", "task", "cell", "setting", "temperature", "gamma", "problems", "samples", "seed")
     expected = ["m", "t", "hard-sample_T=0.6", "hard-sample", 0.6, None, 2, 2, 3]
     assert [summary[key] for key in identity] == expected
+    assert ThoughtConfig(**summary["thought"]) == ThoughtConfig("hard", tau=0.6)
     json.dumps(summary, allow_nan=False)
 
 
@@ -196,7 +212,7 @@ def test_all_alike(verdict, value):
         [0, 1, 2],
         "m",
         "t",
-        Cell("soft-sample", 0.5, 0.33),
+        make_cell("soft-sample"),
         seed=0,
         grader=ExactGrader(),
         stop_reasons=PAPER.reasons,

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from softtokens.evaluate.batch_size import BatchSize
-from softtokens.evaluate.cells import Cell
 from softtokens.evaluate.profile import (
     chosen_rows,
     distance_to_nearest,
@@ -25,14 +24,14 @@ from softtokens.ops.vocabulary import Vocabulary
 from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 
-from .conftest import PROBLEMS, ByText
+from .conftest import PROBLEMS, ByText, make_cell
 
 CELLS = [
-    Cell("hard-greedy", 0.0, None),
-    Cell("hard-sample", 0.7, None),
-    Cell("soft-greedy", 0.5, None),
-    Cell("soft-sample", 0.5, 0.4),
-    Cell("fuzzy-sample", 1e-4, 0.4),
+    make_cell("hard-greedy"),
+    make_cell("hard-sample", tau=0.7),
+    make_cell("soft-greedy"),
+    make_cell("soft-sample", gamma=0.4),
+    make_cell("fuzzy-sample", gamma=0.4),
 ]
 LIMITS = Limits(max_thought_steps=6, max_answer_tokens=3, answer_temperature=0.0)
 
@@ -58,7 +57,7 @@ def test_steps_by_hand(sampler, cell, monkeypatch):
         fed = [table[i] for i in rollout.ids[row, :prompt].tolist()]
         for step in range(length):
             token = int(rollout.ids[row, prompt + step])
-            vector = table[token] if rollout.inputs is None else rollout.inputs[row, step]
+            vector = rollout.stored["inputs"][row, step] if rollout.stored else table[token]
             with torch.no_grad():
                 logits = policy.model(inputs_embeds=torch.stack(fed)[None]).logits[0, -1, : len(table)].double()
             p = torch.softmax(logits, -1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from softtokens.config.commands import ReportConfig
-from softtokens.config.thought import ALL_SETTINGS, MODE_TEMPERATURES
+from softtokens.config.thought import ALL_SETTINGS, FAMILIES, SETTINGS
 from softtokens.evaluate.intervals import estimate
 from softtokens.evaluate.passk import ks_up_to, pass_at_k
 from softtokens.report.build import report
@@ -103,8 +103,8 @@ def share(value: float, low: float | None = None, high: float | None = None) -> 
 def knobs(cell: str) -> dict:
     """Temperature and noise of a cell: the paper's, unless its name says otherwise."""
     setting, *changes = cell.split("_")
-    mode = setting.split("-")[0]
-    result = {"temperature": MODE_TEMPERATURES[mode], "gamma": None if mode == "hard" else 0.33}
+    mode = SETTINGS[setting].thought.mode
+    result = {"temperature": FAMILIES[mode].temperature, "gamma": None if mode == "hard" else 0.33}
     for change in changes:
         name, value = change.split("=")
         result["gamma" if name == "gamma" else "temperature"] = float(value)

@@ -85,6 +85,29 @@ def test_the_best_in_words_is_the_best_of_the_table(page, tmp_path):
     assert "hard tested hard-greedy (and 1 more alike) solves most at the first attempt: 100.0 %" in visible_text(text)
 
 
+def test_the_papers_claims_are_decided_by_paired_differences(page, tmp_path):
+    """Solved hard-greedy by hard: 30 problems; by soft: 24, and 12 with its own greedy thoughts. Soft forgets less."""
+    cells = ("hard-greedy", "hard-sample", "soft-greedy")
+    folder = write_evaluation(tmp_path / "eval", ("base", "hard", "soft"), cells=cells)
+    for model, cell, right in (("hard", 0, 30), ("soft", 0, 24), ("soft", 2, 12)):
+        each = [1] * right + [0] * (30 - right)
+        write(folder / f"cells/{model}/arithmetic/{cells[cell]}/summary.json", summary(model, cells[cell], each, 1))
+    for model, nll in (("hard", 1.0), ("soft", 0.75)):
+        file = folder / f"choices/{model}/facts.json"
+        each = {"per_item": {"nll_per_token": [nll] * 4}, "sha256": "a"}
+        write(file, json.loads(file.read_text()) | each)
+    text = page(folder)
+    assert cell_of(text, "claims", "As good as hard training at pass@1", "soft").startswith("−20.0")
+    assert cell_of(text, "claims", "Best used with hard thoughts", "soft").startswith("+40.0")
+    assert cell_of(text, "claims", "Forgets less", "soft").startswith("−0.2500")
+    assert f"Better than hard training at pass@{SAMPLES}" in visible_text(text)
+
+
+def test_without_a_hard_arm_no_claim_can_be_decided(page, tmp_path):
+    folder = write_evaluation(tmp_path / "eval", ("base", "soft"), cells=("hard-greedy", "soft-greedy"))
+    assert 'id="claims"' not in page(folder)
+
+
 @pytest.mark.parametrize(("items", "shown"), [("a", "▼ −0.5000"), ("b", "–")])
 def test_only_the_same_items_are_paired(page, tmp_path, items, shown):
     folder = write_evaluation(tmp_path / "eval", ("base", "hard"), cells=("hard-greedy",))

@@ -58,9 +58,9 @@ def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, cha
     assert len(set(plain.thought_lengths.tolist())) > 2
     assert torch.equal(plain.ids, compiled.ids)
     torch.testing.assert_close(plain.log_prob, compiled.log_prob, rtol=1e-4, atol=1e-4)
-    if plain.inputs is not None:
+    if plain.stored:
         # what is fed is float32, and so are the norms of Gemma
-        torch.testing.assert_close(plain.inputs, compiled.inputs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(plain.stored["inputs"], compiled.stored["inputs"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -96,5 +96,7 @@ def test_two_compiled_models_do_not_mix(make_policy, prompts):
     decoders = [Decoder(policy).prepare("compiled", 1) for policy in policies]
     for _ in range(2):
         for decoder, expected in zip(decoders, plain, strict=True):
-            torch.testing.assert_close(rolled(decoder).inputs, expected.inputs, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(plain[0].inputs, plain[1].inputs, atol=1e-2)
+            torch.testing.assert_close(
+                rolled(decoder).stored["inputs"], expected.stored["inputs"], atol=1e-4, rtol=1e-4
+            )
+    assert not torch.allclose(plain[0].stored["inputs"], plain[1].stored["inputs"], atol=1e-2)

@@ -20,9 +20,10 @@ def test_rows_that_wait_for_a_place_change_nothing(policy, thought):
     numbers = [range(20), range(20)]
     whole = sample_problems(policy, thought, PROBLEMS, numbers, LIMITS, seed=3)
     parts = sample_problems(policy, thought, PROBLEMS, numbers, LIMITS, seed=3, slots=8)
-    for name in ("ids", "kind", "log_prob", "prompt_lengths", "inputs"):
-        ours, theirs = getattr(parts, name), getattr(whole, name)
-        assert (ours is None and theirs is None) or torch.equal(ours, theirs)
+    for name in ("ids", "kind", "log_prob", "prompt_lengths"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name))
+    assert parts.stored.keys() == whole.stored.keys() == thought.stores(32).keys()
+    assert all(torch.equal(parts.stored[name], whole.stored[name]) for name in whole.stored)
     assert torch.equal(parts.keys.rollout, whole.keys.rollout)
     assert parts.answer_texts == whole.answer_texts and parts.stop_reasons == whole.stop_reasons
 

@@ -48,8 +48,8 @@ def test_recorded_steps_give_the_same_rollouts(lively, prompts, thought):
     assert len(made) > 3
     for ours, theirs in zip(recorded, plain, strict=True):
         assert torch.equal(ours.ids, theirs.ids) and ours.stop_reasons == theirs.stop_reasons
-        if ours.inputs is not None:
-            torch.testing.assert_close(ours.inputs, theirs.inputs, rtol=1e-5, atol=1e-6)
+        if ours.stored:
+            torch.testing.assert_close(ours.stored["inputs"], theirs.stored["inputs"], rtol=1e-5, atol=1e-6)
 
 
 def test_slots_are_refilled_while_steps_are_recorded(lively, prompts):

@@ -60,7 +60,7 @@ def test_every_part_is_marked(policy, prompts, tokenizer):
         assert rollout.answer_texts[row].startswith(forced) and forced.endswith("\\boxed{")
         if rollout.stop_reasons[row] == LIMIT:
             assert kinds.count(Kind.THOUGHT) == 12 and "The final answer is:" in forced
-    assert rollout.inputs.shape == (rollout.rows, int(rollout.thought_lengths.max()), 32)
+    assert rollout.stored["inputs"].shape == (rollout.rows, int(rollout.thought_lengths.max()), 32)
     assert not rollout.log_prob[~(rollout.is_thought | rollout.is_answer)].any()
 
 
@@ -106,15 +106,15 @@ def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name, mo
         length, kind = int(rollout.lengths[row]), rollout.kind[row]
         inputs = policy.model.get_input_embeddings()(rollout.ids[row, :length])
         chosen = kind[:length] == Kind.THOUGHT
-        if not thought.feeds_tokens:
+        if not thought.is_drawn_token:
             inputs = inputs.clone()
-            inputs[chosen] = rollout.inputs[row, : int(chosen.sum())]
+            inputs[chosen] = rollout.stored["inputs"][row, : int(chosen.sum())]
         hidden = policy.model.model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0]
         logits = (hidden @ policy.model.lm_head.weight.T)[:, : len(policy.tokenizer)]
         log_p = torch.log_softmax(logits, -1)
         step = 0
         for at in range(length):
-            if kind[at] == Kind.ANSWER or (kind[at] == Kind.THOUGHT and thought.feeds_tokens):
+            if kind[at] == Kind.ANSWER or (kind[at] == Kind.THOUGHT and thought.is_drawn_token):
                 total = total + coefficient[row] * log_p[at - 1, rollout.ids[row, at]]
             elif kind[at] == Kind.THOUGHT:
                 keys = rollout.keys[torch.tensor([row])].at(step, Stream.THOUGHT)
@@ -122,7 +122,7 @@ def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name, mo
                     table = policy.model.get_input_embeddings().weight[: len(policy.tokenizer)]
                     location = torch.softmax(logits[at - 1] / thought.tau, -1) @ table
                 else:
-                    location = logits[at - 1][rollout.support[row, step]]
+                    location = logits[at - 1][rollout.stored["support"][row, step]]
                 total = total + coefficient[row] * (keys.normal(len(location))[0] @ location) / thought.sigma
                 step += 1
     expected = torch.autograd.grad(total, parameters)
@@ -171,8 +171,8 @@ def same_rows(one: Rollout, rows, other: Rollout, bitwise: bool):
         assert one.ids[row, :length].tolist() == other.ids[other_row, :length].tolist()
         assert one.answer_texts[row] == other.answer_texts[other_row]
         assert one.stop_reasons[row] == other.stop_reasons[other_row]
-        if other.inputs is not None:
-            a, b = one.inputs[row, :steps], other.inputs[other_row, :steps]
+        if other.stored:
+            a, b = one.stored["inputs"][row, :steps], other.stored["inputs"][other_row, :steps]
             assert torch.equal(a, b) if bitwise else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -217,10 +217,10 @@ def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, 
         assert rollout.ids[row, :length].tolist() == plain.ids
         assert rollout.kind[row, :length].tolist() == plain.kind
         assert rollout.stop_reasons[row] == plain.reason
-        if rollout.inputs is not None:
+        if rollout.stored:
             steps = int(rollout.thought_lengths[row])
             fed = [x for x, kind in zip(plain.fed, plain.kind, strict=True) if kind == Kind.THOUGHT]
-            torch.testing.assert_close(rollout.inputs[row, :steps], torch.stack(fed), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(rollout.stored["inputs"][row, :steps], torch.stack(fed), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("thought", [Hard(8.0), Gaussian(0.5, 1.0)])
@@ -317,15 +317,15 @@ def test_logits_that_are_no_numbers_are_named(make_policy, prompts, thought, val
     bad = next(token for token in prompts[1] if token not in prompts[0] + prompts[2])
     with torch.no_grad():
         policy.model.get_input_embeddings().weight[bad] = value
-    first = 1 if thought.feeds_tokens else 0  # a mixture has something of every token
+    first = 1 if thought.is_drawn_token else 0  # a mixture has something of every token
     with pytest.raises(FloatingPointError, match=f"for problem {first}, rollout 0, at step 1 after the prompt"):
         sample(policy, thought, prompts)
 
 
 def test_what_was_fed_need_not_be_kept(policy, prompts):
     of_row, keys = [0, 1, 2], Keys(0, torch.arange(3), torch.arange(3))
-    ((_, rollout),) = stream_rollouts(policy, Gaussian(0.5, 0.1), prompts, of_row, keys, LIMITS, keep_inputs=False)
-    assert rollout.inputs is None
+    ((_, rollout),) = stream_rollouts(policy, Gaussian(0.5, 0.1), prompts, of_row, keys, LIMITS, for_replay=False)
+    assert not rollout.stored
 
 
 def test_leaving_the_batch_changes_nothing(policy, prompts, monkeypatch):
@@ -368,7 +368,7 @@ def test_answers_can_be_greedy_while_thoughts_are_not(policy, prompts):
     at = int(torch.nonzero(rollout.is_answer[row])[0])
     inputs = policy.vocabulary.embed(rollout.ids[row : row + 1, :at])
     steps = rollout.is_thought[row, :at]
-    inputs[0, steps] = rollout.inputs[row, : int(steps.sum())]
+    inputs[0, steps] = rollout.stored["inputs"][row, : int(steps.sum())]
     with torch.no_grad():
         logits = policy.vocabulary.logits(policy.hidden_states(inputs)[0, -1:])
     assert int(logits.argmax()) == int(rollout.ids[row, at])

@@ -12,6 +12,7 @@ import math
 import pytest
 import torch
 
+from gated import Gated
 from softtokens.ops import reference, streamed
 from softtokens.ops.random import Keys, Stream
 from softtokens.ops.vocabulary import Vocabulary
@@ -30,9 +31,10 @@ THOUGHTS = {
     "noise-on-hidden": HiddenGaussian(0.5, SIGMA),
     "noise-on-logits": LogitGaussian(0.5, SIGMA),
     "noise-on-top-k": LogitGaussian(0.5, SIGMA, top_k=4),
+    "gated": Gated(0.7),
 }
 GAUSSIAN = {name: thought for name, thought in THOUGHTS.items() if isinstance(thought, Gaussian)}
-NOISY = {name: thought for name, thought in THOUGHTS.items() if not isinstance(thought, Hard)}
+NOISY = {name: thought for name, thought in THOUGHTS.items() if hasattr(thought, "sigma")}
 
 every_thought = pytest.mark.parametrize("thought", THOUGHTS.values(), ids=THOUGHTS)
 every_noisy = pytest.mark.parametrize("thought", NOISY.values(), ids=NOISY)
@@ -43,7 +45,8 @@ every_gaussian = pytest.mark.parametrize("thought", GAUSSIAN.values(), ids=GAUSS
 def vocabulary():
     generator = torch.Generator().manual_seed(3)
     head, table = torch.randn(2, TOKENS + UNUSED, DIM, dtype=torch.float64, generator=generator)
-    return Vocabulary(head, table, size=TOKENS)
+    torch.manual_seed(7)
+    return Vocabulary(head, table, size=TOKENS, thought_head=Gated().new_head(DIM).double())
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def scores(thought, hidden_row, vocabulary, rows, estimate):
 
 
 def value_of(thought, drawn):
-    return drawn.token if isinstance(thought, Hard) else drawn.inputs
+    return drawn.stored["inputs"] if thought in NOISY.values() else drawn.token
 
 
 @every_thought
@@ -176,7 +179,7 @@ def test_replay_of_perturbed_thoughts_has_the_gradient_of_the_density(thought, h
     (by_density,) = torch.autograd.grad(distribution.log_prob(value).sum(), hidden, retain_graph=True)
     (by_replay,) = torch.autograd.grad(distribution.surrogate(drawn).sum(), hidden)
     torch.testing.assert_close(by_replay, by_density)
-    torch.testing.assert_close(drawn.inputs, distribution.embed(value))
+    torch.testing.assert_close(thought.fed(drawn, vocabulary), distribution.embed(value))
 
 
 @every_thought
@@ -196,7 +199,7 @@ def test_without_noise_and_temperature_thoughts_are_greedy_tokens(thought, hidde
     greedy = (hidden @ vocabulary.head[:TOKENS].T).argmax(-1)
     drawn = thought.at(hidden, vocabulary).draw(keys(len(hidden)))
     assert torch.equal(drawn.token, greedy)
-    torch.testing.assert_close(drawn.inputs, vocabulary.table[greedy])
+    torch.testing.assert_close(thought.fed(drawn, vocabulary), vocabulary.table[greedy])
     assert not drawn.log_prob.any()
 
 
@@ -219,7 +222,7 @@ def test_unused_rows_are_never_thought_of(thought, hidden, vocabulary):
     loud = dataclasses.replace(loud, table=table)
     drawn = thought.at(hidden, loud).draw(keys(len(hidden)))
     assert (drawn.token < TOKENS).all()
-    assert drawn.inputs.abs().max() < 1e3
+    assert thought.fed(drawn, loud).abs().max() < 1e3
 
 
 @every_thought
@@ -227,7 +230,7 @@ def test_shadow_is_the_arg_max(thought, hidden, vocabulary):
     distribution = thought.at(hidden, vocabulary)
     expected = (hidden @ vocabulary.head[:TOKENS].T).argmax(-1)
     assert torch.equal(distribution.shadow, expected)
-    if not isinstance(thought, Hard):
+    if thought in NOISY.values():
         assert torch.equal(distribution.draw(keys(len(hidden))).token, expected)
 
 
@@ -237,13 +240,15 @@ def test_samples_depend_on_their_key_alone(thought, hidden, vocabulary):
     whole = thought.at(hidden, vocabulary).draw(keys(30))
     order = torch.tensor([17, 3, 29, 8])
     part = thought.at(hidden[order], vocabulary).draw(keys(30)[order])
-    torch.testing.assert_close(part.inputs, whole.inputs[order], rtol=1e-12, atol=1e-12)
+    fed = thought.fed(whole, vocabulary)
+    torch.testing.assert_close(thought.fed(part, vocabulary), fed[order], rtol=1e-12, atol=1e-12)
     assert torch.equal(part.token, whole.token[order])
     torch.manual_seed(0)  # global state has no say
     again = thought.at(hidden, vocabulary).draw(keys(30))
-    assert torch.equal(again.inputs, whole.inputs)
+    assert torch.equal(thought.fed(again, vocabulary), fed)
     for other in (keys(30, seed=6), keys(30, step=1)):
-        assert not torch.equal(thought.at(hidden, vocabulary).draw(other).inputs, whole.inputs)
+        drawn = thought.at(hidden, vocabulary).draw(other)
+        assert not torch.equal(thought.fed(drawn, vocabulary), fed)
 
 
 @every_thought
@@ -277,6 +282,26 @@ def test_tokens_are_drawn_in_proportion(hidden, vocabulary):
 def test_a_value_of_the_wrong_shape_is_refused(thought, hidden, vocabulary):
     with pytest.raises(ValueError, match="shape"):
         thought.at(hidden, vocabulary).log_prob(torch.zeros(5, 99))
+
+
+@every_thought
+def test_what_is_stored_is_what_the_thought_says_and_enough_to_feed_it(thought, hidden, vocabulary):
+    distribution, sample_keys = thought.at(hidden, vocabulary), keys(len(hidden))
+    drawn = distribution.draw(sample_keys)
+    sizes = {name: (size, dtype.is_floating_point) for name, (size, dtype) in thought.stores(DIM).items()}
+    assert {name: (x.shape[1], x.is_floating_point()) for name, x in drawn.stored.items()} == sizes
+    expected = distribution.embed(distribution.sample(sample_keys))
+    torch.testing.assert_close(thought.fed(drawn, vocabulary), expected)
+    torch.testing.assert_close(thought.fed(drawn[2:], vocabulary), expected[2:])
+
+
+@every_thought
+def test_noise_is_how_far_it_moves_what_is_fed(thought, hidden, vocabulary):
+    distribution = thought.at(hidden, vocabulary)
+    drawn = distribution.draw(keys(len(hidden)))
+    moved = (thought.fed(drawn, vocabulary) - distribution.embed(distribution.mode)).norm(dim=-1)
+    expected = moved if thought in NOISY.values() else torch.zeros_like(moved)
+    torch.testing.assert_close(distribution.noise_length(drawn), expected, check_dtype=False, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("thought", GAUSSIAN.values(), ids=GAUSSIAN)

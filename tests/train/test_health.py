@@ -113,7 +113,7 @@ def test_rollouts_that_break_are_named(flags, tmp_path, spoil, text_rewards, cap
     assert cli.main(flags(run)) == 0
     file = run / "repro/step-000002.safetensors"
     damaged = Rollout.load(file)
-    damaged.inputs[1, 0, 0] = float("inf")
+    damaged.stored["inputs"][1, 0, 0] = float("inf")
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as opened:

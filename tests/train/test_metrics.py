@@ -69,7 +69,7 @@ def test_replay_metrics_average_over_steps_only(make_batch):
     rollout = make_batch("soft").rollout
     rollout = dataclasses.replace(rollout, log_prob=torch.full_like(rollout.log_prob, -2.0))
     values = {"entropy": 0.5, "max_weight": 0.8, "effective_support": 1.5, "mismatch": 0.25, "answer_log_prob": -2.5}
-    assert means_of_replay(rollout, made_up(rollout, **values), feeds_tokens=False) == pytest.approx(
+    assert means_of_replay(rollout, made_up(rollout, **values)) == pytest.approx(
         {
             "entropy": 0.5,
             "thought/max_weight": 0.8,
@@ -79,7 +79,7 @@ def test_replay_metrics_average_over_steps_only(make_batch):
             "mismatch/answer_log_prob": 0.5,
         }
     )
-    tokens = means_of_replay(rollout, made_up(rollout, thought_log_prob=-2.75), feeds_tokens=True)
+    tokens = means_of_replay(rollout, made_up(rollout, mismatch=float("nan"), thought_log_prob=-2.75))
     assert tokens["mismatch/thought_log_prob"] == pytest.approx(0.75)
 
 
@@ -91,9 +91,7 @@ def test_near_tie_share(make_batch):
     weights[replayed.is_thought_step] = NEAR_TIE
     weights[tuple(steps[0])], weights[tuple(steps[-1])], weights[tuple(steps[1])] = 0.5, 0.98, 1.0
     replayed = dataclasses.replace(replayed, max_weight=weights)
-    assert means_of_replay(rollout, replayed, feeds_tokens=False)["thought/near_tie_share"] == pytest.approx(
-        2 / len(steps)
-    )
+    assert means_of_replay(rollout, replayed)["thought/near_tie_share"] == pytest.approx(2 / len(steps))
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])
@@ -101,9 +99,7 @@ def test_sampler_and_trainer_agree(make_batch, mode):
     """The mismatch is what an on-policy step has to be sure of: zero but for rounding."""
     batch = make_batch(mode)
     with torch.no_grad():
-        metrics = means_of_replay(
-            batch.rollout, replay(batch.policy, batch.thought, batch.rollout), feeds_tokens=mode == "hard"
-        )
+        metrics = means_of_replay(batch.rollout, replay(batch.policy, batch.thought, batch.rollout))
     mismatches = {name: value for name, value in metrics.items() if name.startswith("mismatch/")}
     assert len(mismatches) == 2
     assert all(value < 1e-4 for value in mismatches.values()), mismatches
@@ -111,5 +107,6 @@ def test_sampler_and_trainer_agree(make_batch, mode):
 
 def test_a_family_that_cannot_tell_reports_no_mismatch(make_batch):
     rollout = make_batch("soft").rollout
-    metrics = means_of_replay(rollout, made_up(rollout, mismatch=float("nan")), feeds_tokens=False)
-    assert "mismatch/thought_kl" not in metrics
+    nan = float("nan")
+    metrics = means_of_replay(rollout, made_up(rollout, mismatch=nan, thought_log_prob=nan))
+    assert not [name for name in metrics if name.startswith("mismatch/thought")]

@@ -1,10 +1,8 @@
 """A run over two processes is the run of one: same rollouts, same parameters up to rounding."""
 
+import functools
 import json
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from safetensors.torch import load_file
 
 from softtokens import cli
 from softtokens.models.hf import load_policy
-from train import driver, processes
+from train.processes import free_port, of_rank, run_in_two
 from train.test_resume import lines, without_times
 
 MODES = ("hard", "soft", "fuzzy")
@@ -21,44 +19,11 @@ SHORT += ("--signal-every", "2")  # with two processes each has one of the halve
 ROUNDING = ("grad_norm", "loss", "signal", "mismatch", "entropy", "thought/")
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def of_rank(rank: int, local: int = 2) -> dict[str, str]:
-    """What a launcher of two processes, `local` on a machine, tells each."""
-    here = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local)}
-    return {**here, "RANK": str(rank), "LOCAL_RANK": str(rank % local)}
-
-
 @pytest.fixture
 def together(tmp_path):
     """Do training runs in two processes, each run by both."""
 
-    def together(*runs: list[str], local: int = 2) -> None:
-        file = tmp_path / "runs.json"
-        file.write_text(json.dumps([list(map(str, flags)) for flags in runs]))
-        port = free_port()
-        started = [
-            subprocess.Popen(
-                [sys.executable, processes.__file__, str(port), str(file)],
-                env=driver.ENVIRONMENT | of_rank(rank, local),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(2)
-        ]
-        try:
-            output = [process.communicate(timeout=300)[0] for process in started]
-        finally:
-            for process in started:
-                process.kill()
-        assert [process.returncode for process in started] == [0, 0], "\n".join(output)
-
-    return together
+    return functools.partial(run_in_two, tmp_path)
 
 
 def assert_same_up_to_rounding(run: Path, expected: Path) -> None:

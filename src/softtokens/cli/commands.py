@@ -139,12 +139,14 @@ class Command:
 COMMANDS = {
     "quickstart": Command(QuickstartConfig, _quickstart, "train a tiny model in all three modes and compare (minutes)"),
     "train": Command(TrainConfig, _train, "train a model by RLOO while it thinks in hard, soft or fuzzy tokens"),
-    "plan": Command(PlanConfig, _plan, "say what a training run will take of memory and time"),
-    "signal": Command(SignalConfig, _signal, "say how much of a training run's gradient is signal, before the run"),
+    "plan": Command(PlanConfig, _plan, "estimate memory and time of a training run"),
+    "signal": Command(SignalConfig, _signal, "measure how much of a gradient is signal, before a long run"),
     "evaluate": Command(EvaluateConfig, _evaluate, "measure pass@k of models in the six settings of inference"),
-    "compare": Command(CompareConfig, _compare, "tell which differences in an evaluation are more than luck"),
+    "compare": Command(CompareConfig, _compare, "compare models and settings of an evaluation, paired, with p-values"),
     "report": Command(ReportConfig, _report, "write one HTML page about training runs and evaluations"),
     "export": Command(ExportConfig, _export, "write a trained model as an ordinary folder, adapters merged"),
-    "replay-step": Command(ReplayStepConfig, _replay_step, "run a step again whose numbers were not finite"),
+    "replay-step": Command(
+        ReplayStepConfig, _replay_step, "re-run a skipped training step (values that were not finite)"
+    ),
     "generate": Command(GenerateConfig, _generate, "show the thoughts and the answer to one question"),
 }

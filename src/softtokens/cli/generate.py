@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import torch
@@ -10,6 +11,9 @@ from rich.table import Table
 
 from softtokens.cli.progress import console
 from softtokens.config.commands import GenerateConfig
+from softtokens.config.thought import AS_TRAINED, SETTINGS
+from softtokens.evaluate.evaluated_models import thought_in_training
+from softtokens.models import thought_head
 from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.ops.mixture import tempered_softmax
 from softtokens.ops.random import evaluation_seed
@@ -20,8 +24,8 @@ from softtokens.rollout.replay import hidden_before_thoughts
 from softtokens.rollout.stopping import decode_text
 from softtokens.tasks.files import as_text
 from softtokens.tasks.prompt import MATH_TEMPLATE, PLACE, check_template, fill
-from softtokens.thoughts import Thought, thought_setting
-from softtokens.types import Problem
+from softtokens.thoughts import Thought, build_thought
+from softtokens.types import Problem, UserError
 
 log = logging.getLogger(__name__)
 _SHOWN_TOKENS = 5
@@ -36,14 +40,14 @@ def generate(config: GenerateConfig) -> None:
         log.info("the model was trained on whole prompts, so the question is the prompt; --template changes that")
     question = as_text(config.question, what="question")
     problem = Problem(0, fill(check_template(template), question), "")
-    thought = thought_setting(config.setting, policy.embedding_rms, gamma=config.gamma)
+    thought = _thought(config, policy)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
     seed = evaluation_seed(config.seed)
     rollout = sample_problems(policy, thought, [problem], [range(config.samples)], limits, seed=seed)
     for row in range(rollout.rows):
         if config.samples > 1:
             console.rule(f"sample {row + 1}")
-        what = "thoughts" if thought.feeds_tokens else "thoughts (arg-max token of each step)"
+        what = "thoughts" if thought.is_drawn_token else "thoughts (the token that stands for each step)"
         console.print(f"[bold]{what}[/]: {_plain(rollout.thought_texts[row])}", highlight=False)
         console.print(f"[bold]answer[/]: {_plain(rollout.answer_texts[row])}", highlight=False)
         stop = rollout.stop_reasons[row]
@@ -52,17 +56,35 @@ def generate(config: GenerateConfig) -> None:
             console.print(trace_table(policy, thought, rollout.take(torch.tensor([row]))))
 
 
+def _thought(config: GenerateConfig, policy: HFPolicy) -> Thought:
+    """UserError for as-trained with a model that lies in no training run."""
+    if config.setting == AS_TRAINED:
+        settings, greedy = thought_in_training(config.model), False
+        if settings is None:
+            raise UserError(
+                f"setting is as-trained, but no training run belongs to {config.model!r}; give a run directory or a "
+                f"checkpoint in one, or another setting: {', '.join(SETTINGS)}"
+            )
+    else:
+        settings, greedy = SETTINGS[config.setting].thought, SETTINGS[config.setting].is_greedy
+    if config.gamma is not None:
+        settings = dataclasses.replace(settings, gamma=config.gamma)
+    thought = build_thought(settings, policy.embedding_rms, greedy=greedy)
+    thought_head.require(policy.model, thought.new_head)
+    return thought
+
+
 @torch.no_grad()
 def trace_table(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Table:
     """One row per thought step of a single rollout: the heaviest tokens of its mixture, entropy, effective support."""
     vocabulary = policy.vocabulary
-    hidden = hidden_before_thoughts(policy, rollout)
+    hidden = hidden_before_thoughts(policy, thought, rollout)
     distribution = thought.at(hidden, vocabulary)
     concentration = distribution.concentration
-    temperature = getattr(thought, "tau", None) or getattr(thought, "temperature", 1.0)
-    weights = tempered_softmax(distribution.logits, temperature or 1.0)
+    temperature = thought.temperature or 1.0
+    weights = tempered_softmax(distribution.logits, temperature)
     table = Table(title=f"mixtures (weights at temperature {temperature:g}; entropy in nats at temperature 1)")
-    for column in ("step", "fed" if thought.feeds_tokens else "shadow", "entropy", "support", "heaviest tokens"):
+    for column in ("step", "fed" if thought.is_drawn_token else "token", "entropy", "support", "heaviest tokens"):
         table.add_column(column, justify="right" if column in ("step", "entropy", "support") else "left")
     tokens = rollout.ids[rollout.is_thought]
     for step in range(len(tokens)):

@@ -12,6 +12,7 @@ from softtokens.cli.progress import console
 from softtokens.config.commands import ReplayStepConfig
 from softtokens.config.toml import from_dict
 from softtokens.config.train import TrainConfig
+from softtokens.models import thought_head
 from softtokens.models.hf import load_policy, resolve_device
 from softtokens.rollout.spikes import Spikes, unit_of
 from softtokens.thoughts import build_thought
@@ -64,7 +65,9 @@ def _findings(skipped: SkippedStep, config: ReplayStepConfig) -> list[RowFinding
         mask_unused=settings.mask_unused,
     )
     policy.logits_rounding = rounding_of(settings)
-    weights, thought = Weights(policy), build_thought(settings.thought, policy.embedding_rms)
+    thought = build_thought(settings.thought, policy.embedding_rms)
+    thought_head.require(policy.model, thought.new_head)
+    weights = Weights(policy)
     terms = TermWeights(settings.thought_weight, settings.answer_weight)
     skipped.require_sizes_of(policy, config.model or str(skipped.model))
     rollout, findings = skipped.rollout.to(policy.device), []

@@ -10,10 +10,10 @@ import tyro
 
 from softtokens.config.fields import require, require_choice
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import ALL_SETTINGS, MODE_TEMPERATURES
+from softtokens.config.thought import ALL_SETTINGS, FAMILIES, NAMED_CELLS, SETTINGS
 from softtokens.types import UserError
 
-PAPER_TEMPERATURES, PAPER_TAUS, PAPER_GAMMAS = (MODE_TEMPERATURES["hard"],), (MODE_TEMPERATURES["soft"],), (0.33,)
+PAPER_TEMPERATURES, PAPER_TAUS, PAPER_GAMMAS = (FAMILIES["hard"].temperature,), (FAMILIES["soft"].temperature,), (0.33,)
 METRIC = re.compile(r"(pass|maj)@([1-9][0-9]*)", re.ASCII)
 CHOICE_METRICS = ("accuracy", "accuracy_normalized", "nll_per_token")
 
@@ -24,80 +24,68 @@ class EvaluateConfig:
 
         softtokens evaluate --models tiny runs/hard runs/soft --task arithmetic --limit 128 --output runs/eval
 
-    makes one cell per model, task and setting. Stopped at any moment, the same command goes on; with other models,
+    makes one cell per model, task and setting. After an interruption, the same command continues. With other models,
     tasks or settings, or more samples, it adds to the folder. Answers are greedy. `softtokens compare runs/eval
-    --against tiny` then tells which differences are more than luck.
+    --against tiny` then shows which differences are more than chance.
     """
 
     models: tuple[str, ...] = ("tiny",)
-    """Hugging Face model folders or hub names, or run directories (their best checkpoint); tiny is inside the package.
-    NAME=PATH gives a model a name of its own."""
+    """Hugging Face model folders, hub names, or run directories (their best checkpoint); tiny is inside the package. NAME=PATH names a model."""
     task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
     tasks: tuple[str, ...] = ()
-    """Several tasks in the place of --task; they share its options. Tasks that need options of their own are added to
-    the folder by a second command."""
+    """Several tasks instead of --task; they share its options. Add tasks that need other options with a second command on the same folder."""
     settings: tuple[str, ...] = ALL_SETTINGS
-    """Which settings: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample."""
+    """Settings to evaluate: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample; as-trained: each model thinks as in its own training run, sampled."""
     samples: int = 32
-    """Samples per problem in the sampled settings; pass@k is reported for k up to this. Greedy settings take one.
-    More of them than the folder holds are added to those that are there."""
+    """Samples per problem in the sampled settings; pass@k is reported for k up to this number. Greedy settings take one. Samples beyond those in the folder are added to them."""
     temperatures: tuple[float, ...] = PAPER_TEMPERATURES
     """Temperatures of hard sampling, one cell each; 0.2 0.6 1.0 1.4 is a good grid (the paper: 1)."""
     gammas: tuple[float, ...] = PAPER_GAMMAS
-    """Noise of the soft and fuzzy sampled settings, in units of the embedding table's root mean square, one cell each;
-    0.1 0.33 1.0 is a good grid (the paper: 0.33)."""
+    """Noise levels of the soft and fuzzy sampled settings, in units of the embedding table's root mean square, one cell each; 0.1 0.33 1.0 is a good grid (the paper: 0.33)."""
     taus: tuple[float, ...] = PAPER_TAUS
     """Temperatures of the mixture in the soft settings, one cell each (the paper: 0.5; fuzzy is soft at 0.0001)."""
     max_thought_steps: int = 512
-    """Thoughts end here at the latest."""
+    """Largest number of thoughts."""
     max_answer_tokens: int = 32
-    """Answers end here at the latest."""
+    """Largest number of answer tokens."""
     profile: int = 0
-    """Measure entropy, softness and noise of each thought step on this many generations of each cell."""
+    """Measure entropy, softness and noise of each thought step on this many generations per cell."""
     traces: int = 0
-    """Record every thought step of this many problems of each cell, for the report's trace viewer."""
+    """Record every thought step of this many problems per cell, for the report's trace viewer."""
     choices: tuple[str, ...] = ()
-    """Out of domain: accuracy and NLL of these multiple-choice items: facts, or files with question, choices, answer.
-    NAME=FILE gives one a name."""
+    """Out of domain: accuracy and NLL of multiple-choice items: facts, or files with columns question, choices, answer. NAME=FILE names a file."""
     choices_limit: int | None = None
-    """Only the first so many items of each; by default 200 facts, or all of a file. Shuffle a file that is sorted by
-    subject, such as MMLU's, before."""
+    """Use only the first this many items of each set; by default 200 facts, or all of a file. Shuffle a file that is sorted by subject, such as MMLU's, before."""
     harness: tuple[str, ...] = ()
-    """Out of domain, through lm-eval: its multiple-choice tasks by name, such as hellaswag or arc_challenge (needs the
-    extra harness)."""
+    """Out of domain, through lm-eval: multiple-choice tasks by name, such as hellaswag or arc_challenge (needs the harness extra)."""
     harness_tasks: str | None = None
-    """Folder with YAML files of further lm-eval tasks."""
+    """Folder with YAML files of your own lm-eval tasks."""
     texts: str | None = None
-    """Preservation: KL, top-1 agreement and NLL difference to the base on these texts (a text file, one per line, or
-    a data file with a column text)."""
+    """Preservation: KL, top-1 agreement and NLL difference to the base on these texts (a text file, one per line, or a data file with a column text)."""
     base: str | None = None
-    """Name of the model that the others are held against on these texts; by default the first."""
+    """Name of the model that the others are compared with on these texts; by default the first."""
     seed: int = 0
     """Seed of the samples."""
     rows_per_batch: int | None = None
-    """Samples that run at a time, a new one starting when one ends; by default as many as memory allows. Does not
-    change what is sampled."""
+    """Samples that run at the same time; a new one starts when one ends. By default as many as memory allows. Does not change what is sampled."""
     decoding: Literal["auto", "plain", "compiled"] = "auto"
-    """Whether decode steps run compiled (torch.compile, a minute or two for each way of thinking); auto: on the CPU
-    when about 20,000 of them are to come for each, and 20,000 more. On a GPU they are recorded as CUDA graphs, unless
-    plain is chosen."""
+    """compiled: decode with torch.compile, which takes a minute or two per mode at the start. plain: without. auto: compiled on a CPU if there are enough decode steps (about 20,000, plus 20,000 per mode). On a GPU, steps are recorded as CUDA graphs unless plain is chosen."""
     memory: float | None = None
-    """Memory for a batch in GB; by default 80 % of what the accelerator has free, or a quarter of what the machine has.
-    Running out halves the batch and goes on."""
+    """Memory for a batch in GB; by default 80 % of the accelerator's free memory, or a quarter of the machine's. When memory runs out, the batch is halved."""
     output: str = "runs/evaluation"
-    """Folder for everything, see docs/evaluation.md; new, or one of an evaluation to go on with."""
+    """Folder for all results (docs/evaluation.md): a new one, or one of an evaluation to continue."""
     mask_unused: bool = True
-    """Vocabulary rows that no token owns get no probability, unless --no-mask-unused is given."""
+    """Exclude vocabulary rows that no token owns. --no-mask-unused allows them to be sampled."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the weights; mixtures and logits are float32 in any case."""
+    """Precision of the weights; mixtures and logits are always float32."""
 
     def __post_init__(self):
         require("models", "empty", bool(self.models), "one or more model folders or hub names")
-        require("settings", "empty", bool(self.settings), "one or more of " + ", ".join(ALL_SETTINGS))
+        require("settings", "empty", bool(self.settings), "one or more of " + ", ".join(NAMED_CELLS))
         for setting in self.settings:
-            require_choice("settings", setting, ALL_SETTINGS)
+            require_choice("settings", setting, NAMED_CELLS)
         for name in ("models", "tasks", "settings", "temperatures", "gammas", "taus", "choices", "harness"):
             _require_distinct(name, getattr(self, name))
         for name in ("samples", "max_thought_steps", "max_answer_tokens"):
@@ -118,13 +106,9 @@ class EvaluateConfig:
             raise UserError(f"base is {self.base!r} without texts; name a file of texts with --texts, or drop --base")
 
     def _check_grids(self) -> None:
-        grids = (
-            ("temperatures", PAPER_TEMPERATURES, ("hard-sample",)),
-            ("gammas", PAPER_GAMMAS, ("soft-sample", "fuzzy-sample")),
-            ("taus", PAPER_TAUS, ("soft-greedy", "soft-sample")),
-        )
-        for name, paper, users in grids:
-            values = getattr(self, name)
+        papers = {"temperatures": PAPER_TEMPERATURES, "gammas": PAPER_GAMMAS, "taus": PAPER_TAUS}
+        for name, paper in papers.items():
+            values, users = getattr(self, name), [one for one, setting in SETTINGS.items() if name in setting.grids]
             require(name, "empty", bool(values), "one or more numbers")
             for value in values:
                 require(name, value, 0 < value < 100, f"numbers above 0 and below 100; the paper uses {paper[0]}")
@@ -159,7 +143,7 @@ class CompareConfig:
     against: str | None = None
     """A model, a cell (setting), or MODEL/CELL; by default the first model."""
     metrics: tuple[str, ...] = ("pass@1",)
-    """pass@K or maj@K, and for multiple choice accuracy, accuracy_normalized, nll_per_token."""
+    """pass@K or maj@K; for multiple choice accuracy, accuracy_normalized, nll_per_token."""
     models: tuple[str, ...] = ()
     """Only these models; by default all."""
     tasks: tuple[str, ...] = ()
@@ -167,8 +151,7 @@ class CompareConfig:
     cells: tuple[str, ...] = ()
     """Only these cells; by default all."""
     best: bool = False
-    """Of a grid (temperatures, gammas, taus) take each model's best cell of each setting. It is chosen on one half of
-    the problems and measured on the other, and the other way round, so that the choice does not flatter itself."""
+    """Compare each model at its best cell of a grid (temperatures, gammas, taus). The cell is chosen on one half of the problems and measured on the other, and vice versa, so the choice adds no bias."""
     output: str | None = None
     """Also write the comparisons to this JSON file."""
 

@@ -38,7 +38,7 @@ class PlanConfig(TrainConfig):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("memory_gb", "bandwidth_gb_s", "tflops"):
             value = getattr(self, name)
-            require(name, value, value is None or 0 < value < float("inf"), "a positive number, or left out")
+            require(name, value, value is None or 0 < value < float("inf"), "a positive number, or omitted")
         even = self.processes <= self.per_machine or self.processes % self.per_machine == 0
         if self.scale.parallel == "hsdp" and not even:
             raise UserError(

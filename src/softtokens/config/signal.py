@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from softtokens.config.fields import require, require_choice
-from softtokens.config.thought import MODE_TEMPERATURES, Mode, ThoughtConfig
+from softtokens.config.thought import FAMILIES, Mode, ThoughtConfig
 from softtokens.config.train import TrainConfig
 from softtokens.types import UserError
 
@@ -51,7 +51,7 @@ class SignalConfig(TrainConfig):
             values = getattr(self, name)
             require(name, values, len(set(values)) == len(values), "values that all differ")
         for mode in self.modes:
-            require_choice("modes", mode, tuple(MODE_TEMPERATURES))
+            require_choice("modes", mode, tuple(FAMILIES))
         for tau in self.taus:
             require("taus", tau, 0 < tau < 100, "numbers above 0 and below 100")
         for gamma in self.gammas:

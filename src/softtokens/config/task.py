@@ -36,5 +36,5 @@ class TaskConfig:
     """exact: equal text or number. math: math-verify. By default the task's own."""
 
     def __post_init__(self):
-        require("limit", self.limit, self.limit is None or self.limit >= 1, "at least 1, or left out for all")
+        require("limit", self.limit, self.limit is None or self.limit >= 1, "at least 1, or omitted for all")
         require_choice("grader", self.grader, (None, "exact", "math"))

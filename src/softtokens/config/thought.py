@@ -1,4 +1,4 @@
-"""How the model thinks: the three modes, their temperatures, and the six settings of inference."""
+"""How the model thinks: the families of thoughts, their temperatures, and the settings of inference."""
 
 from __future__ import annotations
 
@@ -8,9 +8,25 @@ from typing import Literal
 from softtokens.config.fields import require, require_choice
 from softtokens.types import UserError
 
-Mode = Literal["hard", "soft", "fuzzy"]
-MODE_TEMPERATURES = {"hard": 1.0, "soft": 0.5, "fuzzy": 1e-4}
-ALL_SETTINGS = ("hard-greedy", "hard-sample", "soft-greedy", "soft-sample", "fuzzy-greedy", "fuzzy-sample")
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What the configuration knows of a family of thoughts."""
+
+    build: str
+    """As "module:function": a function of (ThoughtConfig, embedding_rms, greedy) that returns the `Thought`. Named, not imported, because the configuration knows no torch."""
+    temperature: float
+    """The default of tau."""
+    draws_tokens: bool = False
+    """Whether its randomness is that of a drawn token (greedy: temperature 0), not that of noise (greedy: gamma 0)."""
+
+
+FAMILIES: dict[str, Family] = {
+    "hard": Family("softtokens.thoughts.presets:hard", 1.0, draws_tokens=True),
+    "soft": Family("softtokens.thoughts.presets:mixture", 0.5),
+    "fuzzy": Family("softtokens.thoughts.presets:mixture", 1e-4),
+}
+Mode = Literal[tuple(FAMILIES)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,22 +34,22 @@ class ThoughtConfig:
     """How the model thinks."""
 
     mode: Mode = "soft"
-    """hard: tokens. soft: mixtures of embeddings at temperature 0.5 plus noise. fuzzy: the same at 0.0001."""
+    """hard: tokens. soft: mixtures of embeddings at temperature 0.5, plus noise. fuzzy: the same at temperature 0.0001."""
     tau: float | None = None
     """Temperature of thoughts; by default that of the mode (1, 0.5, 0.0001)."""
     gamma: float = 0.33
-    """Noise, in units of the embedding table's root mean square (noise on input); absolute for the other placements."""
+    """Noise level, in units of the embedding table's root mean square (noise on input), or absolute (other placements)."""
     noise: Literal["input", "hidden", "logits", "top-k"] = "input"
-    """Where the noise goes: on the fed embedding (the method), or further up (the paper's ablations)."""
+    """Where the noise is added: to the fed embedding (the method), or to the last hidden state, all logits or the top-k logits (the paper's ablations)."""
     top_k: int = 5
-    """How many logits get noise when noise is top-k."""
+    """Number of logits that get noise when noise is top-k."""
     estimator: Literal["replay", "density"] = "replay"
-    """Which expression of the thought's log-probability carries the gradient: replayed noise, or density."""
+    """Gradient estimator of thoughts. replay: score function with the stored noise, immune to rounding between sampler and trainer. density: log-density of the stored input."""
     table_in_mean: Literal["frozen", "trained"] = "trained"
-    """Whether the mean of a thought also learns by the embedding table moving inside it."""
+    """Whether the thought term's gradient also reaches the embedding table through the mean of the mixture."""
 
     def __post_init__(self):
-        require_choice("mode", self.mode, tuple(MODE_TEMPERATURES))
+        require_choice("mode", self.mode, tuple(FAMILIES))
         require_choice("noise", self.noise, ("input", "hidden", "logits", "top-k"))
         require_choice("estimator", self.estimator, ("replay", "density"))
         require_choice("table_in_mean", self.table_in_mean, ("frozen", "trained"))
@@ -47,5 +63,35 @@ class ThoughtConfig:
             )
 
     @property
+    def family(self) -> Family:
+        return FAMILIES[self.mode]
+
+    @property
     def temperature(self) -> float:
-        return MODE_TEMPERATURES[self.mode] if self.tau is None else self.tau
+        return self.family.temperature if self.tau is None else self.tau
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A setting of inference."""
+
+    thought: ThoughtConfig
+    """How the model thinks in it."""
+    is_greedy: bool = False
+    """Take the arg-max token, or feed the mixture without noise."""
+    grids: tuple[str, ...] = ()
+    """The options of evaluate that vary one of its values, in `GRIDS`."""
+
+
+GRIDS = {"temperatures": "tau", "taus": "tau", "gammas": "gamma"}  # option of evaluate -> field of ThoughtConfig
+SETTINGS: dict[str, Setting] = {
+    "hard-greedy": Setting(ThoughtConfig("hard"), is_greedy=True),
+    "hard-sample": Setting(ThoughtConfig("hard"), grids=("temperatures",)),
+    "soft-greedy": Setting(ThoughtConfig("soft"), is_greedy=True, grids=("taus",)),
+    "soft-sample": Setting(ThoughtConfig("soft"), grids=("taus", "gammas")),
+    "fuzzy-greedy": Setting(ThoughtConfig("fuzzy"), is_greedy=True),
+    "fuzzy-sample": Setting(ThoughtConfig("fuzzy"), grids=("gammas",)),
+}
+ALL_SETTINGS = tuple(SETTINGS)
+AS_TRAINED = "as-trained"  # the thought configuration of each model's own run, sampled
+NAMED_CELLS = (*ALL_SETTINGS, AS_TRAINED)  # what reports have columns for

@@ -1,52 +1,56 @@
-"""A cell: one setting of inference with its numbers. The six of the paper, and grids around them."""
+"""A cell: one setting of inference with its numbers. The named settings, grids around them, and each model as it was
+trained."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
-from softtokens.config.evaluate import PAPER_GAMMAS, EvaluateConfig
-from softtokens.config.thought import MODE_TEMPERATURES
+from softtokens.config.evaluate import EvaluateConfig
+from softtokens.config.thought import AS_TRAINED, GRIDS, SETTINGS, ThoughtConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """temperature: of tokens in hard settings (0: arg-max), of the mixture in soft and fuzzy ones. gamma: noise, in
-    units of the embedding table's root mean square; None where there is none."""
+    """setting: its name in `SETTINGS`, or as-trained. thought: how the model thinks, with the values of this cell."""
 
     setting: str
-    temperature: float
-    gamma: float | None
+    thought: ThoughtConfig
+    is_greedy: bool
 
     @property
-    def mode(self) -> str:
-        return self.setting.split("-")[0]
+    def temperature(self) -> float:
+        """Of drawn tokens (0: arg-max) or of the mixture."""
+        return 0.0 if self.is_greedy and self.thought.family.draws_tokens else self.thought.temperature
 
     @property
-    def is_greedy(self) -> bool:
-        return self.setting.endswith("-greedy")
+    def gamma(self) -> float | None:
+        """The noise; None where there is none."""
+        return None if self.is_greedy or self.thought.family.draws_tokens else self.thought.gamma
 
     @property
     def name(self) -> str:
-        """The setting, with a suffix for values that are not the paper's: `hard-sample_T=0.6`."""
-        paper = 0.0 if self.setting == "hard-greedy" else MODE_TEMPERATURES[self.mode]
-        parts = [self.setting]
-        if self.temperature != paper:
-            parts.append(f"{'T' if self.mode == 'hard' else 'tau'}={self.temperature!r}")
-        if self.gamma not in (None, *PAPER_GAMMAS):
+        """The setting, with a suffix for values that are not its own: `hard-sample_T=0.6`."""
+        if self.setting not in SETTINGS:
+            return self.setting
+        own, parts = SETTINGS[self.setting].thought, [self.setting]
+        if self.thought.temperature != own.temperature:
+            parts.append(f"{'T' if own.family.draws_tokens else 'tau'}={self.temperature!r}")
+        if self.gamma not in (None, own.gamma):
             parts.append(f"gamma={self.gamma!r}")
         return "_".join(parts)
 
 
-def cells_of(config: EvaluateConfig) -> list[Cell]:
-    """The cells of each model and task, in the order of the settings."""
+def cells_of(config: EvaluateConfig, trained: ThoughtConfig | None = None) -> list[Cell]:
+    """The cells of a model and each task, in the order of the settings. trained: how the model thought in its training
+    run; without one it has no cell as-trained."""
     cells = []
-    for setting in config.settings:
-        mode, kind = setting.split("-")
-        greedy = kind == "greedy"
-        if mode == "hard":
-            temperatures = (0.0,) if greedy else config.temperatures
-        else:
-            temperatures = config.taus if mode == "soft" else (MODE_TEMPERATURES["fuzzy"],)
-        gammas = (None,) if greedy or mode == "hard" else config.gammas
-        cells += [Cell(setting, temperature, gamma) for temperature in temperatures for gamma in gammas]
+    for name in config.settings:
+        if name == AS_TRAINED:
+            cells += [] if trained is None else [Cell(name, trained, is_greedy=False)]
+            continue
+        setting = SETTINGS[name]
+        for values in itertools.product(*(getattr(config, grid) for grid in setting.grids)):
+            changes = dict(zip((GRIDS[grid] for grid in setting.grids), values, strict=True))
+            cells.append(Cell(name, dataclasses.replace(setting.thought, **changes), setting.is_greedy))
     return cells

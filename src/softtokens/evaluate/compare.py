@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from softtokens.config.evaluate import CHOICE_METRICS, METRIC, CompareConfig
+from softtokens.config.thought import SETTINGS
 from softtokens.evaluate.folder import SCHEMA
 from softtokens.evaluate.intervals import holm, paired_difference
 from softtokens.evaluate.passk import MAX_VOTERS, maj_at_k, pass_at_k
@@ -131,7 +132,7 @@ def _per_problem(summary: dict[str, Any], metric: str) -> np.ndarray:
     kind, k = METRIC.fullmatch(metric).groups()
     samples, k = summary["samples"], int(k)
     if k > samples:
-        greedy = " (greedy settings are deterministic)" if summary["setting"].endswith("greedy") else ""
+        greedy = " (greedy settings are deterministic)" if _is_greedy(summary["setting"]) else ""
         raise _Impossible(f"{metric} needs {k} samples per problem, and {summary['cell']} has {samples}{greedy}")
     if kind == "pass":
         return pass_at_k(summary["right"], samples, k)
@@ -144,3 +145,7 @@ def _require_known(name: str, given: Sequence[str], known: Sequence[str]) -> Non
     for value in given:
         if value not in known:
             raise UserError(f"{name} is {value!r}; the evaluation has {', '.join(dict.fromkeys(known))}")
+
+
+def _is_greedy(setting: str) -> bool:
+    return setting in SETTINGS and SETTINGS[setting].is_greedy

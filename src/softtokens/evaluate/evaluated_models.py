@@ -12,7 +12,10 @@ import torch
 
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.task import TaskConfig
+from softtokens.config.thought import ThoughtConfig
+from softtokens.config.toml import from_dict
 from softtokens.evaluate.named_sources import named_sources
+from softtokens.files import expanded
 from softtokens.models.checkpoint_paths import best_checkpoint
 from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.task_setup import problems_sha256
@@ -48,6 +51,9 @@ class Models:
         device, dtype = resolve_device(config.device), getattr(torch, config.dtype)
         return load_policy(self.paths[name], device=device, dtype=dtype, mask_unused=config.mask_unused)
 
+    def thought_in_training(self, name: str) -> ThoughtConfig | None:
+        return thought_in_training(self.paths[name])
+
     def describe(self, name: str) -> dict[str, Any]:
         """The entry of evaluation.json."""
         path = self.paths[name]
@@ -56,19 +62,33 @@ class Models:
 
 def trained_with(path: str) -> dict[str, Any] | None:
     """What a run directory, or a checkpoint in one, says of its training; None for other models."""
-    folder = Path(path)
-    for run in (folder, *folder.resolve().parents[1:2]):
-        config = _run_config(run)
-        if config is not None:
-            return {
-                "mode": config["thought"]["mode"],
-                "base": config.get("model"),
-                "task": config["task"].get("name"),
-                "seed": config.get("seed"),
-                "steps": config.get("steps"),
-                "run": str(run),
-            }
-    return None
+    run, config = _run_of(path)
+    if config is None:
+        return None
+    return {
+        "mode": config["thought"]["mode"],
+        "base": config.get("model"),
+        "task": config["task"].get("name"),
+        "seed": config.get("seed"),
+        "steps": config.get("steps"),
+        "run": str(run),
+    }
+
+
+def thought_in_training(path: str) -> ThoughtConfig | None:
+    """How the model of a run directory, or of a checkpoint in one, thought while it was trained; None for other models.
+    UserError where the run's configuration has values that this version does not know."""
+    run, config = _run_of(path)
+    return None if config is None else from_dict(ThoughtConfig, config["thought"], where=f"{run / 'config.json'}: ")
+
+
+def _run_of(path: str) -> tuple[Path, dict[str, Any] | None]:
+    """The run that a path names or lies in, and its configuration; None for models without a run."""
+    folder = Path(expanded(path))
+    for run in (folder, *best_checkpoint(folder).resolve().parents[1:2]):
+        if (config := _run_config(run)) is not None:
+            return run, config
+    return folder, None
 
 
 def _run_config(run: Path) -> dict[str, Any] | None:

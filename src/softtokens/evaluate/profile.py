@@ -19,13 +19,12 @@ from softtokens.evaluate.sampling import Sampler
 from softtokens.models.hf import HFPolicy
 from softtokens.ops import streamed
 from softtokens.ops.mixture import tempered_softmax
-from softtokens.ops.random import Stream
 from softtokens.rollout.batches import RowName
 from softtokens.rollout.memory import with_fewer_slots
 from softtokens.rollout.record import Rollout
-from softtokens.rollout.replay import hidden_before_thoughts
+from softtokens.rollout.replay import hidden_before_thoughts, stored_draws
 from softtokens.rollout.stopping import decode_text
-from softtokens.thoughts import Gaussian, Hard, Thought
+from softtokens.thoughts import Thought
 
 ENTROPY_TEMPERATURE = 1.0
 NEAR_CERTAIN = 0.99
@@ -39,7 +38,8 @@ class Steps:
 
     entropy: nats, at temperature 1. max_weight, effective_support: at the cell's temperature. distance_to_token: from
     what was fed to the nearest token's embedding; noise: length of the noise; both in units of the embedding length,
-    rms * sqrt(dim). noise_ratio: length of the noise over that of the mean embedding. top_ids, top_weights: [steps, 5].
+    rms * sqrt(dim). noise_ratio: length of the noise over that of what is fed without it. top_ids, top_weights:
+    [steps, 5].
     """
 
     row: Tensor
@@ -70,7 +70,7 @@ def profile(sampler: Sampler, thought: Thought, rows: list[RowName]) -> dict[str
         for name in _PROFILED:
             values = np.split(getattr(steps, name).double().cpu().numpy(), np.cumsum(lengths)[:-1])
             columns.setdefault(name, []).extend(values)
-    return summarize_steps(columns, _temperature(thought))
+    return summarize_steps(columns, thought.temperature)
 
 
 _PROFILED = ("entropy", "effective_support", "max_weight", "distance_to_token", "noise_ratio")
@@ -141,12 +141,10 @@ def _step_columns(policy: HFPolicy, steps: Steps, own: Tensor) -> dict[str, Any]
 def measure_steps(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Steps:
     """Peak memory: the body's activations for [rows, seq], the table in float32 and a few chunks of logits."""
     vocabulary = policy.vocabulary
-    hidden = hidden_before_thoughts(policy, rollout)
-    row, position = torch.nonzero(rollout.is_thought, as_tuple=True)
-    step = position - rollout.prompt_lengths[row]
-    token = rollout.ids[rollout.is_thought]
-    fed = vocabulary.embed(token) if rollout.inputs is None else rollout.inputs[row, step]
-    noise = _noise_length(thought, rollout, row, step)
+    hidden = hidden_before_thoughts(policy, thought, rollout)
+    row, _ = torch.nonzero(rollout.is_thought, as_tuple=True)
+    drawn = stored_draws(rollout)
+    fed = thought.fed(drawn, vocabulary)
     unit = policy.embedding_rms * vocabulary.table.shape[1] ** 0.5
     embeddings = vocabulary.embed(vocabulary.tokens)
     chunk = streamed.default_chunk_rows(vocabulary)
@@ -155,19 +153,20 @@ def measure_steps(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Steps
         part = slice(start, start + chunk)
         distribution = thought.at(hidden[part], vocabulary)
         soft = distribution.concentration
-        weights = tempered_softmax(distribution.logits, _temperature(thought) or 1e-6)
-        mean = distribution.mean if isinstance(thought, Gaussian) else fed[part]
+        weights = tempered_softmax(distribution.logits, thought.temperature or 1e-6)
+        noise = distribution.noise_length(drawn[part])
+        without_noise = distribution.embed(distribution.mode)
         top = weights.topk(min(TOP, weights.shape[1]))
         parts.append(
             Steps(
                 row=row[part],
-                token=token[part],
+                token=drawn.token[part],
                 entropy=soft.entropy,
                 max_weight=soft.max_weight,
                 effective_support=soft.effective_support,
                 distance_to_token=distance_to_nearest(embeddings, fed[part]) / unit,
-                noise=noise[part] / unit,
-                noise_ratio=noise[part] / mean.norm(dim=-1),
+                noise=noise / unit,
+                noise_ratio=noise / without_noise.norm(dim=-1),
                 top_ids=top.indices,
                 top_weights=top.values,
             )
@@ -184,18 +183,6 @@ def distance_to_nearest(embeddings: Tensor, vectors: Tensor) -> Tensor:
     """
     square = embeddings.square().sum(-1) - 2 * (vectors @ embeddings.T)
     return (vectors - embeddings[square.argmin(dim=-1)]).norm(dim=-1)
-
-
-def _noise_length(thought: Thought, rollout: Rollout, row: Tensor, step: Tensor) -> Tensor:
-    if not isinstance(thought, Gaussian) or thought.sigma == 0:
-        return torch.zeros(len(row), device=row.device)
-    keys = rollout.keys[row].at(step, Stream.THOUGHT)
-    return thought.sigma * keys.normal(rollout.inputs.shape[-1]).norm(dim=-1)
-
-
-def _temperature(thought: Thought) -> float:
-    assert isinstance(thought, (Hard, Gaussian)), thought  # the six settings are made of these
-    return thought.temperature if isinstance(thought, Hard) else thought.tau
 
 
 def _measured(sampler: Sampler, thought: Thought, rows: list[RowName]) -> Iterator[tuple[Rollout, Steps]]:

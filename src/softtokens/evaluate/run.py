@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import ThoughtConfig
+from softtokens.config.thought import AS_TRAINED
 from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.choices import is_done, made_from_items, require_same_items, score_into
@@ -34,6 +35,7 @@ from softtokens.evaluate.sample_file import read_samples, write_samples
 from softtokens.evaluate.sampling import Sampler
 from softtokens.evaluate.summary import summarize
 from softtokens.files import json_text, read_json, write_atomically, write_json
+from softtokens.models import thought_head
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import encode_prompts, require_room
@@ -44,6 +46,7 @@ from softtokens.tasks import load_choice_items
 from softtokens.thoughts import Thought, build_thought
 from softtokens.types import ChoiceItem, Problem, UserError
 
+log = logging.getLogger(__name__)
 SAMPLES, SUMMARY, PROFILE = "samples.jsonl", "summary.json", "profile.json"
 
 
@@ -84,30 +87,53 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
     models = Models.of(config)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
     outside.check(root, models)
+    cells = {name: cells_of(config, models.thought_in_training(name)) for name in models.paths}
+    _require_cells(config, cells, outside)
     described = []
     for name in models.paths:
         policy = models.load(name)
         for task in tasks:
             require_room(policy, task.problems, limits, name=f"task {task.name!r}")
         outside.require_room(policy)
+        for cell in cells[name]:
+            _thought_for(cell, policy)
         described.append(models.describe(name))
-    cells = cells_of(config)
     entry = {
         "schema": SCHEMA,
         "config": dataclasses.asdict(config),
         "models": described,
         "tasks": [task_entry(task.name, task.config, task.problems) for task in tasks],
-        "settings": [cell.name for cell in cells],
+        "settings": _names_of(cells, config),
     }
     register(root, entry)
-    count = _Counter(config, len(models.paths), tasks, cells, listener)
+    count = _Counter(config, tasks, cells, listener)
     for name in models.paths:
         with locked(root, name):
             decoder = Decoder(models.load(name))
-            for task in tasks:
-                _evaluate_task(root, name, decoder, task, cells, config, limits, count)
+            for task in tasks if cells[name] else ():
+                _evaluate_task(root, name, decoder, task, cells[name], config, limits, count)
             outside.evaluate(root, name, models)
     return root
+
+
+def _require_cells(config: EvaluateConfig, cells: dict[str, list[Cell]], outside: _Outside) -> None:
+    """Log which models have no training run and so no cell as-trained; UserError when nothing is left to evaluate."""
+    untrained = [name for name, of_model in cells.items() if all(cell.setting != AS_TRAINED for cell in of_model)]
+    if AS_TRAINED not in config.settings or not untrained:
+        return
+    names = ", ".join(untrained)
+    if not any(cells.values()) and not outside.has_any:
+        raise UserError(
+            f"settings is as-trained, but no training run belongs to {names}; give run directories or checkpoints in "
+            "them, or name other settings"
+        )
+    log.info("no training run belongs to %s, so there is nothing to evaluate as-trained", names)
+
+
+def _names_of(cells: dict[str, list[Cell]], config: EvaluateConfig) -> list[str]:
+    """The cells of all models, in the order of the settings."""
+    of_all = [cell for of_model in cells.values() for cell in of_model]
+    return list(dict.fromkeys(cell.name for cell in sorted(of_all, key=lambda c: config.settings.index(c.setting))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +158,10 @@ class _Outside:
         harness = Harness(config.harness, config.harness_tasks) if config.harness else None
         texts = None if config.texts is None else load_texts(config.texts)
         return _Outside(items, harness, config.harness, config.choices_limit, texts, config.base)
+
+    @property
+    def has_any(self) -> bool:
+        return bool(self.items or self.harness_tasks or self.texts is not None)
 
     def check(self, root: Path, models: Models) -> None:
         """UserError when base is none of the models, there is nothing to hold against it, or the folder has results of
@@ -204,7 +234,7 @@ def _evaluate_task(
     sampler = Sampler(decoder, task.problems, limits, grader, config.seed, batch_size)
     try:
         for cell in cells:
-            thought = thought_of(cell, policy.embedding_rms)
+            thought = _thought_for(cell, policy)
             count.begin(model, task.name, cell)
             folder = cell_folder(root, model, task.name, cell.name)
             summary = fill_cell(folder, sampler, thought, model, task.name, cell, count)
@@ -255,19 +285,24 @@ def _trace_into(file: Path, sampler: Sampler, thought: Thought, names: dict[str,
 
 def thought_of(cell: Cell, embedding_rms: float) -> Thought:
     """How the model thinks in a cell."""
-    numbers = {"gamma": 0.0 if cell.gamma is None else cell.gamma}
-    if cell.temperature > 0:
-        numbers["tau"] = cell.temperature
-    return build_thought(ThoughtConfig(mode=cell.mode, **numbers), embedding_rms, greedy=cell.is_greedy)
+    return build_thought(cell.thought, embedding_rms, greedy=cell.is_greedy)
+
+
+def _thought_for(cell: Cell, policy: HFPolicy) -> Thought:
+    """The same, after giving the policy's model the head that these thoughts need. UserError where it has none."""
+    thought = thought_of(cell, policy.embedding_rms)
+    thought_head.require(policy.model, thought.new_head)
+    return thought
 
 
 class _Counter:
     """Keeps count of the samples for the progress display."""
 
-    def __init__(self, config: EvaluateConfig, models: int, tasks: list[Task], cells: list[Cell], listener: Listener):
+    def __init__(self, config: EvaluateConfig, tasks: list[Task], cells: dict[str, list[Cell]], listener: Listener):
+        """cells: of each model."""
         self._config, self._listener = config, listener
-        per_problem = sum(self.samples(cell) for cell in cells)
-        self._total = models * per_problem * sum(len(task.problems) for task in tasks)
+        per_problem = sum(self.samples(cell) for of_model in cells.values() for cell in of_model)
+        self._total = per_problem * sum(len(task.problems) for task in tasks)
         self._done = 0
         self._where = ("", "", "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -53,6 +54,7 @@ def summarize(
         "setting": cell.setting,
         "temperature": cell.temperature,
         "gamma": cell.gamma,
+        "thought": dataclasses.asdict(dataclasses.replace(cell.thought, tau=cell.thought.temperature)),
         "problems": len(problem_ids),
         "samples": n,
         "seed": seed,

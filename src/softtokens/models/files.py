@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from softtokens.files import expanded
-from softtokens.models import lora
+from softtokens.models import lora, thought_head
 from softtokens.models.blocks import known_blocks
 from softtokens.models.checkpoint_paths import best_checkpoint
 from softtokens.models.lora import Misfit
@@ -198,7 +198,7 @@ def _require_loadable(source: Source) -> None:
     name, path = source.name, source.folder
     if path is None:
         return
-    weights = [file.name for file in path.glob("*.safetensors")]
+    weights = [file.name for file in path.glob("*.safetensors") if file.name != thought_head.FILE]
     has_adapters = lora.is_folder(path)
     if not (path / "config.json").is_file() and not has_adapters:
         raise UserError(f"model folder {name!r} has no config.json; it is not a Hugging Face model folder")

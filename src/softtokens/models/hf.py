@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from softtokens.models import attention
+from softtokens.models import attention, thought_head
 from softtokens.models.files import find, load_model, without_progress_bars
 from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
@@ -115,6 +115,7 @@ class HFPolicy:
             owned=None if self._owned is None else self._owned.to(head.weight.device),
             bias=head.bias,
             rounding=self.logits_rounding,
+            thought_head=thought_head.head_of(self.model),
             **self._transform,
         )
 
@@ -191,11 +192,17 @@ class HFPolicy:
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """An ordinary Hugging Face folder, loadable by AutoModelForCausalLM (of a model with adapters: a peft folder),
-        plus our own small state file. weights: to be saved in the place of the model's own."""
+        plus our own small state file, and one of the thought head if there is any. weights: to be saved in the place of
+        the model's own."""
+        has_head = thought_head.head_of(self.model) is not None
+        if has_head:
+            weights, of_head = thought_head.split(self.model.state_dict() if weights is None else weights)
         with without_progress_bars():
             self.model.save_pretrained(folder, state_dict=weights)
+        if has_head:
+            thought_head.save(of_head, Path(folder))
         self.tokenizer.save_pretrained(folder)
-        state = {"embedding_rms": self.embedding_rms, "template": self.template}
+        state = {"embedding_rms": self.embedding_rms, "template": self.template, "thought_head": has_head}
         (Path(folder) / _STATE_FILE).write_text(json.dumps(state) + "\n")
 
 
@@ -218,8 +225,11 @@ def load_policy(
     model, tokenizer = load_model(source, dtype, merge_adapters=merge_adapters)
     state_file = None if source.folder is None else source.folder / _STATE_FILE
     state = json.loads(state_file.read_text()) if state_file is not None and state_file.is_file() else {}
+    model.to(device)
+    if state.get("thought_head") or (source.folder is not None and (source.folder / thought_head.FILE).is_file()):
+        thought_head.load(model, source.folder)
     return HFPolicy(
-        model.to(device),
+        model,
         tokenizer,
         mask_unused=mask_unused,
         embedding_rms=state.get("embedding_rms"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Vocabulary:
     head: [vocab, dim], logits = cap(scale * (hidden head^T + bias)). table: [vocab, dim], what a token feeds into the
     first block is `table_scale * table[token]` (Gemma scales). Rows that belong to no token of the tokenizer get logit
     -inf: those at or beyond `size`, and where token ids have holes those that are not in `owned`, int64, ascending.
-    rounding: the dtype that finished logits are rounded to; gradients pass as if they were not.
+    rounding: the dtype that finished logits are rounded to; gradients pass as if they were not. thought_head: the
+    parameters that the model's family of thoughts has of its own, if it has any (see `Thought.new_head`).
     """
 
     head: Tensor
@@ -32,6 +33,7 @@ class Vocabulary:
     table_scale: float = 1.0
     owned: Tensor | None = None
     rounding: torch.dtype | None = None
+    thought_head: nn.Module | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, dim] to [rows, vocab], at least float32."""

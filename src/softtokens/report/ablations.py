@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from softtokens.config.thought import SETTINGS
 from softtokens.report import paper
 from softtokens.report.arms import Arm, recipe
 from softtokens.report.blocks import Block, Figure, Panel, Series, missing, plain
@@ -59,7 +60,8 @@ def _values(results: Results, task: str, name: str) -> tuple[str, dict[str, floa
         cell for (_, where, cell_name), cell in results.sources.cells.items() if (where, cell_name) == (task, name)
     )
     values = {knob: number(cell.summary.get(knob)) for knob in _SYMBOLS}
-    return cell.setting, values | ({} if cell.setting in ("soft-sample", "fuzzy-sample") else {"gamma": None})
+    setting = SETTINGS.get(cell.setting)
+    return cell.setting, values | ({} if setting is not None and "gammas" in setting.grids else {"gamma": None})
 
 
 def _in_training(results: Results, task: str) -> Figure | None:

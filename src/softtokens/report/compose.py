@@ -5,6 +5,7 @@ from __future__ import annotations
 from softtokens.report import (
     ablations,
     checks,
+    claims,
     diagnostics,
     out_of_domain,
     overview,
@@ -65,7 +66,7 @@ _HOW_TO_READ = (
 def _overview(arms: list[Arm[Run]], results: Results) -> list[Block]:
     trained: list[Block] = [training.what_was_trained(arms)] if arms else []
     if results.sources.cells:
-        verdict = [*overview.verdict(results), *overview.differences(results)]
+        verdict = [*overview.verdict(results), *claims.tables(results), *overview.differences(results)]
     else:
         verdict = [missing(NO_EVALUATION)]
     return [*trained, *verdict, *([training.cost(arms)] if arms else [])]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import NAMED_CELLS
 from softtokens.evaluate.intervals import estimate, paired_difference
 from softtokens.evaluate.passk import ks_up_to, pass_at_k
 from softtokens.report.arms import Arm, model_arms
@@ -62,7 +62,7 @@ class Results:
     def names(self, task: str) -> list[str]:
         """Names of the cells of a task: the paper's settings in their order, then those at other values."""
         names = {name for _, where, name in self.sources.cells if where == task}
-        plain = [name for name in ALL_SETTINGS if name in names]
+        plain = [name for name in NAMED_CELLS if name in names]
         return [*plain, *sorted(names - set(plain))]
 
     def arms_of(self, task: str) -> list[Arm[Model]]:

@@ -11,7 +11,7 @@ import numpy as np
 from softtokens.report import paper
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import MINUS, Block, Entry, Table, missing, percent, plain, span
-from softtokens.report.estimates import Results, paired
+from softtokens.report.estimates import Difference, Results, paired
 from softtokens.report.readers import number, numbers, table, text
 from softtokens.report.sources import Model
 
@@ -78,17 +78,31 @@ def _value(choices: list[dict[str, Any]], key: str, scale: float, digits: int) -
 
 def _against(choices: list[dict[str, Any]], base: list[dict[str, Any]], is_base: bool) -> Entry:
     """The paired difference in NLL per token over items; an arm of seeds by its mean per item."""
-    own_items, base_items = _items(choices), _items(base)
     if is_base:
         return Entry("")
-    if len({json.dumps([choice.get(key) for key in _SAME_ITEMS]) for choice in [*choices, *base]}) > 1:
+    if not _same_items(choices, base):
         return Entry("–", hint="measured on other items than the base, or with other options")
-    if own_items is None or base_items is None or len(own_items) != len(base_items):
+    d = _difference(choices, base)
+    if d is None:
         return Entry("–", hint="no item-by-item values to pair")
-    d = paired(own_items, base_items, shares=False)
     mark = "" if not d.is_clear else "up-bad" if d.mean > 0 else "down-good"
     shown = f"{d.mean:+.4f}".replace("-", MINUS)
     return Entry(shown, d.mean, d.low, d.high, below=span(d.low, d.high, 1, 4), mark=mark)
+
+
+def against(results: Results, arm: Arm[Model], other: Arm[Model], name: str) -> Difference | None:
+    """NLL per token of the right choice, arm minus other, paired over items; None where the items differ."""
+    choices, others = _of(results, arm, name), _of(results, other, name)
+    return _difference(choices, others) if _same_items(choices, others) else None
+
+
+def _same_items(choices: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
+    return len({json.dumps([choice.get(key) for key in _SAME_ITEMS]) for choice in [*choices, *others]}) == 1
+
+
+def _difference(choices: list[dict[str, Any]], others: list[dict[str, Any]]) -> Difference | None:
+    ours, theirs = _items(choices), _items(others)
+    return None if ours is None or theirs is None or len(ours) != len(theirs) else paired(ours, theirs, shares=False)
 
 
 def _items(choices: list[dict[str, Any]]) -> np.ndarray | None:

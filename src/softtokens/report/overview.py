@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import NAMED_CELLS, SETTINGS
 from softtokens.evaluate.intervals import holm
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import MINUS, MODES, Block, Entry, Table, missing, percent, span
@@ -13,9 +13,9 @@ from softtokens.report.training import short_name
 
 
 def verdict(results: Results) -> list[Block]:
-    """One table per task: rows are models, columns the six settings, a cell pass@1 with its interval."""
+    """One table per task: rows are models, columns the settings, a cell pass@1 with its interval."""
     tables = [_verdict_of(results, task) for task in results.tasks]
-    return [t for t in tables if t] or [missing("no evaluation has a finished cell in one of the six settings.")]
+    return [t for t in tables if t] or [missing("no evaluation has a finished cell in one of the named settings.")]
 
 
 def differences(results: Results) -> list[Block]:
@@ -27,7 +27,7 @@ def differences(results: Results) -> list[Block]:
 
 
 def _verdict_of(results: Results, task: str) -> Table | None:
-    names = [name for name in results.names(task) if name in ALL_SETTINGS]
+    names = [name for name in results.names(task) if name in NAMED_CELLS]
     arms = results.arms_of(task)
     if not names or not arms:
         return None
@@ -86,7 +86,7 @@ def _largest(results: Results, arm: Arm[Model], task: str, name: str) -> str:
 def _differences_of(results: Results, task: str) -> Table | None:
     arms = results.arms_of(task)
     pairs = [(a, b) for b in arms if b.mode in ("base", "hard") for a in arms if a.mode not in ("base", b.mode)]
-    cells = [(n, k) for n in results.names(task) if n in ALL_SETTINGS for k in _first_and_last(results.ks(task, n))]
+    cells = [(n, k) for n in results.names(task) if n in NAMED_CELLS for k in _first_and_last(results.ks(task, n))]
     differences = {(a.label, b.label, *c): results.difference(a, b, task, *c) for a, b in pairs for c in cells}
     known = {key: d for key, d in differences.items() if d is not None}
     if not known:
@@ -167,7 +167,7 @@ def in_words(results: Results) -> str:
             (estimate.value, arm.label, name)
             for arm in arms
             for name in results.names(task)
-            if name in ALL_SETTINGS and (estimate := results.estimate(arm, task, name, 1)) is not None
+            if name in NAMED_CELLS and (estimate := results.estimate(arm, task, name, 1)) is not None
         ]
         if len(measured) > 1 and max(measured)[0] > 0:
             value, label, name = max(measured, key=lambda one: one[0])  # of equals the first, as in the table
@@ -177,12 +177,18 @@ def in_words(results: Results) -> str:
                 f"On {task}, {label} tested {name}{alike} solves most at the first attempt: {percent(value)} %."
             )
         base = next((arm for arm in arms if arm.mode == "base"), None)
-        pairs = [(arm, f"{arm.mode}-sample") for arm in arms if base is not None and arm is not base]
-        changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs]
+        pairs = [(arm, _sampled(arm.mode)) for arm in arms if base is not None and arm is not base]
+        changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs if own is not None]
         compared = [_comparison(arm.label, own, d) for arm, own, d in changes if d is not None]
         if compared:
             sentences.append(f"Against the base, pass@1: {'; '.join(compared)}.")
     return " ".join(sentences)
+
+
+def _sampled(mode: str) -> str | None:
+    """The sampled setting of a mode."""
+    names = (name for name, s in SETTINGS.items() if s.thought.mode == mode and not s.is_greedy)
+    return next(names, None)
 
 
 def _comparison(label: str, setting: str, d: Difference) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import AS_TRAINED, NAMED_CELLS
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, missing, percent, plain
 from softtokens.report.estimates import Results
@@ -42,7 +42,7 @@ def _profiles(results: Results, task: str, name: str) -> list[tuple[Arm[Model], 
 def _entropy(results: Results, task: str) -> Figure | None:
     panels = []
     temperatures = set()
-    for name in [n for n in results.names(task) if n in ALL_SETTINGS]:
+    for name in [n for n in results.names(task) if n in NAMED_CELLS]:
         series = []
         for arm, cell in _profiles(results, task, name):
             temperatures.add(plain(number(cell.profile.get("entropy_temperature"))))
@@ -63,7 +63,7 @@ def _entropy(results: Results, task: str) -> Figure | None:
 
 def _along(results: Results, task: str) -> Figure | None:
     """The other meters step by step, in the first sampled setting with mixtures that has them."""
-    for name in ("soft-sample", "fuzzy-sample", "soft-greedy", "fuzzy-greedy"):
+    for name in ("soft-sample", "fuzzy-sample", AS_TRAINED, "soft-greedy", "fuzzy-greedy"):
         pairs = _profiles(results, task, name)
         panels = []
         for key, (label, is_share) in METERS.items():
@@ -78,10 +78,10 @@ def _along(results: Results, task: str) -> Figure | None:
 
 def _meter(results: Results, task: str) -> Table | None:
     rows = []
-    for name in [n for n in results.names(task) if n in ALL_SETTINGS and not n.startswith("hard")]:
+    for name in [n for n in results.names(task) if n in NAMED_CELLS]:
         for arm, cell in _profiles(results, task, name):
             means = {key: _mean(cell.profile, key) for key in METERS}
-            if any(mean is not None for mean in means.values()):
+            if cell.mode != "hard" and any(mean is not None for mean in means.values()):
                 shown = [Entry(_meant(means[key], is_share), means[key]) for key, (_, is_share) in METERS.items()]
                 rows.append([Entry(arm.label, below=name, mode=arm.mode), *shown])
     if not rows:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import NAMED_CELLS, SETTINGS
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Figure, Panel, Series, missing
 from softtokens.report.estimates import Difference, Results
 from softtokens.report.sources import Model
 
-SAMPLED = tuple(setting for setting in ALL_SETTINGS if setting.endswith("sample"))
+SAMPLED = tuple(name for name in NAMED_CELLS if name not in SETTINGS or not SETTINGS[name].is_greedy)
 
 
 def figures(results: Results) -> list[Block]:

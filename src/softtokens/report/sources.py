@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from softtokens.config.thought import MODE_TEMPERATURES
+from softtokens.config.thought import FAMILIES, SETTINGS
 from softtokens.files import expanded
 from softtokens.report.readers import (
     note_schema,
@@ -56,7 +56,7 @@ class Run:
     @property
     def tau(self) -> float | None:
         tau = number(table(self.config.get("thought")).get("tau"))
-        return MODE_TEMPERATURES.get(self.mode) if tau is None else tau
+        return FAMILIES[self.mode].temperature if tau is None and self.mode in FAMILIES else tau
 
     @property
     def gamma(self) -> float | None:
@@ -105,6 +105,13 @@ class Cell:
     @property
     def setting(self) -> str:
         return text(self.summary.get("setting"), self.name.split("_")[0])
+
+    @property
+    def mode(self) -> str:
+        """Of the thoughts in this cell."""
+        setting = SETTINGS.get(self.setting)
+        mode = text(table(self.summary.get("thought")).get("mode"))
+        return mode or ("unknown" if setting is None else setting.thought.mode)
 
 
 @dataclasses.dataclass

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import NAMED_CELLS
 from softtokens.report.blocks import Block, Viewer, missing
 from softtokens.report.estimates import Results
 from softtokens.report.readers import number, numbers, read_rows, table, text
@@ -63,7 +63,7 @@ def _texts(results: Results) -> Iterator[dict[str, Any]]:
     """Samples of the cells that have no traces."""
     traced = {(text(row.get("model")), text(row.get("task")), text(row.get("cell"))) for row in results.sources.traces}
     for key, cell in results.sources.cells.items():
-        if key in traced or cell.name not in ALL_SETTINGS:
+        if key in traced or cell.name not in NAMED_CELLS:
             continue
         rows = read_rows(cell.file.parent / "samples.jsonl", results.sources.notes, _SAMPLES_READ)
         for row in [row for row in rows if number(row.get("sample")) == 0][:MOST_PROBLEMS]:
@@ -151,7 +151,7 @@ def _short(value: float) -> float:
 
 
 def _order(cell: str) -> int:
-    return ALL_SETTINGS.index(cell) if cell in ALL_SETTINGS else len(ALL_SETTINGS)
+    return NAMED_CELLS.index(cell) if cell in NAMED_CELLS else len(NAMED_CELLS)
 
 
 def _natural(name: str) -> tuple[int, str]:

@@ -96,7 +96,7 @@ def stream_problems(
     )
     of_row = [place[i] for i, _ in rows]
     for finished, rollout in stream_rollouts(
-        policy, thought, prompts, of_row, keys, limits, slots=slots, keep_inputs=False, decoder=decoder
+        policy, thought, prompts, of_row, keys, limits, slots=slots, for_replay=False, decoder=decoder
     ):
         yield [rows[row] for row in finished.tolist()], rollout
 

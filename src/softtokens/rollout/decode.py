@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -62,14 +63,14 @@ def stream_rollouts(
     limits: Limits,
     *,
     slots: int | None = None,
-    keep_inputs: bool = True,
+    for_replay: bool = True,
     decoder: Decoder | None = None,
 ) -> Iterator[tuple[Tensor, Rollout]]:
     """Like `sample_rollout` for more rows than fit in memory: at most `slots` at a time, new rows taking the places of
     finished ones. Yields (rows, their rollout) as they finish, each row once. Fewer slots than 8 give results that
     differ by rounding.
 
-    keep_inputs: keep the thought vectors that were fed, which a replay needs and a grader does not.
+    for_replay: keep what the thoughts store for a replay, which a grader does not need.
     """
     decoder = decoder or Decoder(policy)
     assert decoder.policy is policy
@@ -77,7 +78,7 @@ def stream_rollouts(
     most = -(-len(waiting) // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
     slots = most if slots is None else min(slots, most)
     slots -= slots % _SLOT_MULTIPLE if slots > _SLOT_MULTIPLE else 0
-    batch = _Batch(decoder, thought, prompts, prompt_of_row, keys, limits, slots, keep_inputs)
+    batch = _Batch(decoder, thought, prompts, prompt_of_row, keys, limits, slots, for_replay)
     while waiting or batch.alive:
         if waiting and batch.wants_more and batch.finished:
             yield batch.take_finished()
@@ -104,10 +105,21 @@ def similar_lengths(lengths: Mapping[int, int]) -> list[list[int]]:
     return groups
 
 
+@dataclasses.dataclass
+class _HostSlot:
+    """What the host knows of a slot, as of the last step. seat: where on the tape its row writes, the slot's number
+    when the row was admitted. end: positions written."""
+
+    seat: int
+    row: int | None = None
+    end: int = 0
+    phase: int = DONE
+
+
 class _Batch:
     """The slots, their caches and the tape, and what the host knows of them.
 
-    A slot's seat on the tape is its number when its row was admitted.
+    The tape has one seat more than there are slots, the forgotten one: rows that only fill up a batch write there.
     """
 
     def __init__(
@@ -119,7 +131,7 @@ class _Batch:
         keys: Keys,
         limits: Limits,
         slots: int,
-        keep_inputs: bool,
+        for_replay: bool,
     ):
         self.decoder, self.policy = decoder, (policy := decoder.policy)
         self.prompts, self.prompt_of_row, self.keys = prompts, prompt_of_row, keys
@@ -138,45 +150,42 @@ class _Batch:
         positions = policy.view(needed_positions(policy, prompts, limits)) + 1
 
         def make() -> Buffers:
-            tape = Tape.empty(slots, machine, keep_inputs=keep_inputs)
+            tape = Tape.empty(slots, machine, for_replay=for_replay)
             return machine, Slots.empty(slots, vocabulary, seat=slots), tape, SlotKV(slots, positions)
 
-        buffers, self.recorder = decoder.buffers((slots, keep_inputs, thought, limits, keys.seed), positions, make)
+        buffers, self.recorder = decoder.buffers((slots, for_replay, thought, limits, keys.seed), positions, make)
         self.machine, self.slots, self.tape, self.kv = buffers
         self.slots.phase.fill_(DONE)
         self.slots.seat.fill_(slots)
-        self.phase = [DONE] * slots  # of each slot, as of the last step; so are the lists below
-        self.row = [-1] * slots
-        self.seat = list(range(slots))
-        self.end = [0] * slots  # positions written
+        self.host = [_HostSlot(seat) for seat in range(slots)]
         self.finished: list[tuple[int, int]] = []  # (row, seat) of those still on the tape
         self.to_admit = collections.Counter(prompt_of_row)  # rows of each prompt
         self.known: dict[int, PromptStates] = {}  # of prompts that ran and have rows to be admitted
 
     @property
     def alive(self) -> int:
-        return sum(phase < DONE for phase in self.phase)
+        return sum(slot.phase < DONE for slot in self.host)
 
     @property
     def wants_more(self) -> bool:
         """Enough slots are vacant to be worth a prefill."""
-        return len(self.phase) - self.alive >= max(1, len(self.phase) // 8)
+        return len(self.host) - self.alive >= max(1, len(self.host) // 8)
 
     def admit(self, waiting: collections.deque[int]) -> None:
         """Put waiting rows into the vacant slots, after running the prompts that did not run yet; each emits its first
         position."""
-        vacant = [slot for slot, phase in enumerate(self.phase) if phase >= DONE][: len(waiting)]
+        vacant = [i for i, slot in enumerate(self.host) if slot.phase >= DONE][: len(waiting)]
         rows = [waiting.popleft() for _ in vacant]
         prompt_of_slot = [self.prompt_of_row[row] for row in rows]
         parts = self._run_once(prompt_of_slot)
         distinct = [prompt for prompts, _ in parts for prompt in prompts]
         hidden = torch.cat([states.hidden for _, states in parts])
         # a multiple of 8 here too (see `shrink`): some rows twice, the second time into the forgotten seat
-        padded = rows + rows[:1] * (-len(rows) % _SLOT_MULTIPLE if len(self.phase) >= _SLOT_MULTIPLE else 0)
+        padded = rows + rows[:1] * (-len(rows) % _SLOT_MULTIPLE if len(self.host) >= _SLOT_MULTIPLE else 0)
         device = hidden.device
         of_row = torch.tensor([distinct.index(self.prompt_of_row[row]) for row in padded], device=device)
         row = torch.tensor(padded, device=device)
-        fresh = Slots.empty(len(padded), self.machine.vocabulary, seat=len(self.phase))
+        fresh = Slots.empty(len(padded), self.machine.vocabulary, seat=len(self.host))
         fresh.phase.fill_(THINKING)
         fresh.seat[: len(rows)] = torch.tensor(vacant, device=device)
         fresh.problem.copy_(self.keys.problem[row])
@@ -191,9 +200,8 @@ class _Batch:
             slots_of_part = [i for i, prompt in enumerate(prompt_of_slot) if prompt in prompts]
             index = torch.tensor([prompts.index(prompt_of_slot[i]) for i in slots_of_part], device=device)
             self.kv.fill(admitted.seat[slots_of_part], states, index)
-        for slot, row in zip(vacant, rows, strict=True):
-            self.row[slot], self.seat[slot] = row, slot
-            self.end[slot] = len(self.prompts[self.prompt_of_row[row]])
+        for i, row in zip(vacant, rows, strict=True):
+            self.host[i] = _HostSlot(seat=i, row=row, end=len(self.prompts[self.prompt_of_row[row]]))
         self._look(vacant, admitted.phase.tolist())
 
     def _run_once(self, prompts: list[int]) -> list[tuple[list[int], PromptStates]]:
@@ -216,16 +224,16 @@ class _Batch:
 
     def step(self) -> None:
         """Feed what was emitted last, and emit the next position."""
-        mixes, draws = self.machine.wants(set(self.phase))
-        view = self.policy.view(max(self.end) + 1)
+        mixes, draws = self.machine.wants({slot.phase for slot in self.host})
+        view = self.policy.view(max(slot.end for slot in self.host) + 1)
         if self.recorder is None:
             self._compute(view, mixes, draws)
         else:
             kind = (view, mixes, draws)
             self.recorder.run(kind, lambda: self._compute(*kind))
-        for slot, phase in enumerate(self.phase):
-            self.end[slot] += phase < DONE
-        self._look(range(len(self.phase)), self.slots.phase.tolist())
+        for slot in self.host:
+            slot.end += slot.phase < DONE
+        self._look(range(len(self.host)), self.slots.phase.tolist())
 
     def _compute(self, view: int, mixes: bool, draws: bool) -> None:
         """The device's part of a step; never waits for it."""
@@ -236,19 +244,19 @@ class _Batch:
 
     def _look(self, slots: Sequence[int], phases: list[int]) -> None:
         """Take note of the phases that the device reports."""
-        for slot, phase in zip(slots, phases, strict=True):
+        for slot, phase in zip((self.host[i] for i in slots), phases, strict=True):
             if phase == BROKEN:
                 self._refuse(slot)
-            if phase == DONE and self.row[slot] >= 0:
-                self.finished.append((self.row[slot], self.seat[slot]))
-                self.row[slot] = -1
-            self.phase[slot] = phase
+            if phase == DONE and slot.row is not None:
+                self.finished.append((slot.row, slot.seat))
+                slot.row = None
+            slot.phase = phase
 
-    def _refuse(self, slot: int) -> None:
-        row, prompt = self.row[slot], self.prompts[self.prompt_of_row[self.row[slot]]]
+    def _refuse(self, slot: _HostSlot) -> None:
+        row, prompt = slot.row, self.prompts[self.prompt_of_row[slot.row]]
         raise FloatingPointError(
             f"the model's logits are not finite for problem {int(self.keys.problem[row])}, rollout "
-            f"{int(self.keys.rollout[row])}, at step {self.end[slot] - len(prompt) + 1} after the prompt; "
+            f"{int(self.keys.rollout[row])}, at step {slot.end - len(prompt) + 1} after the prompt; "
             "are its weights damaged, or its learning rate too high?"
         )
 
@@ -259,20 +267,18 @@ class _Batch:
         each row the same bits whatever the batch, which odd sizes and single rows do not.
         """
         wanted = -(-self.alive // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
-        if wanted >= len(self.phase) or self.recorder is not None:
+        if wanted >= len(self.host) or self.recorder is not None:
             return  # recorded steps have their size, and a GPU reads the same weights for any number of slots
-        movers = [slot for slot in range(wanted, len(self.phase)) if self.phase[slot] < DONE]
-        holes = [slot for slot in range(wanted) if self.phase[slot] >= DONE][: len(movers)]
+        movers = [i for i in range(wanted, len(self.host)) if self.host[i].phase < DONE]
+        holes = [i for i in range(wanted) if self.host[i].phase >= DONE][: len(movers)]
         if movers:
             to, source = (torch.tensor(slots, device=self.slots.phase.device) for slots in (holes, movers))
             self.slots.move(to, source)
             self.kv.move(to, source)
-            for known in (self.phase, self.row, self.seat, self.end):
-                for hole, mover in zip(holes, movers, strict=True):
-                    known[hole] = known[mover]
+            for hole, mover in zip(holes, movers, strict=True):
+                self.host[hole] = self.host[mover]
         self.slots = self.slots.first(wanted)
-        for known in (self.phase, self.row, self.seat, self.end):
-            del known[wanted:]
+        del self.host[wanted:]
 
     def take_finished(self) -> tuple[Tensor, Rollout]:
         """The finished rows in their order; their seats may be taken by others afterwards."""
@@ -306,8 +312,7 @@ def _rollout(tape: Tape, machine: Machine, tokenizer, prompts: list[list[int]], 
     return Rollout(
         ids=ids,
         kind=kind.to(torch.int8),
-        inputs=None if tape.inputs is None else torch.where(thinks, tape.inputs[:, :steps], 0),
-        support=None if tape.support is None else torch.where(thinks, tape.support[:, :steps], 0),
+        stored={name: torch.where(thinks, x[:, :steps], 0) for name, x in tape.stored.items()},
         log_prob=log_prob,
         keys=keys,
         prompt_lengths=prompt_lengths,

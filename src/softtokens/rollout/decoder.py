@@ -63,8 +63,8 @@ class Decoder:
         if self._compiled_step is not None:
             # of each kind its own: the compiler is slow with, and at last gives up on, what it compiled before
             thought = machine.thought
-            numbers = thought if mixes or (draws and thought.feeds_tokens) else type(thought)
-            kind = (numbers, machine.limits.answer_temperature, mixes, draws, tape.inputs is None)
+            numbers = thought if mixes or (draws and thought.is_drawn_token) else type(thought)
+            kind = (numbers, machine.limits.answer_temperature, mixes, draws, not tape.stored)
             if kind not in self._compiled_emissions:
                 self._compiled_emissions[kind] = compiled_or_plain(Machine.emit, "decode steps")
             emit = self._compiled_emissions[kind]

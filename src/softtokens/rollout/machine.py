@@ -8,6 +8,7 @@ or recorded and replayed as a graph.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -67,27 +68,26 @@ class Tape:
 
     ids: Tensor  # int64 [seats, emissions + 1]
     log_prob: Tensor  # float32, likewise
-    inputs: Tensor | None  # float32 [seats, thoughts + 1, dim]; None if what was fed is not kept
-    support: Tensor | None  # int64 [seats, thoughts + 1, k]
+    stored: dict[str, Tensor]  # [seats, thoughts + 1, size] by name, see `Thought.stores`; empty: nothing is replayed
     thoughts: Tensor  # int64 [seats]: how many
     answers: Tensor
     forced_text: Tensor
     reason: Tensor  # position in `Endings.reasons`
 
     @staticmethod
-    def empty(seats: int, machine: Machine, *, keep_inputs: bool) -> Tape:
-        """One seat more, the last, takes what is to be forgotten."""
+    def empty(seats: int, machine: Machine, *, for_replay: bool) -> Tape:
+        """One seat more, the last, takes what is to be forgotten. for_replay: keep what the thought stores."""
         thoughts, dim = machine.limits.max_thought_steps, machine.vocabulary.table.shape[1]
         steps = thoughts + machine.forced.longest + machine.limits.max_answer_tokens
-        support = machine.thought.support_size
-        keeps_inputs = keep_inputs and not machine.thought.feeds_tokens
         numbers = torch.zeros(seats + 1, dtype=torch.int64, device=machine.vocabulary.table.device)
-        real = torch.zeros(0, device=numbers.device)
+        stores = machine.thought.stores(dim) if for_replay else {}
         return Tape(
             ids=numbers.new_zeros(seats + 1, steps + 1),
-            log_prob=real.new_zeros(seats + 1, steps + 1),
-            inputs=real.new_zeros(seats + 1, thoughts + 1, dim) if keeps_inputs else None,
-            support=numbers.new_zeros(seats + 1, thoughts + 1, support) if support else None,
+            log_prob=numbers.new_zeros(seats + 1, steps + 1, dtype=torch.float32),
+            stored={
+                name: numbers.new_zeros(seats + 1, thoughts + 1, size, dtype=dtype)
+                for name, (size, dtype) in stores.items()
+            },
             thoughts=numbers.clone(),
             answers=numbers.clone(),
             forced_text=numbers.clone(),
@@ -96,7 +96,19 @@ class Tape:
 
     def at(self, seats: Tensor) -> Tape:
         """A copy of some seats."""
-        return Tape(**{name: None if x is None else x[seats] for name, x in vars(self).items()})
+        stored = {name: x[seats] for name, x in self.stored.items()}
+        return Tape(**{name: x[seats] for name, x in vars(self).items() if name != "stored"}, stored=stored)
+
+
+@dataclasses.dataclass(frozen=True)
+class Emission:
+    """What each slot emits in a step. stored: of those that think. broken: logits or inputs were not numbers."""
+
+    token: Tensor
+    log_prob: Tensor
+    inputs: Tensor
+    stored: Mapping[str, Tensor]
+    broken: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +125,8 @@ class Machine:
 
     def wants(self, phases: set[int]) -> tuple[bool, bool]:
         """Whether a step with slots in these phases mixes embeddings, and whether it draws tokens."""
-        mixes = THINKING in phases and not self.thought.feeds_tokens
-        return mixes, ANSWERING in phases or (THINKING in phases and self.thought.feeds_tokens)
+        mixes = THINKING in phases and not self.thought.is_drawn_token
+        return mixes, ANSWERING in phases or (THINKING in phases and self.thought.is_drawn_token)
 
     def emit(self, hidden: Tensor, s: Slots, tape: Tape, mixes: bool, draws: bool) -> None:
         """Emit one position per slot from the hidden states [slots, dim], and move on the phases."""
@@ -123,7 +135,9 @@ class Machine:
         thought = None
         if mixes:
             thought = self.thought.at(hidden, self.vocabulary, logits).draw(self._keys(s, Stream.THOUGHT))
-        self._settle(s, tape, drawn, thought)
+        emission = self._choose(s, drawn, thought)
+        self._record(s, tape, emission)
+        self._advance(s, tape, emission)
 
     def _keys(self, s: Slots, stream: Stream | Tensor) -> StepKeys:
         return StepKeys.of(self.seed, s.problem, s.rollout, s.count, stream)
@@ -131,41 +145,49 @@ class Machine:
     def _draw_tokens(self, logits: Tensor, s: Slots) -> tuple[Tensor, Tensor, Tensor]:
         answer, answering = self.limits.answer_temperature, s.phase == ANSWERING
         keys = self._keys(s, torch.where(answering, int(Stream.ANSWER), int(Stream.THOUGHT)))
-        if not self.thought.feeds_tokens or self.thought.temperature == answer:
+        if not self.thought.is_drawn_token or self.thought.temperature == answer:
             return draw_tokens(logits, answer, keys)
         thought = torch.full_like(logits[:, 0], self.thought.temperature)
         return draw_tokens(logits, torch.where(answering, answer, thought), keys)
 
-    def _settle(self, s: Slots, tape: Tape, drawn: tuple[Tensor, ...] | None, thought: Draw | None) -> None:
-        """Choose what each slot emits, write it down, and move slots whose phase ends with it to the next phase.
+    def _choose(self, s: Slots, drawn: tuple[Tensor, ...] | None, thought: Draw | None) -> Emission:
+        """What each slot emits: a thought, a token of the forced text, or an answer token.
 
         drawn: tokens, their log-probabilities, and which are broken.
         """
-        live, thinking, answering = s.phase < DONE, s.phase == THINKING, s.phase == ANSWERING
+        thinking, answering = s.phase == THINKING, s.phase == ANSWERING
         token = self.forced.table[s.forced_text, s.count.clamp(max=self.forced.longest - 1)]
         log_prob = torch.zeros_like(s.inputs[:, 0])
         broken = torch.zeros_like(thinking)
         if drawn is not None:
-            chosen = answering | thinking if self.thought.feeds_tokens else answering
+            chosen = answering | thinking if self.thought.is_drawn_token else answering
             token = torch.where(chosen, drawn[0], token)
             log_prob = torch.where(chosen, drawn[1].float(), log_prob)
             broken = drawn[2] & chosen
         inputs = self.vocabulary.embed(token).float()
-        if thought is not None:
-            token = torch.where(thinking, thought.token, token)
-            log_prob = torch.where(thinking, thought.log_prob.float(), log_prob)
-            inputs = torch.where(thinking[:, None], thought.inputs.float(), inputs)
-            broken = broken | (thinking & ~inputs.sum(-1).isfinite())
-            column = torch.where(thinking, s.count, self.limits.max_thought_steps)
-            if tape.inputs is not None:
-                tape.inputs[s.seat, column] = inputs
-            if tape.support is not None:
-                tape.support[s.seat, column] = thought.support
-        column = torch.where(live, s.emitted, tape.ids.shape[1] - 1)
-        tape.ids[s.seat, column] = token
-        tape.log_prob[s.seat, column] = log_prob
-        s.inputs.copy_(inputs)
+        if thought is None:
+            return Emission(token, log_prob, inputs, {}, broken)
+        token = torch.where(thinking, thought.token, token)
+        log_prob = torch.where(thinking, thought.log_prob.float(), log_prob)
+        fed = self.thought.fed(thought, self.vocabulary).float()
+        inputs = torch.where(thinking[:, None], fed, inputs)
+        broken = broken | (thinking & ~inputs.sum(-1).isfinite())
+        return Emission(token, log_prob, inputs, thought.stored, broken)
 
+    def _record(self, s: Slots, tape: Tape, emission: Emission) -> None:
+        """Write it on the tape, and hand it to the next step."""
+        column = torch.where(s.phase < DONE, s.emitted, tape.ids.shape[1] - 1)
+        tape.ids[s.seat, column] = emission.token
+        tape.log_prob[s.seat, column] = emission.log_prob
+        if emission.stored:
+            column = torch.where(s.phase == THINKING, s.count, self.limits.max_thought_steps)
+            for name, tensor in tape.stored.items():
+                tensor[s.seat, column] = emission.stored[name].to(tensor.dtype)
+        s.inputs.copy_(emission.inputs)
+
+    def _advance(self, s: Slots, tape: Tape, emission: Emission) -> None:
+        """Move slots whose phase ends with this emission to the next phase, and note lengths and reasons."""
+        token, live, thinking, answering = emission.token, s.phase < DONE, s.phase == THINKING, s.phase == ANSWERING
         count = s.count + live.long()
         is_eos = torch.isin(token, self.eos)
         stop_state = torch.where(thinking, self.stop.next_state[s.stop_state, token].long(), s.stop_state)
@@ -191,7 +213,7 @@ class Machine:
         s.forced_text.copy_(forced_text)
         s.count.copy_(torch.where(ended, 0, count))
         s.emitted.add_(live.long())
-        s.phase.copy_(torch.where(broken, BROKEN, s.phase + ended.long() + skips_forced.long()))
+        s.phase.copy_(torch.where(emission.broken, BROKEN, s.phase + ended.long() + skips_forced.long()))
 
     def _ending(self, stop_state: Tensor, token: Tensor) -> tuple[Tensor, int]:
         """The number of the first ending that the thoughts have now, or the number after the last; and that number."""

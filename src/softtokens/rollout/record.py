@@ -12,6 +12,8 @@ from torch import Tensor
 
 from softtokens.ops.random import Keys
 
+_STORED = "stored."  # in front of such names in a file
+
 
 class Kind:
     """What a position of a rollout is. An explicit mark: no token id and no weight has a second meaning."""
@@ -24,16 +26,15 @@ class Rollout:
     """A batch of rollouts; rows of one problem need not be neighbours.
 
     ids: int64 [rows, seq], the tokens; at thought positions the token fed or the shadow. kind: int8 [rows, seq].
-    inputs: float32 [rows, steps, dim], what was fed at the thought steps; None when thoughts are tokens.
-    support: int64 [rows, steps, k], for families that disturb some logits only.
+    stored: [rows, steps, size] by name, what the family of thoughts keeps of each step (see `Thought.stores`): often
+    `inputs`, the vectors that were fed; nothing where thoughts are tokens.
     log_prob: float32 [rows, seq], natural log, at thought and answer positions as sampled, 0 elsewhere (noise-free
     and greedy steps have none and hold 0). keys: names of the random numbers, one per row.
     """
 
     ids: Tensor
     kind: Tensor
-    inputs: Tensor | None
-    support: Tensor | None
+    stored: Mapping[str, Tensor]
     log_prob: Tensor
     keys: Keys
     prompt_lengths: Tensor
@@ -80,10 +81,10 @@ class Rollout:
 
     def to(self, device: torch.device) -> Rollout:
         """The same on another device."""
-        tensors = ("ids", "kind", "inputs", "support", "log_prob", "prompt_lengths")
-        moved = {name: None if (x := getattr(self, name)) is None else x.to(device) for name in tensors}
+        moved = {name: getattr(self, name).to(device) for name in ("ids", "kind", "log_prob", "prompt_lengths")}
+        stored = {name: x.to(device) for name, x in self.stored.items()}
         keys = Keys(self.keys.seed, self.keys.problem.to(device), self.keys.rollout.to(device))
-        return dataclasses.replace(self, **moved, keys=keys)
+        return dataclasses.replace(self, **moved, stored=stored, keys=keys)
 
     def take(self, rows: Tensor) -> Rollout:
         """Some rows, cut to the longest of them."""
@@ -93,8 +94,7 @@ class Rollout:
         return Rollout(
             ids=self.ids[rows, :seq],
             kind=self.kind[rows, :seq],
-            inputs=None if self.inputs is None else self.inputs[rows, :steps],
-            support=None if self.support is None else self.support[rows, :steps],
+            stored={name: x[rows, :steps] for name, x in self.stored.items()},
             log_prob=self.log_prob[rows, :seq],
             keys=self.keys[rows],
             prompt_lengths=self.prompt_lengths[rows],
@@ -107,17 +107,15 @@ class Rollout:
     def concatenate(parts: list[Rollout]) -> Rollout:
         """Rows of all parts, one after the other."""
 
-        def joined(name: str) -> Tensor | None:
-            tensors = [getattr(part, name) for part in parts]
-            if tensors[0] is None:
-                return None
+        def joined(tensors: list[Tensor]) -> Tensor:
             most = max(x.shape[1] for x in tensors)
             padding = [(0, 0) * (x.dim() - 2) + (0, most - x.shape[1]) for x in tensors]
             return torch.cat([torch.nn.functional.pad(x, pad) for x, pad in zip(tensors, padding, strict=True)])
 
         keys = [part.keys for part in parts]
         return Rollout(
-            **{name: joined(name) for name in ("ids", "kind", "inputs", "support", "log_prob")},
+            **{name: joined([getattr(part, name) for part in parts]) for name in ("ids", "kind", "log_prob")},
+            stored={name: joined([part.stored[name] for part in parts]) for name in parts[0].stored},
             keys=Keys(keys[0].seed, *(torch.cat([getattr(k, n) for k in keys]) for n in ("problem", "rollout"))),
             prompt_lengths=torch.cat([part.prompt_lengths for part in parts]),
             stop_reasons=[reason for part in parts for reason in part.stop_reasons],
@@ -133,7 +131,7 @@ class Rollout:
 
         tensors = {name: getattr(self, name) for name in ("ids", "kind", "log_prob", "prompt_lengths")}
         tensors |= {"problem": self.keys.problem, "rollout": self.keys.rollout}
-        tensors |= {name: x for name in ("inputs", "support") if (x := getattr(self, name)) is not None}
+        tensors |= {f"{_STORED}{name}": x for name, x in self.stored.items()}
         header = {
             "seed": self.keys.seed,
             "stop_reasons": self.stop_reasons,
@@ -154,8 +152,7 @@ class Rollout:
         return Rollout(
             ids=tensors["ids"],
             kind=tensors["kind"],
-            inputs=tensors.get("inputs"),
-            support=tensors.get("support"),
+            stored={name.removeprefix(_STORED): x for name, x in tensors.items() if name.startswith(_STORED)},
             log_prob=tensors["log_prob"],
             keys=Keys(header["seed"], tensors["problem"], tensors["rollout"]),
             prompt_lengths=tensors["prompt_lengths"],

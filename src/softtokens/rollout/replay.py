@@ -1,7 +1,7 @@
 """Score stored rollouts again: one teacher-forced forward pass, with gradient.
 
-The thoughts that were fed are data. Gradients flow through the log-probabilities of each step and, as in any language
-model, through the embeddings of tokens; not through the vectors that were fed.
+Gradients flow through the log-probabilities of each step and, as in any language model, through the embeddings of
+tokens. What thoughts feed is up to their family (`Thought.fed`); stored vectors are data.
 """
 
 from __future__ import annotations
@@ -78,16 +78,15 @@ def replay(
     """
     vocabulary = policy.vocabulary
     emitted = _Emitted.of(rollout)
-    if prompts is None:
-        before = _before_emissions(policy, rollout, emitted)
-    else:
-        inputs = emitted.inputs(vocabulary, rollout)[:, :-1]
-        after_prompt = policy.continuation(inputs, prompts, prompt_of_row)
-        before = torch.cat((prompts.hidden[prompt_of_row][:, None], after_prompt), dim=1)
-
     thinks, answers = emitted.kind == Kind.THOUGHT, emitted.kind == Kind.ANSWER
     row, step = torch.nonzero(thinks, as_tuple=True)
-    drawn = _stored_draws(rollout, emitted, row, step)
+    drawn = stored_draws(rollout)
+    if prompts is None:
+        before = _before_emissions(policy, thought, rollout)
+    else:
+        inputs = _inputs(thought, vocabulary, emitted.ids, drawn, (row, step))
+        after_prompt = policy.continuation(inputs[:, :-1], prompts, prompt_of_row)
+        before = torch.cat((prompts.hidden[prompt_of_row][:, None], after_prompt), dim=1)
     hidden, coefficient, scale = before[row, step], expected.of_steps("thought", row), None
     if spikes is not None and coefficient is not None and hidden.requires_grad:
         if spikes.clips:
@@ -122,10 +121,9 @@ def replay(
 
 @flushing_denormals()
 @torch.no_grad()
-def hidden_before_thoughts(policy: Policy, rollout: Rollout) -> Tensor:
+def hidden_before_thoughts(policy: Policy, thought: Thought, rollout: Rollout) -> Tensor:
     """The hidden states that each thought step was drawn from, row by row: [thought steps of all rows, dim]."""
-    emitted = _Emitted.of(rollout)
-    return _before_emissions(policy, rollout, emitted)[emitted.kind == Kind.THOUGHT]
+    return _before_emissions(policy, thought, rollout)[_Emitted.of(rollout).kind == Kind.THOUGHT]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,37 +143,36 @@ class _Emitted:
         kind = torch.where(inside, rollout.kind.gather(1, position), Kind.PAD)
         return _Emitted(position, torch.where(inside, rollout.ids.gather(1, position), 0), kind)
 
-    def inputs(self, vocabulary: Vocabulary, rollout: Rollout) -> Tensor:
-        """What the model was fed, [rows, emissions, dim]: embeddings of tokens, stored vectors of other thoughts."""
-        inputs = vocabulary.embed(self.ids)
-        if rollout.inputs is None:
-            return inputs
-        stored = torch.zeros_like(inputs, requires_grad=False)
-        stored[:, : rollout.inputs.shape[1]] = rollout.inputs.to(inputs.dtype)
-        return torch.where((self.kind == Kind.THOUGHT)[..., None], stored, inputs)
 
-
-def _before_emissions(policy: Policy, rollout: Rollout, emitted: _Emitted) -> Tensor:
+def _before_emissions(policy: Policy, thought: Thought, rollout: Rollout) -> Tensor:
     """Hidden states that predict each emission, every row by itself: [rows, emissions, dim]."""
-    inputs = policy.vocabulary.embed(rollout.ids)
-    if rollout.inputs is not None:
-        stored = torch.zeros_like(inputs, requires_grad=False)
-        row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
-        stored[row, emitted.position[row, step]] = rollout.inputs[row, step].to(inputs.dtype)
-        inputs = torch.where(rollout.is_thought[..., None], stored, inputs)
-    hidden = policy.hidden_states(inputs)
+    emitted = _Emitted.of(rollout)
+    row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
+    places = (row, emitted.position[row, step])
+    hidden = policy.hidden_states(_inputs(thought, policy.vocabulary, rollout.ids, stored_draws(rollout), places))
     rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]
     return hidden[rows, (emitted.position - 1).clamp_min(0)]
 
 
-def _stored_draws(rollout: Rollout, emitted: _Emitted, row: Tensor, step: Tensor) -> Draw:
+def _inputs(
+    thought: Thought, vocabulary: Vocabulary, ids: Tensor, drawn: Draw, places: tuple[Tensor, Tensor]
+) -> Tensor:
+    """What the model was fed, [rows, seq, dim]: embeddings of tokens, and in the places of thoughts what those feed."""
+    inputs = vocabulary.embed(ids)
+    if thought.is_drawn_token:  # then these are what it fed; a second look-up would cost a second gradient of the table
+        return inputs
+    return inputs.index_put(places, thought.fed(drawn, vocabulary).to(inputs.dtype))
+
+
+def stored_draws(rollout: Rollout) -> Draw:
     """The thought steps of all rows, one after the other."""
+    emitted = _Emitted.of(rollout)
+    row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
     return Draw(
         token=emitted.ids[row, step],
-        inputs=row.new_zeros(len(row), 0) if rollout.inputs is None else rollout.inputs[row, step],
         log_prob=rollout.log_prob[row, emitted.position[row, step]],
         keys=rollout.keys[row].at(step, Stream.THOUGHT),
-        support=None if rollout.support is None else rollout.support[row, step],
+        stored={name: x[row, step] for name, x in rollout.stored.items()},
     )
 
 

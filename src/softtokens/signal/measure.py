@@ -93,7 +93,7 @@ def _signal(
             "is",
             len(data.problems), wanted,
         )  # fmt: skip
-    weights = load_weights(config, folder, world, data.template)
+    weights = load_weights(config, folder, world, data.template, config.settings)
     parameters = sum(parameter.numel() for parameter in weights.parameters.values())
     room = min(world.gather(budget(config.memory, world.launch.local_size)))
     sketch = sketch_size(config.sketch, vectors=len(TERMS) * config.batches, parameters=parameters, room=room)

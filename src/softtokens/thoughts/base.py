@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from softtokens.ops.mixture import Concentration, arg_max
@@ -24,15 +25,14 @@ from softtokens.ops.vocabulary import Vocabulary
 class Draw:
     """One thought step of some rows, as a rollout stores it."""
 
-    token: Tensor  # int64 [rows]: the token fed, or the arg-max shadow of a continuous thought
-    inputs: Tensor  # float32 [rows, dim]: what was fed
+    token: Tensor  # int64 [rows]: the token drawn, or the arg-max shadow of a continuous thought
     log_prob: Tensor  # float32 [rows]: as sampled; 0 for a step without randomness
     keys: StepKeys  # names of the random numbers used; drawing them again gives the noise
-    support: Tensor | None = None  # int64 [rows, k]: the logits that got noise, where only some did
+    stored: Mapping[str, Tensor]  # [rows, size] by name, as `Thought.stores` lists them
 
     def __getitem__(self, rows) -> Draw:
-        support = None if self.support is None else self.support[rows]
-        return Draw(self.token[rows], self.inputs[rows], self.log_prob[rows], self.keys[rows], support)
+        stored = {name: x[rows] for name, x in self.stored.items()}
+        return Draw(self.token[rows], self.log_prob[rows], self.keys[rows], stored)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +108,10 @@ class ThoughtDistribution(abc.ABC):
         stored does not determine it."""
 
     @abc.abstractmethod
+    def noise_length(self, draw: Draw) -> Tensor:
+        """How far the noise of a stored step moved what was fed, [rows], in units of the embedding; 0 without noise."""
+
+    @abc.abstractmethod
     def mismatch(self, draw: Draw) -> Tensor:
         """KL in nats between the step's distribution when it was drawn and now, [rows]; NaN where what was stored
         cannot tell. Zero but for rounding when the parameters are those of the rollout."""
@@ -116,9 +120,28 @@ class ThoughtDistribution(abc.ABC):
 class Thought(abc.ABC):
     """A way of thinking: an immutable strategy."""
 
-    # inputs are embeddings of tokens drawn at `temperature`, through which gradients flow as in any language model
-    feeds_tokens: bool
-    support_size: int | None = None  # how many logits get noise, where only some do
+    temperature: float  # of the weights over tokens; 0: arg-max
+    # a thought is a token drawn from softmax(logits / temperature) and nothing else: one draw serves thoughts and
+    # answers
+    is_drawn_token: bool = False
+
+    def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
+        """What of a step a replay needs besides its token: name -> (numbers per step, their dtype). What was fed, or
+        what that is computed from; choices that later parameters must not make again, such as a truncation."""
+        return {"inputs": (dim, torch.float32)}
+
+    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Tensor:
+        """What these steps feed into the model's first block under the present parameters, [rows, dim]. The rollout and
+        its replay both call it; in the replay gradients flow through it. By default a stored vector, which is data."""
+        del vocabulary
+        return drawn.stored["inputs"]
+
+    def new_head(self, dim: int) -> nn.Module | None:
+        """The module of the family's own parameters, which belong to the model: `vocabulary.thought_head` in `at`,
+        `score` and `fed`. None: it has none. Made once, when a model is first trained in this way; later its saved
+        parameters take the place of the new ones."""
+        del dim
+        return None
 
     @abc.abstractmethod
     def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> ThoughtDistribution:

@@ -36,11 +36,14 @@ class Gaussian(Thought):
     sigma: float
     estimator: Estimator = "replay"
     table_in_mean: Literal["frozen", "trained"] = "trained"
-    feeds_tokens = False
 
     def __post_init__(self):
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
+
+    @property
+    def temperature(self) -> float:
+        return self.tau
 
     def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> GaussianDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
@@ -50,14 +53,14 @@ class Gaussian(Thought):
         self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
     ) -> Scores:
         normal.require_noise(self.sigma)
-        noise = drawn.keys.normal(hidden.shape[-1])
+        value, noise = drawn.stored["inputs"], drawn.keys.normal(hidden.shape[-1])
         expected = None
         if expected_gradient is not None and self.estimator == "replay":
             expected = normal.gradient_of_replayed(noise, expected_gradient, self.sigma)
         mean, soft = streamed.mixture(self._mixed(vocabulary), hidden, self.tau, expected_gradient=expected)
-        log_prob = normal.log_density(drawn.inputs, mean, self.sigma)
+        log_prob = normal.log_density(value, mean, self.sigma)
         surrogate = log_prob if self.estimator == "density" else normal.replayed_score(noise, mean, self.sigma)
-        mismatch = normal.divergence(mean.detach(), drawn.inputs, noise, self.sigma)
+        mismatch = normal.divergence(mean.detach(), value, noise, self.sigma)
         return Scores(surrogate, log_prob.detach(), mismatch, soft)
 
     def _mixed(self, vocabulary: Vocabulary) -> Vocabulary:
@@ -105,24 +108,30 @@ class GaussianDistribution(ThoughtDistribution):
         with torch.no_grad():
             mean = mixture_of(self.logits, self.thought.tau, self.vocabulary)
             value, log_prob = normal.perturb(mean, self.thought.sigma, keys)
-            return Draw(self.shadow, value, log_prob, keys)
+            return Draw(self.shadow, log_prob, keys, {"inputs": value})
 
     def surrogate(self, draw: Draw) -> Tensor:
         if self.thought.estimator == "density":
-            return self.log_prob(draw.inputs)
+            return self.log_prob(draw.stored["inputs"])
         normal.require_noise(self.thought.sigma)
         mean = self.mean
         return normal.replayed_score(draw.keys.normal(mean.shape[-1]), mean, self.thought.sigma)
 
     @torch.no_grad()
     def stored_log_prob(self, draw: Draw) -> Tensor:
-        return self.log_prob(draw.inputs)
+        return self.log_prob(draw.stored["inputs"])
+
+    def noise_length(self, draw: Draw) -> Tensor:
+        if self.thought.sigma == 0:
+            return torch.zeros_like(self.logits[:, 0])
+        return self.thought.sigma * draw.keys.normal(draw.stored["inputs"].shape[-1]).norm(dim=-1)
 
     @torch.no_grad()
     def mismatch(self, draw: Draw) -> Tensor:
         normal.require_noise(self.thought.sigma)
-        noise = draw.keys.normal(draw.inputs.shape[-1])
-        return normal.divergence(self.mean, draw.inputs, noise, self.thought.sigma)
+        value = draw.stored["inputs"]
+        noise = draw.keys.normal(value.shape[-1])
+        return normal.divergence(self.mean, value, noise, self.thought.sigma)
 
 
 def require_positive(name: str, value: float) -> None:

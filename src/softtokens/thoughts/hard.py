@@ -19,11 +19,18 @@ class Hard(Thought):
     """Feed the embedding of a token drawn from softmax(logits / temperature); temperature 0 takes the arg-max."""
 
     temperature: float = 1.0
-    feeds_tokens = True
+    is_drawn_token = True
 
     def __post_init__(self):
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or positive")
+
+    def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
+        del dim
+        return {}
+
+    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Tensor:
+        return vocabulary.embed(drawn.token)
 
     def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> HardDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
@@ -83,7 +90,7 @@ class HardDistribution(ThoughtDistribution):
     def draw(self, keys: StepKeys) -> Draw:
         with torch.no_grad():
             token = self.sample(keys)
-            return Draw(token, self.embed(token), self.log_prob(token), keys)
+            return Draw(token, self.log_prob(token), keys, {})
 
     def surrogate(self, draw: Draw) -> Tensor:
         return self.log_prob(draw.token)
@@ -91,6 +98,9 @@ class HardDistribution(ThoughtDistribution):
     @torch.no_grad()
     def stored_log_prob(self, draw: Draw) -> Tensor:
         return self.log_prob(draw.token)
+
+    def noise_length(self, draw: Draw) -> Tensor:
+        return torch.zeros_like(self.logits[:, 0])
 
     def mismatch(self, draw: Draw) -> Tensor:
         # the sampler's whole distribution is not stored, and its log-probability is compared by the caller

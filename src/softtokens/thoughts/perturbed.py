@@ -32,11 +32,14 @@ class HiddenGaussian(Thought):
 
     tau: float
     sigma: float
-    feeds_tokens = False
 
     def __post_init__(self):
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
+
+    @property
+    def temperature(self) -> float:
+        return self.tau
 
     def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> PerturbedDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
@@ -56,7 +59,6 @@ class LogitGaussian(Thought):
     tau: float
     sigma: float
     top_k: int | None = None
-    feeds_tokens = False
 
     def __post_init__(self):
         require_positive("tau", self.tau)
@@ -64,9 +66,13 @@ class LogitGaussian(Thought):
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1, or none for noise on all logits")
 
+    def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
+        support = {} if self.top_k is None else {"support": (self.top_k, torch.int64)}  # the logits that got noise
+        return {"inputs": (dim, torch.float32), **support}
+
     @property
-    def support_size(self) -> int | None:
-        return self.top_k
+    def temperature(self) -> float:
+        return self.tau
 
     def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> PerturbedDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
@@ -132,15 +138,23 @@ class PerturbedDistribution(ThoughtDistribution):
     def draw(self, keys: StepKeys) -> Draw:
         with torch.no_grad():
             value, log_prob = normal.perturb(self.location, self.thought.sigma, keys)
-            return Draw(self.shadow, self.embed(value), log_prob, keys, self.support)
+            support = {} if self.support is None else {"support": self.support}
+            return Draw(self.shadow, log_prob, keys, {"inputs": self.embed(value), **support})
 
     def surrogate(self, draw: Draw) -> Tensor:
         normal.require_noise(self.thought.sigma)
-        location = self.location if draw.support is None else self.logits.gather(-1, draw.support)
+        support = draw.stored.get("support")
+        location = self.location if support is None else self.logits.gather(-1, support)
         return normal.replayed_score(draw.keys.normal(location.shape[-1]), location, self.thought.sigma)
 
     def stored_log_prob(self, draw: Draw) -> Tensor:
         return torch.full_like(self.logits[:, 0], float("nan"))  # the value is not stored, only what it fed
+
+    @torch.no_grad()
+    def noise_length(self, draw: Draw) -> Tensor:
+        if self.thought.sigma == 0:
+            return torch.zeros_like(self.logits[:, 0])
+        return (draw.stored["inputs"] - self.embed(self.location)).norm(dim=-1)
 
     def mismatch(self, draw: Draw) -> Tensor:
         return torch.full_like(self.logits[:, 0], float("nan"))  # the sampled location is not stored

@@ -1,38 +1,47 @@
-"""Thoughts by name: the three modes of training and the six settings of evaluation."""
+"""Thoughts by configuration, and by the name of a setting of inference."""
 
 from __future__ import annotations
 
-from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
+import dataclasses
+import importlib
+
+from softtokens.config.thought import SETTINGS, ThoughtConfig
 from softtokens.thoughts.base import Thought
 from softtokens.thoughts.gaussian import Gaussian
 from softtokens.thoughts.hard import Hard
 from softtokens.thoughts.perturbed import HiddenGaussian, LogitGaussian
 
-# where the noise goes -> the family, given the configuration and the unit of gamma
-PLACEMENTS = {
-    "input": lambda c, tau, unit: Gaussian(tau, c.gamma * unit, c.estimator, c.table_in_mean),
-    "hidden": lambda c, tau, unit: HiddenGaussian(tau, c.gamma),
-    "logits": lambda c, tau, unit: LogitGaussian(tau, c.gamma),
-    "top-k": lambda c, tau, unit: LogitGaussian(tau, c.gamma, c.top_k),
+# where the noise goes -> the thought, given the configuration and the unit of gamma
+_PLACEMENTS = {
+    "input": lambda c, unit: Gaussian(c.temperature, c.gamma * unit, c.estimator, c.table_in_mean),
+    "hidden": lambda c, unit: HiddenGaussian(c.temperature, c.gamma),
+    "logits": lambda c, unit: LogitGaussian(c.temperature, c.gamma),
+    "top-k": lambda c, unit: LogitGaussian(c.temperature, c.gamma, c.top_k),
 }
 
 
 def build_thought(config: ThoughtConfig, embedding_rms: float, *, greedy: bool = False) -> Thought:
-    """The thought a configuration describes.
+    """The thought that a configuration describes, of the family in `config.thought.FAMILIES`.
 
     embedding_rms: root mean square over all entries of the embedding table at the start of training; gamma counts in
     it when the noise is on the input. greedy: the arg-max token, or the mixture without noise.
     """
-    if config.mode == "hard":
-        return Hard(0.0 if greedy else config.temperature)
-    if greedy:
-        return Gaussian(config.temperature, 0.0)
-    return PLACEMENTS[config.noise](config, config.temperature, embedding_rms)
+    module, _, function = config.family.build.partition(":")
+    return getattr(importlib.import_module(module), function)(config, embedding_rms, greedy)
+
+
+def hard(config: ThoughtConfig, embedding_rms: float, greedy: bool) -> Hard:
+    del embedding_rms
+    return Hard(0.0 if greedy else config.temperature)
+
+
+def mixture(config: ThoughtConfig, embedding_rms: float, greedy: bool) -> Thought:
+    return Gaussian(config.temperature, 0.0) if greedy else _PLACEMENTS[config.noise](config, embedding_rms)
 
 
 def thought_setting(name: str, embedding_rms: float, *, gamma: float = 0.33) -> Thought:
-    """One of the paper's six settings of inference, such as `soft-sample`."""
-    if name not in ALL_SETTINGS:
-        raise ValueError(f"setting is {name!r}; it must be one of {', '.join(ALL_SETTINGS)}")
-    mode, kind = name.split("-")
-    return build_thought(ThoughtConfig(mode=mode, gamma=gamma), embedding_rms, greedy=kind == "greedy")
+    """One of the settings of inference by name, such as `soft-sample`. gamma: where the setting has noise."""
+    if name not in SETTINGS:
+        raise ValueError(f"setting is {name!r}; it must be one of {', '.join(SETTINGS)}")
+    setting = SETTINGS[name]
+    return build_thought(dataclasses.replace(setting.thought, gamma=gamma), embedding_rms, greedy=setting.is_greedy)

@@ -42,7 +42,9 @@ def rollout_tally(rollout: Rollout, stop_reasons: Sequence[str]) -> Tally:
     return tally | {f"stop/{reason}": (rollout.stop_reasons.count(reason), rows) for reason in stop_reasons}
 
 
-def replay_tally(rollout: Rollout, replay: Replay, *, feeds_tokens: bool) -> Tally:
+def replay_tally(rollout: Rollout, replay: Replay) -> Tally:
+    """How far the replay is from the rollout is measured by what the thoughts know of it: a divergence, or else the
+    log-probability of what was drawn."""
     steps = replay.is_thought_step
     sampled = rollout.log_prob[rollout.is_answer]
     tally = {
@@ -52,11 +54,11 @@ def replay_tally(rollout: Rollout, replay: Replay, *, feeds_tokens: bool) -> Tal
         "thought/effective_support": _of(replay.effective_support[steps]),
         "mismatch/answer_log_prob": _of((replay.answer_log_prob[replay.is_answer_step] - sampled).abs()),
     }
-    if feeds_tokens:
+    if not replay.mismatch[steps].isnan().any():
+        tally["mismatch/thought_kl"] = _of(replay.mismatch[steps])
+    elif not replay.thought_log_prob[steps].isnan().any():
         sampled = rollout.log_prob[rollout.is_thought]
         tally["mismatch/thought_log_prob"] = _of((replay.thought_log_prob[steps] - sampled).abs())
-    elif not replay.mismatch[steps].isnan().any():
-        tally["mismatch/thought_kl"] = _of(replay.mismatch[steps])
     return tally
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from softtokens.config.thought import ThoughtConfig
 from softtokens.config.train import TrainConfig
-from softtokens.models import lora
+from softtokens.models import lora, thought_head
 from softtokens.models.blocks import blocks, recompute_activations
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.rollout.limits import Limits, emitted_positions
 from softtokens.rollout.memory import free_bytes
+from softtokens.thoughts import build_thought
 from softtokens.train.batch_sizes import BatchSizes, Share, choose
 from softtokens.train.process_memory import map_blocks_apart
 from softtokens.train.weights import Sharded, Weights, WithMasters
@@ -21,9 +24,15 @@ from softtokens.world.processes import World
 log = logging.getLogger(__name__)
 
 
-def load_weights(config: TrainConfig, folder: Path | None, world: World, template: str) -> Weights:
+def load_weights(
+    config: TrainConfig,
+    folder: Path | None,
+    world: World,
+    template: str,
+    settings: Sequence[ThoughtConfig] | None = None,
+) -> Weights:
     """The policy, from a checkpoint if there is one, in the form that the configuration asks for. template: of the
-    problems it is trained on."""
+    problems it is trained on. settings: how it will think, where that is not only in `config.thought`."""
     scale = config.scale
 
     def load(device: torch.device) -> HFPolicy:
@@ -34,6 +43,9 @@ def load_weights(config: TrainConfig, folder: Path | None, world: World, templat
         policy.logits_rounding = rounding_of(config)
         if scale.lora_rank and not lora.has_adapters(policy.model):
             lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
+        for setting in settings or (config.thought,):
+            thought = build_thought(setting, policy.embedding_rms)
+            thought_head.require(policy.model, thought.new_head, seed=config.seed if folder is None else None)
         return policy
 
     dtype = getattr(torch, scale.dtype)

@@ -1,0 +1,100 @@
+"""The parameters that a family of thoughts has of its own: submodule `thought_head` of the model, saved beside it.
+
+Being a part of the model, they are trained, sharded, copied for rollouts and fingerprinted with it. They lie in a file
+of their own, so that a folder stays an ordinary checkpoint. Which module they belong to only their family knows: until
+it is named, the model has `Unclaimed` ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from softtokens.types import UserError, first_line
+
+FILE = "thought_head.safetensors"
+NAME = "thought_head"
+_PREFIX = f"{NAME}."
+
+
+class Unclaimed(nn.Module):
+    """Saved parameters under their names, not trained."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        super().__init__()
+        for name, tensor in tensors.items():
+            *path, leaf = name.split(".")
+            module: nn.Module = self
+            for part in path:
+                if part not in module._modules:
+                    module.add_module(part, nn.Module())
+                module = module._modules[part]
+            module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def head_of(model: nn.Module) -> nn.Module | None:
+    return model._modules.get(NAME)
+
+
+def require(model: nn.Module, make: Callable[[int], nn.Module | None], *, seed: int | None = None) -> None:
+    """Make the model's thought head the module that `make` gives for the width of its embeddings, with the parameters
+    that the model has. make: `Thought.new_head`; where it gives none, nothing changes. seed: of a new head where the
+    model has none. UserError where it has none without a seed, or has parameters of another module."""
+    table = model.get_input_embeddings().weight
+    head, own = _made(make, table.shape[1], 0 if seed is None else seed), head_of(model)
+    if head is None:
+        return
+    if own is None and seed is None:
+        raise UserError(
+            f"the model has no thought head ({FILE}), which these thoughts need; give one that was trained with them"
+        )
+    head.to(device=table.device, dtype=table.dtype)
+    if own is not None:
+        try:
+            head.load_state_dict(own.state_dict())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"the model's thought head ({FILE}) is not that of these thoughts: {reason} Give a model that was "
+                "trained with them."
+            ) from error
+    setattr(model, NAME, head.eval().requires_grad_(True))
+
+
+def split(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A model's weights without those of the thought head, and those of the head by their names in it."""
+    rest = {name: x for name, x in weights.items() if not name.startswith(_PREFIX)}
+    return rest, {name.removeprefix(_PREFIX): x for name, x in weights.items() if name.startswith(_PREFIX)}
+
+
+def save(weights: dict[str, Tensor], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: x.detach().cpu().contiguous() for name, x in weights.items()}, folder / FILE)
+
+
+def load(model: nn.Module, folder: Path) -> None:
+    """Give the model the parameters in a folder, in its own precision. UserError when the file is missing or broken."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / FILE
+    if not file.is_file():
+        raise UserError(f"model folder {str(folder)!r} has lost its {FILE}; copy the checkpoint whole")
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)}); copy the checkpoint whole") from error
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{file} has numbers that are not finite in {broken[0]}; use an earlier checkpoint")
+    table = model.get_input_embeddings().weight
+    setattr(model, NAME, Unclaimed({name: x.to(table.device, table.dtype) for name, x in tensors.items()}))
+
+
+def _made(make: Callable[[int], nn.Module | None], dim: int, seed: int) -> nn.Module | None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(dim)
