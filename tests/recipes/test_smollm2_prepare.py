@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from softtokens.models.files import tiny_checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
-def prepare():
+def prepare(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
     from recipes.smollm2 import prepare
 
     return prepare

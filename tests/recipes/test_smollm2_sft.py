@@ -3,6 +3,7 @@
 import gzip
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ SOLUTION = "Tom has 3*4=<<3*4=12>>12 trees\nSo he picks 12*5 = <<12*5=60>>60 app
 OWN_FORM = {"question": "How many?", "answer": f"{SOLUTION}\n#### 1,060"}
 TAKEN_APART = {"question": "How many?", "solution": SOLUTION, "answer": "1060"}
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture
-def sft():
+def sft(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
     from recipes.smollm2 import sft
 
     return sft

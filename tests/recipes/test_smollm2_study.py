@@ -2,18 +2,21 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from softtokens import cli
 
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN_FLAGS = "--steps 6 --problems-per-step 2 --group-size 8 --max-thought-steps 8 --max-answer-tokens 4"
 TRAIN_FLAGS += " --validate-every 0 --limit 20"
 EVALUATE_FLAGS = "--limit 4 --samples 2 --settings hard-greedy hard-sample"
 
 
 @pytest.fixture
-def study():
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
     from recipes.smollm2 import study
 
     return study
