@@ -24,7 +24,7 @@ from study import ARMS, THOUGHTS
 HERE = Path(__file__).resolve().parent
 FINDINGS = HERE.parents[1] / "docs" / "findings.md"
 DRAWS = 4000
-CLAIMS = ("base", "hard", "soft", "fuzzy", "fuzzy-rounded")
+CLAIMS = ("base", "hard", "soft", "fuzzy")
 SETTINGS = ("hard-greedy", "hard-sample", "soft-greedy", "soft-sample", "fuzzy-greedy", "fuzzy-sample")
 
 Result = dict[str, Any]
