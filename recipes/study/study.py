@@ -57,7 +57,8 @@ def own(mode: str) -> tuple[str, ...]:
 
 
 ARMS = {
-    "base": Arm("the embedded model; pass@128", None, samples=128),
+    "base": Arm("the embedded model", None),
+    "base-128": Arm("more samples without training: pass@128", None, ("hard-sample", "soft-sample"), samples=128),
     "hard": Arm("the paper's hard mode", "--mode hard"),
     "soft": Arm("the paper's soft mode", SOFT),
     "fuzzy": Arm("fuzzy at tau 0.1, the table frozen in the mean", FUZZY),
