@@ -5,7 +5,7 @@ from __future__ import annotations
 from softtokens.config.thought import NAMED_CELLS, SETTINGS
 from softtokens.evaluate.intervals import holm
 from softtokens.report.arms import Arm
-from softtokens.report.blocks import MINUS, MODES, Block, Entry, Table, missing, percent, span
+from softtokens.report.blocks import CONTINUOUS, MINUS, MODES, Block, Entry, Table, missing, percent, span
 from softtokens.report.estimates import Difference, Estimate, Results
 from softtokens.report.readers import number
 from softtokens.report.sources import Model, Sources
@@ -159,7 +159,8 @@ def title(sources: Sources) -> tuple[str, str]:
 
 
 def in_words(results: Results) -> str:
-    """The result in a sentence or two for each task: the best cell, and what each training changed in its own mode."""
+    """The result in a few sentences for each task: the best cell, what each training changed in its own mode, and how
+    soft and fuzzy training compare with hard training."""
     sentences = []
     for task in results.tasks:
         arms = results.arms_of(task)
@@ -181,7 +182,13 @@ def in_words(results: Results) -> str:
         changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs if own is not None]
         compared = [_comparison(arm.label, own, d) for arm, own, d in changes if d is not None]
         if compared:
-            sentences.append(f"Against the base, pass@1: {'; '.join(compared)}.")
+            sentences.append(f"Compared with the base, pass@1: {'; '.join(compared)}.")
+        hard = next((arm for arm in arms if arm.mode == "hard"), None)
+        others = [arm for arm in arms if hard is not None and arm.mode in CONTINUOUS]
+        at_one = [(arm, results.difference(arm, hard, task, "hard-greedy", 1)) for arm in others]
+        parity = [_comparison(arm.label, "hard-greedy", d) for arm, d in at_one if d is not None]
+        if parity:
+            sentences.append(f"Compared with hard training, pass@1: {'; '.join(parity)}.")
     return " ".join(sentences)
 
 
