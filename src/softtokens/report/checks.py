@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean, median, stdev
 
-from softtokens.report.blocks import Finding, percent, plain
+from softtokens.report.blocks import Finding, Level, percent, plain
 from softtokens.report.estimates import Results, samples_of
 from softtokens.report.readers import number, table
 from softtokens.report.sources import Cell, Run
@@ -103,7 +103,7 @@ def check_evaluation(results: Results) -> list[Finding]:
     findings = []
     for task in results.tasks:
         cells = [cell for (_, where, _), cell in results.sources.cells.items() if where == task]
-        problems = {number(cell.summary.get("problems")) for cell in cells} - {None}
+        problems = {n for n in (number(cell.summary.get("problems")) for cell in cells) if n is not None}
         if problems and min(problems) < THRESHOLDS["few_problems"]:
             findings.append(
                 Finding("warning", task, f"Only {min(problems):.0f} problems: intervals are wide, ranks may be luck.")
@@ -121,7 +121,7 @@ def check_evaluation(results: Results) -> list[Finding]:
 
 def grouped(findings: Sequence[Finding]) -> list[Finding]:
     """One entry for each subject of a finding, warnings first."""
-    texts: dict[tuple[str, str], list[str]] = {}
+    texts: dict[tuple[Level, str], list[str]] = {}
     for finding in findings:
         texts.setdefault((finding.level, finding.where), []).append(finding.text)
     ordered = sorted(texts.items(), key=lambda item: item[0][0] != "warning")

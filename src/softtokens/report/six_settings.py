@@ -14,7 +14,7 @@ _ORDER = ("hard-greedy", "hard-sample", "fuzzy-greedy", "fuzzy-sample", "soft-gr
 
 
 def blocks(results: Results) -> list[Block]:
-    tables = [t for t in (_table(results, task) for task in results.tasks) if t is not None]
+    tables: list[Block] = [t for t in (_table(results, task) for task in results.tasks) if t is not None]
     return tables or [missing("no evaluation has a finished cell.")]
 
 

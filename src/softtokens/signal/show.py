@@ -47,6 +47,7 @@ def sentence(signal: Signal, one: Measured) -> str:
     if not one.spread:
         return f"no gradient: none of {drawn // signal.config.group_size} groups has rewards that differ."
     if e.noise_scale is not None:
+        assert e.low is not None and e.high is not None, e
         return (
             f"signal equals noise at about {rounded(e.noise_scale)} rollouts "
             f"(95 %: {rounded(e.low)} to {rounded(e.high)}); {has}"
