@@ -4,6 +4,7 @@ Names are loaded when first used, so that `import softtokens` (and every `--help
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -32,7 +33,7 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'softtokens' has no public name {name!r}; it has {', '.join(__all__)}")
     return getattr(importlib.import_module(f"softtokens.{_HOME[name]}"), name)

@@ -25,7 +25,7 @@ class Ending:
     text: str = ""
     token_ids: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.name in (LIMIT, EOS, ""):
             raise UserError(f"the name of an ending is {self.name!r}; give one that is not empty, {LIMIT} or {EOS}")
         if not self.text.strip() and not self.token_ids:
@@ -48,7 +48,7 @@ class Endings:
     ways: tuple[Ending, ...]
     otherwise: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = [way.name for way in self.ways]
         if len(set(names)) < len(names):
             raise UserError(f"the endings are named {', '.join(names)}; each needs a name of its own")

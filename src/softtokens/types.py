@@ -19,7 +19,7 @@ class UserError(Exception):
     No ValueError: the parser of flags would put those into a frame of its own."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Of its message, or the name of its kind where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

@@ -25,6 +25,13 @@ from softtokens.types import UserError
 GROUP, LIMITS = 4, Limits(max_thought_steps=12, max_answer_tokens=5)
 
 
+def family_and_thought(*names: str) -> list[tuple[str, str]]:
+    """Every thought on one family of models, and on the others a token and a mixture: what a thought does with a
+    model's logits does not depend on what made them."""
+    first, *others = FAMILIES
+    return [(first, name) for name in names] + [(family, name) for family in others for name in ("hard", "soft")]
+
+
 def thoughts_of(policy, names=None):
     unit = 0.33 * policy.embedding_rms
     thoughts = {
@@ -64,8 +71,9 @@ def test_every_part_is_marked(policy, prompts, tokenizer):
     assert not rollout.log_prob[~(rollout.is_thought | rollout.is_answer)].any()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k"])
+@pytest.mark.parametrize(
+    ("family", "name"), family_and_thought("hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k")
+)
 def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family, name):
     policy = make_policy(family)
     (thought,) = thoughts_of(policy, [name]).values()
@@ -176,8 +184,7 @@ def same_rows(one: Rollout, rows, other: Rollout, bitwise: bool):
             assert torch.equal(a, b) if bitwise else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["hard", "soft", "top-k"])
+@pytest.mark.parametrize(("family", "name"), family_and_thought("hard", "soft", "top-k"))
 def test_a_rollout_does_not_depend_on_its_batch(make_policy, prompts, family, name):
     """Prompts of mixed length together, each alone, and in reverse order.
 
@@ -203,8 +210,7 @@ def test_batches_of_eight_and_more_give_the_same_bits(policy, prompts):
         same_rows(whole, range(i * 16, (i + 1) * 16), alone, bitwise=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["hard", "soft", "fuzzy", "hidden", "logits", "top-k"])
+@pytest.mark.parametrize(("family", "name"), family_and_thought("hard", "soft", "fuzzy", "hidden", "logits", "top-k"))
 def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, name):
     """One row at a time, without cache, state machine or automaton. In float64, see above."""
     policy = make_policy(family, dtype=torch.float64)

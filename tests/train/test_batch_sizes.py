@@ -213,7 +213,7 @@ def test_a_run_goes_on_with_fewer_rollouts_at_a_time_and_says_so_once(
     with caplog.at_level(logging.WARNING):
         assert cli.main(flags(run, *more)) == 0
     assert failing.tried == [24, 8, 8, 8]
-    assert caplog.text.count("memory ran out with 24 rollouts at a time; going on with 8") == 1
+    assert caplog.text.count("out of memory with 24 rollouts at a time; continuing with 8") == 1
     assert (run / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
 

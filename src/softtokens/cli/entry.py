@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from softtokens import __version__
 from softtokens.cli.commands import COMMANDS
@@ -23,10 +23,10 @@ from softtokens.types import OtherProcessFailed, UserError
 from softtokens.world.launch import launch
 
 EXIT_RUNTIME, EXIT_USAGE = 1, 2
-EXIT_REQUEUE = 75  # EX_TEMPFAIL: stopped from outside, saved; the same command with --resume goes on
+EXIT_REQUEUE = 75  # EX_TEMPFAIL: stopped from outside, saved; the same command with --resume continues
 _GO_ON = {
-    "train": " What was saved is whole; go on with the same command and --resume.",
-    "evaluate": " What was sampled is kept; the same command goes on.",
+    "train": " What was saved is complete; continue with the same command and --resume.",
+    "evaluate": " The samples so far are kept; the same command continues.",
 }
 DEBUG = "SOFTTOKENS_DEBUG"  # set in the environment: failures at run time come with their traceback
 
@@ -98,7 +98,7 @@ def parse(name: str, flags: list[str]) -> tuple[Any, bool]:
         command.config,
         args=rest,
         prog=f"softtokens {name}",
-        description=f"{inspect.cleandoc(command.config.__doc__)}\n\n"
+        description=f"{inspect.getdoc(command.config)}\n\n"
         "--config FILE.toml sets defaults from a file, and may be given several times (a later file wins, flags win "
         "over all); --dry-run prints the configuration and stops.",
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalRequiredArgs),
@@ -122,11 +122,18 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _show_thread_error(failure) -> None:
+def _show_thread_error(failure: threading.ExceptHookArgs) -> None:
     """TensorBoard writes in a thread, which says so itself when the disk is full."""
     print(f"softtokens: in the background: {failure.exc_type.__name__}: {failure.exc_value}", file=sys.stderr)
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     del category, filename, lineno, file, line
     print(f"softtokens: warning: {message}", file=sys.stderr)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from softtokens.config.thought import ThoughtConfig
+
+if TYPE_CHECKING:  # these import torch, which a progress bar does not need
+    from softtokens.evaluate import run as evaluate_run
+    from softtokens.signal import measure
+    from softtokens.train import loop as train_loop
+
+QuickstartListener = Callable[[str, str, int, dict[str, float]], None]  # called with model, phase, done and metrics
 console = Console()
 
 
@@ -17,7 +27,7 @@ def _progress() -> Progress:
 
 
 @contextlib.contextmanager
-def training(steps: int, title: str):
+def training(steps: int, title: str) -> Iterator[train_loop.Listener]:
     """A bar over optimizer steps; yields the listener that `train` wants."""
     with _progress() as progress:
         task = progress.add_task(title, total=steps, note="")
@@ -36,13 +46,14 @@ def training(steps: int, title: str):
 
 
 @contextlib.contextmanager
-def evaluation():
+def evaluation() -> Iterator[evaluate_run.Listener]:
     """A bar over the samples of all cells, with speed and time left; yields the listener that `evaluate` wants."""
     with _progress() as progress:
         task = progress.add_task("evaluating", total=None, note="")
-        last, tokens, seconds = None, 0, 0.0
+        last: str | None = None
+        tokens, seconds = 0, 0.0
 
-        def listen(event) -> None:
+        def listen(event: evaluate_run.Event) -> None:
             nonlocal last, tokens, seconds
             if event.cell != last:
                 last, tokens, seconds = event.cell, 0, 0.0
@@ -55,12 +66,12 @@ def evaluation():
 
 
 @contextlib.contextmanager
-def signal(settings: int, batches: int):
+def signal(settings: int, batches: int) -> Iterator[measure.Listener]:
     """A bar over the batches of all settings; yields the listener that `signal` wants."""
     with _progress() as progress:
         task = progress.add_task("measuring", total=settings * batches, note="")
 
-        def listen(thought, done: int) -> None:
+        def listen(thought: ThoughtConfig, done: int) -> None:
             progress.update(task, description=f"measuring {thought.mode}, tau {thought.temperature:g}", advance=1)
             del done
 
@@ -68,7 +79,7 @@ def signal(settings: int, batches: int):
 
 
 @contextlib.contextmanager
-def quickstart(totals: dict[tuple[str, str], int]):
+def quickstart(totals: dict[tuple[str, str], int]) -> Iterator[QuickstartListener]:
     """A bar per (model, phase); yields the listener `(model, phase, done, metrics)`."""
     with _progress() as progress:
         tasks = {

@@ -10,6 +10,8 @@ import dataclasses
 import json
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.process
+import multiprocessing.queues
 import os
 import queue
 import signal
@@ -17,12 +19,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from rich.markup import escape
 
 from softtokens.cli import progress, tables
+from softtokens.cli.progress import QuickstartListener
 from softtokens.config.commands import QuickstartConfig, ReportConfig
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.task import TaskConfig
@@ -35,6 +38,7 @@ from softtokens.files import new_folder, write_json
 from softtokens.report.build import report as write_report
 from softtokens.types import UserError
 
+Messages: TypeAlias = "multiprocessing.queues.Queue[tuple[str, str, int, dict[str, Any]]]"
 MODES = ("hard", "fuzzy", "soft")
 MAX_THOUGHT_STEPS = 64
 MAX_ANSWER_TOKENS = 8
@@ -44,7 +48,9 @@ PROFILED, TRACED = 64, 6  # generations of each cell whose thought steps are mea
 # All three modes share one recipe, with the paper's loss (both terms at weight 1). The paper's own settings are the
 # defaults of `softtokens train`; here the model is a thousand times smaller and the run a hundred times shorter.
 STEPS = 40
-TEMPERATURES = {"fuzzy": 0.1}  # at the paper's 1e-4 float32 logits leave the thoughts no gradient (docs/LOG.md)
+# At the paper's 1e-4, float32 logits leave fuzzy thoughts no gradient. At 0.1 nearly all of the gradient that reaches
+# the embedding table through the mean is noise, so the table is frozen there (docs/findings.md).
+THOUGHTS = {"fuzzy": ThoughtConfig("fuzzy", tau=0.1, table_in_mean="frozen")}
 
 
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
@@ -108,7 +114,7 @@ def train_config(mode: str, output: Path, config: QuickstartConfig) -> TrainConf
     """The configuration that one mode is trained with."""
     return TrainConfig(
         output=str(output / mode),
-        thought=ThoughtConfig(mode=mode, tau=TEMPERATURES.get(mode)),
+        thought=THOUGHTS.get(mode, ThoughtConfig(mode)),
         task=TaskConfig(name="arithmetic", limit=4000),
         seed=config.seed,
         steps=config.steps or STEPS,
@@ -119,6 +125,7 @@ def train_config(mode: str, output: Path, config: QuickstartConfig) -> TrainConf
         max_answer_tokens=MAX_ANSWER_TOKENS,
         warmup_steps=5,
         validate_every=10,
+        validation_problems=128,
         save_every=20,
         device="cpu",
     )
@@ -141,11 +148,12 @@ def evaluate_config(name: str, model: str, output: Path, config: QuickstartConfi
     )
 
 
-def _run_jobs(names: tuple[str, ...], output: Path, config: QuickstartConfig, listener) -> None:
+def _run_jobs(names: tuple[str, ...], output: Path, config: QuickstartConfig, listener: QuickstartListener) -> None:
     """Run one process per job, at most one per core at a time. The first that fails ends the rest: RuntimeError."""
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    waiting, running = list(names), {}
+    waiting = list(names)
+    running: dict[str, multiprocessing.process.BaseProcess] = {}
     try:
         while waiting or running:
             while waiting and len(running) < _cores():
@@ -163,7 +171,7 @@ def _run_jobs(names: tuple[str, ...], output: Path, config: QuickstartConfig, li
             process.kill()
 
 
-def _job(name: str, output: Path, config: QuickstartConfig, messages) -> None:
+def _job(name: str, output: Path, config: QuickstartConfig, messages: Messages) -> None:
     """What a process does: train one model (unless it is the base) and evaluate it; the result is left in files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -199,11 +207,13 @@ def _job(name: str, output: Path, config: QuickstartConfig, messages) -> None:
 
 def _end_with_parent() -> None:
     """A parent that was killed cannot end its processes; they notice."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is no child process"
+    multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 
-def _forward(messages, listener) -> None:
+def _forward(messages: Messages, listener: QuickstartListener) -> None:
     """Hand on what has arrived; waits a moment when nothing has."""
     try:
         name, phase, done, content = messages.get(timeout=0.1)

@@ -38,7 +38,7 @@ class GenerateConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_choice("setting", self.setting, NAMED_CELLS)
         for name in ("samples", "max_thought_steps", "max_answer_tokens"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
@@ -62,7 +62,7 @@ class ReplayStepConfig:
     dtype: Literal["float32", "float64"] = "float32"
     """Precision. What was only overflow or rounding in float32 disappears in float64."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("rows", self.rows, self.rows >= 1, "at least 1")
         require_choice("dtype", self.dtype, ("float32", "float64"))
 
@@ -78,7 +78,7 @@ class ExportConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the saved weights."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_choice("dtype", self.dtype, ("float32", "bfloat16"))
 
 
@@ -97,7 +97,7 @@ class QuickstartConfig:
     steps: int | None = None
     """Updates of each run; by default 40. Fewer are quicker and teach little."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("problems", "samples"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         require("steps", self.steps, self.steps is None or self.steps >= 1, "at least 1, or omitted")
@@ -117,5 +117,5 @@ class ReportConfig:
     watch: bool = False
     """Rewrite the page whenever the files change, until Ctrl-C; the open page reloads."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("runs", "empty", bool(self.runs), "one folder or more: a training run, an evaluation, a quickstart")

@@ -81,7 +81,7 @@ class EvaluateConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the weights; mixtures and logits are always float32."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("models", "empty", bool(self.models), "one or more model folders or hub names")
         require("settings", "empty", bool(self.settings), "one or more of " + ", ".join(NAMED_CELLS))
         for setting in self.settings:
@@ -155,7 +155,7 @@ class CompareConfig:
     output: str | None = None
     """Also write the comparisons to this JSON file."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("metrics", "empty", bool(self.metrics), "one or more, such as pass@1")
         for metric in self.metrics:
             allowed = METRIC.fullmatch(metric) or metric in CHOICE_METRICS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Annotated
+from typing import Annotated, Any
 
 from softtokens.types import UserError
 
@@ -16,16 +16,16 @@ def free_settings(kind: type) -> frozenset[str]:
     names = set()
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-        if dataclasses.is_dataclass(inner):
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             names |= {f"{name}.{setting}" for setting in free_settings(inner)}
         elif FREE in typing.get_args(hint)[1:]:
             names.add(name)
     return frozenset(names)
 
 
-def flat(settings: dict) -> dict:
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Nested settings by dotted names."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for name, value in settings.items():
         inner = {f"{name}.{key}": entry for key, entry in flat(value).items()} if isinstance(value, dict) else {}
         entries |= inner or {name: value}

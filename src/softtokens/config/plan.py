@@ -30,7 +30,7 @@ class PlanConfig(TrainConfig):
     json: bool = False
     """Print the plan as JSON."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.start is not None:
             raise UserError(f"from is {self.start!r}; a plan reads no checkpoint: name it with --model instead")

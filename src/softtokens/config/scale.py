@@ -26,7 +26,7 @@ class ScaleConfig:
     lora_targets: tuple[str, ...] = ()
     """Linear layers that get adapters, by the end of their names; by default all linear layers of the blocks."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_choice("parallel", self.parallel, ("auto", "ddp", "fsdp", "hsdp"))
         require_choice("dtype", self.dtype, ("float32", "bfloat16"))
         require_choice("activation_checkpointing", self.activation_checkpointing, ("auto", "always", "never"))

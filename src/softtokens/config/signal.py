@@ -40,7 +40,7 @@ class SignalConfig(TrainConfig):
     json: bool = False
     """Print the result as JSON."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require("batches", self.batches, self.batches >= FEWEST_BATCHES, f"at least {FEWEST_BATCHES}")
         if self.sketch is not None:

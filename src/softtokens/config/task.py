@@ -35,6 +35,6 @@ class TaskConfig:
     grader: Literal["exact", "math"] | None = None
     """exact: equal text or number. math: math-verify. By default the task's own."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require("limit", self.limit, self.limit is None or self.limit >= 1, "at least 1, or omitted for all")
         require_choice("grader", self.grader, (None, "exact", "math"))

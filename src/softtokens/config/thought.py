@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from softtokens.config.fields import require, require_choice
 from softtokens.types import UserError
@@ -26,7 +26,10 @@ FAMILIES: dict[str, Family] = {
     "soft": Family("softtokens.thoughts.presets:mixture", 0.5),
     "fuzzy": Family("softtokens.thoughts.presets:mixture", 1e-4),
 }
-Mode = Literal[tuple(FAMILIES)]
+if TYPE_CHECKING:
+    Mode = str  # type checkers cannot read the names from FAMILIES
+else:
+    Mode = Literal[tuple(FAMILIES)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ class ThoughtConfig:
     table_in_mean: Literal["frozen", "trained"] = "trained"
     """Whether the thought term's gradient also reaches the embedding table through the mean of the mixture."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_choice("mode", self.mode, tuple(FAMILIES))
         require_choice("noise", self.noise, ("input", "hidden", "logits", "top-k"))
         require_choice("estimator", self.estimator, ("replay", "density"))

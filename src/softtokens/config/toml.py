@@ -63,7 +63,7 @@ def _checked(kind: type, values: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise UserError(f"{name} is {value!r}; it must be a table")
         return _checked(hint, value, f"{name}.")
@@ -108,7 +108,7 @@ def _built(kind: type, given: dict[str, Any], make: Callable[[type, dict[str, An
 
 def _unfinished(kind: type, given: dict[str, Any]) -> Any:
     """An instance whose checks did not run and whose required fields may be missing."""
-    instance = object.__new__(kind)
+    instance: Any = object.__new__(kind)
     for field in dataclasses.fields(kind):
         if field.name in given:
             value = given[field.name]

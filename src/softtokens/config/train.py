@@ -27,7 +27,7 @@ class RewardConfig:
     none: float = 0.0
     """There is no finished box, or the grader could not judge the answer (time-out, error)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("right", "wrong", "none"):
             value = getattr(self, name)
             require(f"reward.{name}", value, abs(value) < float("inf"), "a finite number")
@@ -123,7 +123,7 @@ class TrainConfig:
     wandb: Annotated[str | None, FREE] = None
     """Also log to this Weights & Biases project (needs the wandb extra)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "problems_per_step", "max_thought_steps", "max_answer_tokens"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         if self.tokens_per_backward is not None:

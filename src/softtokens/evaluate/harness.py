@@ -63,7 +63,7 @@ def adapter_of(policy: HFPolicy):
     from lm_eval.api.model import TemplateLM
 
     class PolicyLM(TemplateLM):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.tokenizer = policy.tokenizer
 
@@ -90,10 +90,10 @@ def adapter_of(policy: HFPolicy):
             pairs = [_fitting(context, ids, policy.context_length) for _, context, ids in requests]
             return continuation_log_probs(policy, pairs)
 
-        def loglikelihood_rolling(self, requests, disable_tqdm: bool = False):
+        def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> None:
             raise UserError("lm-eval tasks of perplexity are not supported here; choose multiple-choice ones")
 
-        def generate_until(self, requests, disable_tqdm: bool = False):
+        def generate_until(self, requests, disable_tqdm: bool = False) -> None:
             raise UserError("lm-eval tasks that generate text are not supported here; use --task for those")
 
     return PolicyLM()

@@ -1,4 +1,4 @@
-"""Compile a function where that works and is worth it, and go on without where it is not."""
+"""Compile a function where that works, and fall back to the plain function where it does not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import traceback
 import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.fx.experimental._config
@@ -32,17 +33,17 @@ def worth_compiling(choice: str, steps: int, ways: int, device: torch.device) ->
 
 
 def compiled_or_plain(function: Callable, what: str) -> Callable:
-    """The function compiled for all shapes at its first call, or as it is once compiling fails, which is said once."""
+    """The function, compiled for all shapes at its first call. If compiling fails, warns once and runs uncompiled."""
 
-    def own(*args):
+    def shared(*args: Any) -> Any:
         return function(*args)
 
     # what was compiled is found by its code and not checked for being of the same model: each has code of its own
-    own = types.FunctionType(own.__code__.replace(), globals(), closure=own.__closure__)
+    own = types.FunctionType(shared.__code__.replace(), globals(), closure=shared.__closure__)
     compiled = torch.compile(own, dynamic=True, fullgraph=True, options={"guard_filter_fn": _of_arguments})
     works, ran = True, False
 
-    def call(*args):
+    def call(*args: Any) -> Any:
         nonlocal works, ran
         if works:
             try:
@@ -64,7 +65,7 @@ def compiled_or_plain(function: Callable, what: str) -> Callable:
 def _compiling_once() -> Iterator[None]:
     """Settings of the compiler under which sizes that happen to be equal may differ later without compiling again, and
     under which it does not start over when it finds out that numbers such as a temperature are better constants."""
-    apart = torch.fx.experimental._config.patch(use_duck_shape=False)
+    apart = torch.fx.experimental._config.patch(use_duck_shape=False)  # type: ignore[attr-defined]  # added at import
     with apart, torch._dynamo.config.patch(specialize_float=True):
         yield
 
@@ -83,7 +84,7 @@ def _say(warning: str) -> None:
     log.warning(warning)
 
 
-def _of_arguments(guards) -> list[bool]:
+def _of_arguments(guards: Any) -> list[bool]:
     """Which of the conditions of a compiled function are looked at before each call: not those on modules and globals,
     which stay as they are (parameters change in place). All of them take 0.5 ms a step."""
     filters = (torch.compiler.skip_guard_on_all_nn_modules_unsafe, torch.compiler.skip_guard_on_globals_unsafe)

@@ -70,10 +70,9 @@ def draw_tokens(logits: Tensor, temperature: float | Tensor, keys: StepKeys) -> 
     [rows]. Waits for nothing on the device.
     """
     peak = logits.amax(dim=-1, keepdim=True)
-    greedy = arg_max(logits) if torch.is_tensor(temperature) or temperature == 0 else None
     broken = ~peak[:, 0].isfinite()
     if not torch.is_tensor(temperature) and temperature == 0:
-        return greedy, torch.zeros_like(peak[:, 0]), broken
+        return arg_max(logits), torch.zeros_like(peak[:, 0]), broken
     scaled = logits - peak
     if torch.is_tensor(temperature):
         warm = temperature > 0
@@ -84,8 +83,8 @@ def draw_tokens(logits: Tensor, temperature: float | Tensor, keys: StepKeys) -> 
     total = weights.sum(-1)
     token = draw(weights, keys.uniform())
     log_prob = scaled.gather(-1, token[:, None])[:, 0] - total.log()
-    if greedy is not None:
-        token, log_prob = torch.where(warm, token, greedy), torch.where(warm, log_prob, 0.0)
+    if torch.is_tensor(temperature):
+        token, log_prob = torch.where(warm, token, arg_max(logits)), torch.where(warm, log_prob, 0.0)
     return token, log_prob, broken | ~total.isfinite()
 
 

@@ -23,6 +23,9 @@ _ROUNDS = 10
 _STEP_BITS = 24  # steps of one stream; the bits above name the stream
 
 
+Rows = slice | Tensor  # which rows: a range, or int64 or bool [rows]
+
+
 class Stream(enum.IntEnum):
     """What the numbers are for; different streams of one step are independent."""
 
@@ -42,11 +45,11 @@ class Keys:
     problem: Tensor
     rollout: Tensor
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed is {self.seed}; it must be in 0 .. 2**64 - 1")
 
-    def __getitem__(self, rows) -> Keys:
+    def __getitem__(self, rows: Rows) -> Keys:
         return Keys(self.seed, self.problem[rows], self.rollout[rows])
 
     def at(self, step: int | Tensor, stream: Stream | Tensor) -> StepKeys:
@@ -82,7 +85,7 @@ class StepKeys:
     def of(seed: SeedWords, problem: Tensor, rollout: Tensor, step: Tensor, stream: Stream | Tensor) -> StepKeys:
         return StepKeys(seed, problem, rollout, stream * 2**_STEP_BITS + step)
 
-    def __getitem__(self, rows) -> StepKeys:
+    def __getitem__(self, rows: Rows) -> StepKeys:
         return StepKeys(self.seed, self.problem[rows], self.rollout[rows], self.step[rows])
 
     def _words(self, blocks: int) -> Tensor:

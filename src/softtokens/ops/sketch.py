@@ -28,13 +28,14 @@ class CountSketch:
     size: int
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not SMALLEST <= self.size < 2**31:
             raise ValueError(f"size is {self.size}; it must be in {SMALLEST} .. 2**31 - 1")
 
     def of(self, tensors: Iterable[Tensor]) -> Tensor:
         """The sketch of their entries in this order: float64 [size], on their device. Needs one at least."""
-        sketch, position = None, 0
+        sketch: Tensor | None = None
+        position = 0
         for tensor in tensors:
             if sketch is None:
                 sketch = torch.zeros(self.size, dtype=torch.float64, device=tensor.device)
@@ -42,6 +43,7 @@ class CountSketch:
                 places, signs = self._hashed(position, position + len(chunk), chunk.device)
                 sketch.index_add_(0, places, chunk.double() * signs)
                 position += len(chunk)
+        assert sketch is not None, "there is no tensor"
         return sketch
 
     def _hashed(self, start: int, end: int, device: torch.device) -> tuple[Tensor, Tensor]:

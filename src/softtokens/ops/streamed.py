@@ -14,12 +14,14 @@ For the log-probability of token y and an upstream gradient g:
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from softtokens.ops.mixture import Concentration, single_weights
+from softtokens.ops.random import Rows
 from softtokens.ops.vocabulary import Vocabulary, full_precision, product
 
 _CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}  # logits at once; on the CPU a chunk should stay near its caches
@@ -70,7 +72,9 @@ def chunk_rows_of(size: int, kind: str) -> int:
     return max(_LEAST_ROWS, _CHUNK_ELEMENTS[kind] // size)
 
 
-def _streamed(vocabulary, hidden, readout, expected, chunk_rows) -> tuple[Tensor, Concentration]:
+def _streamed(
+    vocabulary: Vocabulary, hidden: Tensor, readout: _AtToken | _Mean, expected: Tensor | None, chunk_rows: int | None
+) -> tuple[Tensor, Concentration]:
     v = vocabulary.of_known_tokens()
     rows = chunk_rows or default_chunk_rows(v)
     if expected is not None:
@@ -81,30 +85,40 @@ def _streamed(vocabulary, hidden, readout, expected, chunk_rows) -> tuple[Tensor
 
 class _Streamed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, head, bias, table, vocabulary, readout, expected, chunk_rows):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        bias: Tensor | None,
+        table: Tensor,
+        vocabulary: Vocabulary,
+        readout: _AtToken | _Mean,
+        expected: Tensor | None,
+        chunk_rows: int,
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(hidden, head, bias, table)
         vocabulary = vocabulary.for_repeated_use()
         ctx.rest = vocabulary, readout, chunk_rows
         wanted = ctx.needs_input_grad[:4]
-        ctx.expected = expected if any(wanted) else None
-        ctx.gradients = None if ctx.expected is None else _Gradients(wanted, hidden, vocabulary)
+        ctx.expected = expected = expected if any(wanted) else None
+        ctx.gradients = None if expected is None else _Gradients(wanted, hidden, vocabulary)
         # Written in place: small results kept from every chunk would lie in the holes that the chunk before left, and
         # the next chunk would need new memory.
-        outputs = None
+        outputs: list[Tensor] = []
         for rows in _slices(hidden, chunk_rows):
             chunk = _Chunk(vocabulary, hidden[rows], readout[rows], with_statistics=True)
             parts = (readout[rows].value(chunk, vocabulary), *chunk.statistics)
             outputs = outputs or [part.new_empty(len(hidden), *part.shape[1:]) for part in parts]
             for whole, part in zip(outputs, parts, strict=True):
                 whole[rows] = part
-            if ctx.gradients is not None:
+            if expected is not None:
                 ctx.gradients.add(rows, chunk, readout[rows], expected[rows])
         ctx.mark_non_differentiable(*outputs[1:])
         return tuple(outputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream, *_):
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         vocabulary, readout, chunk_rows = ctx.rest
         gradients = ctx.gradients
@@ -125,7 +139,7 @@ def _slices(hidden: Tensor, chunk_rows: int) -> list[slice]:
 class _Chunk:
     """The weights of some rows, [rows, vocab], and what can be said about them."""
 
-    def __init__(self, vocabulary: Vocabulary, hidden: Tensor, readout, *, with_statistics: bool):
+    def __init__(self, vocabulary: Vocabulary, hidden: Tensor, readout: _AtToken | _Mean, *, with_statistics: bool):
         self.hidden = full_precision(hidden)
         logits, self.slope = vocabulary.logits_and_slope(self.hidden)
         peak = logits.amax(-1, keepdim=True)
@@ -156,7 +170,7 @@ class _AtToken:
     temperature: float
     tokens: Tensor
 
-    def __getitem__(self, rows) -> _AtToken:
+    def __getitem__(self, rows: Rows) -> _AtToken:
         return _AtToken(self.temperature, self.tokens[rows])
 
     def certain(self, logits: Tensor, peak: Tensor) -> None:
@@ -180,7 +194,7 @@ class _Mean:
 
     temperature: float
 
-    def __getitem__(self, rows) -> _Mean:
+    def __getitem__(self, rows: Rows) -> _Mean:
         return self
 
     def certain(self, logits: Tensor, peak: Tensor) -> Tensor | None:
@@ -190,7 +204,7 @@ class _Mean:
         return None
 
     def value(self, chunk: _Chunk, vocabulary: Vocabulary) -> Tensor:
-        if chunk.certain is None:
+        if chunk.certain is None or chunk.top is None:
             return vocabulary.mix(chunk.weights)
         out, mixed = vocabulary.embed(chunk.top), ~chunk.certain
         out[mixed] = vocabulary.mix(chunk.weights[mixed])
@@ -210,27 +224,29 @@ class _Gradients:
         self.vocabulary = vocabulary
         inputs = (hidden, vocabulary.head, vocabulary.bias, vocabulary.table)
         self.all = [
-            torch.zeros_like(x, dtype=full_precision(x[:0]).dtype) if want else None
+            torch.zeros_like(x, dtype=full_precision(x[:0]).dtype) if want and x is not None else None
             for want, x in zip(wanted, inputs, strict=True)
         ]
 
     def add(self, rows: slice, chunk: _Chunk, readout: _AtToken | _Mean, upstream: Tensor) -> None:
         hidden_gradient, head, bias, table = self.all
         hidden, weights = chunk.hidden, chunk.weights
-        which = rows
-        if chunk.certain is not None:
+        which: slice | Tensor = rows
+        slope = chunk.slope
+        if chunk.certain is not None and chunk.top is not None:
             if table is not None:
                 scaled = upstream[chunk.certain] * self.vocabulary.table_scale
                 table.index_add_(0, chunk.top[chunk.certain], scaled)
             mixed = torch.nonzero(~chunk.certain)[:, 0]
             which = mixed + rows.start
             hidden, weights, upstream, readout = hidden[mixed], weights[mixed], upstream[mixed], readout[mixed]
+            slope = slope[mixed] if torch.is_tensor(slope) else slope
         if table is not None and isinstance(readout, _Mean):
             self._add_product(table, weights.T, upstream * self.vocabulary.table_scale)
         if hidden_gradient is None and head is None and bias is None:
             return
         of_logits = readout.gradient(weights, upstream, self.vocabulary)
-        of_logits *= chunk.slope if chunk.certain is None or not torch.is_tensor(chunk.slope) else chunk.slope[mixed]
+        of_logits *= slope
         if hidden_gradient is not None:
             hidden_gradient[which] = product(of_logits, self.vocabulary.head)
         if head is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -26,7 +28,9 @@ class Device:
     link: float
 
 
-def _gpu(name: str, memory_mib: float, bandwidth_gb: float, bf16_tflops: float, f32_tflops: float, link_gb: float):
+def _gpu(
+    name: str, memory_mib: float, bandwidth_gb: float, bf16_tflops: float, f32_tflops: float, link_gb: float
+) -> Device:
     flops = {"bfloat16": bf16_tflops * 1e12, "float32": f32_tflops * 1e12}
     return Device(name, "cuda", memory_mib * 2**20, bandwidth_gb * 1e9, flops, link_gb * 1e9)
 
@@ -57,8 +61,8 @@ def device_of(config: PlanConfig) -> Device:
             f"on is {config.on!r}; it must be here or one of {', '.join(DEVICES)}. For another device give memory_gb, "
             "bandwidth_gb_s and tflops with it"
         )
-    changes = dict(zip(("memory", "bandwidth"), (config.memory_gb, config.bandwidth_gb_s), strict=True))
-    changes = {key: 1e9 * value for key, value in changes.items() if value is not None}
+    given = {"memory": config.memory_gb, "bandwidth": config.bandwidth_gb_s}
+    changes: dict[str, Any] = {key: 1e9 * value for key, value in given.items() if value is not None}
     if config.tflops is not None:
         changes["flops"] = {config.scale.dtype: 1e12 * config.tflops}
     return _shared(dataclasses.replace(device, **changes), min(config.processes, config.per_machine))
@@ -72,7 +76,7 @@ def _here(config: PlanConfig) -> Device:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         name = f"this machine's CPU, {torch.get_num_threads()} threads"
     bandwidth = _bandwidth(place)
-    flops = {dtype: _flops(place, getattr(torch, dtype))}
+    flops: dict[str, float] = {dtype: _flops(place, getattr(torch, dtype))}
     return Device(name, place.type, memory, bandwidth, flops, bandwidth / 4)
 
 
@@ -100,7 +104,7 @@ def _flops(place: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / _fastest(lambda: square @ square, place)
 
 
-def _fastest(work, place: torch.device) -> float:
+def _fastest(work: Callable[[], object], place: torch.device) -> float:
     """Seconds of the fastest of a few calls."""
 
     def seconds() -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -18,7 +19,8 @@ from softtokens.plan.footprint import Footprint, footprint, share_of
 from softtokens.plan.speed import Seconds, seconds_of
 from softtokens.rollout.decode import sample_rollout
 from softtokens.rollout.limits import Limits
-from softtokens.thoughts import build_thought
+from softtokens.rollout.record import Rollout
+from softtokens.thoughts import Thought, build_thought
 from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.objective import TermWeights
 from softtokens.train.process_memory import give_back, resident_bytes
@@ -105,7 +107,7 @@ def rehearsed_bytes() -> float:
     return resident_bytes()
 
 
-def _tiny_rollout(policy: HFPolicy, thought):
+def _tiny_rollout(policy: HFPolicy, thought: Thought) -> Rollout:
     prompt = policy.tokenizer.encode("1+1=")
     keys = Keys(0, torch.zeros(8, dtype=torch.int64), torch.arange(8))
     return sample_rollout(policy, thought, [prompt], [0] * 8, keys, Limits(4, 2))
@@ -155,7 +157,7 @@ def _with_adapters(config: PlanConfig) -> PlanConfig:
     return config if config.scale.lora_rank else _scaled(config, lora_rank=16)
 
 
-def _scaled(config: PlanConfig, **changes) -> PlanConfig:
+def _scaled(config: PlanConfig, **changes: Any) -> PlanConfig:
     return dataclasses.replace(config, scale=dataclasses.replace(config.scale, **changes))
 
 

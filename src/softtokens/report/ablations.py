@@ -34,9 +34,10 @@ def _at_test(results: Results, task: str) -> Figure | None:
     for name in results.names(task):
         setting, values = _values(results, task, name)
         for knob, other in (("temperature", "gamma"), ("gamma", "temperature")):
-            if values[knob] is not None:
+            value = values[knob]
+            if value is not None:
                 fixed = "" if values[other] is None else f"{_SYMBOLS[other]} {plain(values[other])}"
-                grids.setdefault((setting, knob, fixed), {})[values[knob]] = name
+                grids.setdefault((setting, knob, fixed), {})[value] = name
     panels = []
     for (setting, knob, fixed), grid in grids.items():
         for k in _first_and_last(results, task, list(grid.values())) if len(grid) > 1 else ():

@@ -52,7 +52,7 @@ def _trained_alike(model: Model) -> Hashable:
 
 
 def _arms(members: Sequence[T], key: Callable[[T], Hashable]) -> list[Arm[T]]:
-    groups: dict[Hashable, list[T]] = {}
+    groups: dict[tuple[Hashable, int], list[T]] = {}
     for member in members:
         group_key = key(member)
         same_seed = sum(m.seed == member.seed for k, group in groups.items() if k[0] == group_key for m in group)

@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 MINUS = "−"
 MODES = ("base", "hard", "fuzzy", "soft")  # the order of the paper's tables; each has its own colour everywhere
+CONTINUOUS = ("fuzzy", "soft")  # the modes that the paper's claims are about
+Mark = Literal["", "best", "tied", "up", "down", "up-bad", "down-good", "paper"]
+Level = Literal["warning", "note"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Entry:
     low: float | None = None
     high: float | None = None
     below: str = ""  # a second, quieter line
-    mark: Literal["", "best", "tied", "up", "down", "up-bad", "down-good", "paper"] = ""
+    mark: Mark = ""
     mode: str = ""  # colours a row's name
     hint: str = ""  # shown on hover
     bar: tuple[float, float, float] | None = None  # value and interval as positions 0..1 of a drawn bar
@@ -105,7 +108,7 @@ class Words:
 class Finding:
     """Something that looks sick (or, with level "note", something that could not be read)."""
 
-    level: Literal["warning", "note"]
+    level: Level
     where: str
     text: str
 

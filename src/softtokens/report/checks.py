@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean, median, stdev
 
-from softtokens.report.blocks import Finding, percent, plain
+from softtokens.report.blocks import Finding, Level, percent, plain
 from softtokens.report.estimates import Results, samples_of
 from softtokens.report.readers import number, table
 from softtokens.report.sources import Cell, Run
@@ -71,9 +71,9 @@ def _numerics(run: Run) -> Iterator[str]:
     if thought and answer and median(answer) > 0 and median(thought) / median(answer) > THRESHOLDS["term_ratio"]:
         ratio = median(thought) / median(answer)
         yield f"The thought term's gradient is {ratio:.0f} times the answer term's in norm (medians), and drowns it."
-    left_out = sum(run.column("skipped")[1])
-    if left_out:
-        yield f"{left_out:.0f} of {len(run.metrics)} updates were left out because their numbers were not finite."
+    skipped = sum(run.column("skipped")[1])
+    if skipped:
+        yield f"{skipped:.0f} of {len(run.metrics)} updates were skipped because of values that were not finite."
     spikes, steps = (sum(run.column(key)[1]) for key in ("thought/spikes", "num_tokens"))
     if spikes:
         clipped = "clipped" if run.config.get("clip_spikes") else "not clipped"
@@ -103,7 +103,7 @@ def check_evaluation(results: Results) -> list[Finding]:
     findings = []
     for task in results.tasks:
         cells = [cell for (_, where, _), cell in results.sources.cells.items() if where == task]
-        problems = {number(cell.summary.get("problems")) for cell in cells} - {None}
+        problems = {n for n in (number(cell.summary.get("problems")) for cell in cells) if n is not None}
         if problems and min(problems) < THRESHOLDS["few_problems"]:
             findings.append(
                 Finding("warning", task, f"Only {min(problems):.0f} problems: intervals are wide, ranks may be luck.")
@@ -120,8 +120,8 @@ def check_evaluation(results: Results) -> list[Finding]:
 
 
 def grouped(findings: Sequence[Finding]) -> list[Finding]:
-    """One entry for each thing that something is said of, warnings first."""
-    texts: dict[tuple[str, str], list[str]] = {}
+    """One entry for each subject of a finding, warnings first."""
+    texts: dict[tuple[Level, str], list[str]] = {}
     for finding in findings:
         texts.setdefault((finding.level, finding.where), []).append(finding.text)
     ordered = sorted(texts.items(), key=lambda item: item[0][0] != "warning")

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from softtokens.report.arms import Arm
-from softtokens.report.blocks import MINUS, Entry, Table, span
+from softtokens.report.blocks import CONTINUOUS, MINUS, Entry, Table, span
 from softtokens.report.estimates import Difference, Results
 from softtokens.report.out_of_domain import against
 from softtokens.report.readers import text
 from softtokens.report.sources import Model
-
-CONTINUOUS = ("soft", "fuzzy")  # modes that the claims are about
 
 
 def tables(results: Results) -> list[Table]:
@@ -51,6 +49,9 @@ def _claims(results: Results, task: str, hard: Arm[Model]) -> Iterator[tuple[str
     def above_hard(name: str, k: int) -> Finder:
         return lambda arm: results.difference(arm, hard, task, name, k)
 
+    def more_forgotten(name: str) -> Finder:
+        return lambda arm: against(results, arm, hard, name)
+
     yield (
         "As good as hard training at pass@1 (trained minus hard, tested hard-greedy)",
         100,
@@ -69,7 +70,7 @@ def _claims(results: Results, task: str, hard: Arm[Model]) -> Iterator[tuple[str
         yield (
             f"Forgets less than hard training ({name}: NLL of the right choice, trained minus hard)",
             1,
-            lambda arm, name=name: against(results, arm, hard, name),
+            more_forgotten(name),
         )
 
 

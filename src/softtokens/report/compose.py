@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from softtokens.report import (
     ablations,
     checks,
@@ -29,7 +31,7 @@ def compose(sources: Sources) -> Report:
     arms, results = run_arms(sources.runs), Results(sources)
     evaluated = bool(sources.cells)
 
-    def measured(make) -> list[Block]:
+    def measured(make: Callable[[Results], list[Block]]) -> list[Block]:
         return make(results) if evaluated else [missing(NO_EVALUATION)]
 
     traces = measured(viewer.of_evaluation)

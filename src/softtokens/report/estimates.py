@@ -78,20 +78,19 @@ class Results:
         """None where no member of the arm was measured."""
         measured = [table(table(cell.summary.get(measure)).get(str(k))) for cell in self.cells(arm, task, name)]
         values = [(number(m.get("value")), number(m.get("low")), number(m.get("high"))) for m in measured]
-        values = [v for v in values if v[0] is not None]
-        if not values:
-            return None
-        if len(values) == 1:
-            return Estimate(*values[0], seeds=(values[0][0],))
-        seeds = tuple(v[0] for v in values)
+        estimates = [Estimate(value, low, high, (value,)) for value, low, high in values if value is not None]
+        if len(estimates) < 2:
+            return estimates[0] if estimates else None
+        seeds = tuple(e.value for e in estimates)
         solved = self.solved(arm, task, name, k) if measure == "pass@k" else None
         interval = estimate(np.array(list(solved.values())), shares=True) if solved else {}
         return Estimate(float(np.mean(seeds)), interval.get("low"), interval.get("high"), seeds)
 
     def solved(self, arm: Arm[Model], task: str, name: str, k: int) -> dict[Any, float] | None:
         """pass@k of every problem, mean over the arm's seeds; None unless all seeds have the same problems."""
-        by_member = [_solved(cell, k) for cell in self.cells(arm, task, name)]
-        if not by_member or any(m is None or m.keys() != by_member[0].keys() for m in by_member):
+        cells = self.cells(arm, task, name)
+        by_member = [m for m in (_solved(cell, k) for cell in cells) if m is not None]
+        if not by_member or len(by_member) < len(cells) or any(m.keys() != by_member[0].keys() for m in by_member):
             return None
         return {problem: float(np.mean([m[problem] for m in by_member])) for problem in by_member[0]}
 
@@ -133,10 +132,10 @@ def _ks(cell: Cell, measure: str) -> list[int]:
 
 def _solved(cell: Cell, k: int) -> dict[Any, float] | None:
     """Problem -> pass@k, if the counts of right samples are there and make sense."""
-    right, samples = numbers(cell.summary.get("right")), samples_of(cell)
+    counts, samples = numbers(cell.summary.get("right")), samples_of(cell)
+    right = [int(c) for c in counts if c is not None and 0 <= c <= samples and c == int(c)]
     ids = cell.summary.get("problem_ids")
     ids = [text(i) for i in ids] if isinstance(ids, list) else list(map(str, range(len(right))))
-    sound = all(r is not None and 0 <= r <= samples and r == int(r) for r in right)
-    if not right or not sound or not 1 <= k <= samples or len(set(ids)) != len(right):
+    if not right or len(right) < len(counts) or not 1 <= k <= samples or len(set(ids)) != len(right):
         return None
-    return dict(zip(ids, pass_at_k([int(r) for r in right], samples, k), strict=True))
+    return dict(zip(ids, pass_at_k(right, samples, k), strict=True))

@@ -18,7 +18,7 @@ COLOURS = {"base": "#6b7078", "hard": "#c8501b", "fuzzy": "#0b8566", "soft": "#1
 _OTHER = "#7a4fa3"
 _DASHES = ("-", (0, (6, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
 _COLUMNS = 3
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 8,
     "axes.spines.top": False,
@@ -65,7 +65,7 @@ def file_name(id: str) -> str:
 
 
 def figure_csv(figure: Figure) -> str:
-    rows = [["panel", "series", "mode", "x_meaning", "x", "y_meaning", "y", "low", "high"]]
+    rows: list[list[Any]] = [["panel", "series", "mode", "x_meaning", "x", "y_meaning", "y", "low", "high"]]
     for panel in figure.panels:
         for series in panel.series:
             for i, x in enumerate(series.x):

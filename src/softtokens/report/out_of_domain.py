@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from softtokens.report import paper
 from softtokens.report.arms import Arm
-from softtokens.report.blocks import MINUS, Block, Entry, Table, missing, percent, plain, span
+from softtokens.report.blocks import MINUS, Block, Entry, Mark, Table, missing, percent, plain, span
 from softtokens.report.estimates import Difference, Results, paired
 from softtokens.report.readers import number, numbers, table, text
 from softtokens.report.sources import Model
@@ -19,7 +20,7 @@ _SAME_ITEMS = ("source", "sha256", "limit", "items")  # equal where two models w
 
 
 def blocks(results: Results) -> list[Block]:
-    tables = [b for b in (_choices(results), _preservation(results)) if b is not None]
+    tables: list[Block] = [b for b in (_choices(results), _preservation(results)) if b is not None]
     return tables or [
         missing("no multiple choice (evaluate with --choices) and no texts to compare with the base were given.")
     ]
@@ -58,7 +59,8 @@ def _of(results: Results, arm: Arm[Model] | None, name: str) -> list[dict[str, A
 
 def _counts(results: Results, name: str) -> str:
     counts = {number(c.get("items")) for c in results.sources.choices if text(c["name"]) == name}
-    return " or ".join(plain(count, 6) for count in sorted(counts - {None})) or "unknown"
+    known = sorted(count for count in counts if count is not None)
+    return " or ".join(plain(count, 6) for count in known) or "unknown"
 
 
 def _value(choices: list[dict[str, Any]], key: str, scale: float, digits: int) -> Entry:
@@ -85,7 +87,7 @@ def _against(choices: list[dict[str, Any]], base: list[dict[str, Any]], is_base:
     d = _difference(choices, base)
     if d is None:
         return Entry("–", hint="no item-by-item values to pair")
-    mark = "" if not d.is_clear else "up-bad" if d.mean > 0 else "down-good"
+    mark: Mark = "" if not d.is_clear else "up-bad" if d.mean > 0 else "down-good"
     shown = f"{d.mean:+.4f}".replace("-", MINUS)
     return Entry(shown, d.mean, d.low, d.high, below=span(d.low, d.high, 1, 4), mark=mark)
 
@@ -132,7 +134,7 @@ def _preservation(results: Results) -> Table | None:
     return Table("preservation", "What the base still is", caption, columns, rows)
 
 
-def _kept(kept: dict[str, Any], key: str, show, scale: float, digits: int) -> Entry:
+def _kept(kept: dict[str, Any], key: str, show: Callable[..., str], scale: float, digits: int) -> Entry:
     measured = table(kept.get(key))
     value, low, high = (number(measured.get(name)) for name in ("value", "low", "high"))
     if value is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from softtokens.config.thought import NAMED_CELLS, SETTINGS
 from softtokens.evaluate.intervals import holm
 from softtokens.report.arms import Arm
-from softtokens.report.blocks import MINUS, MODES, Block, Entry, Table, missing, percent, span
+from softtokens.report.blocks import CONTINUOUS, MINUS, MODES, Block, Entry, Mark, Table, missing, percent, span
 from softtokens.report.estimates import Difference, Estimate, Results
 from softtokens.report.readers import number
 from softtokens.report.sources import Model, Sources
@@ -118,13 +118,12 @@ def _change(d: Difference | None, p: float | None, reach: float) -> Entry:
     if d is None or p is None:
         return Entry("–", hint="not measured on the same problems")
     bounds = (d.mean if d.low is None else d.low, d.mean if d.high is None else d.high)
-    place = tuple(0.5 + x / reach / 2 for x in (d.mean, *bounds))
-    mark = "" if p >= 0.05 else "up" if d.mean > 0 else "down"
+    mean, low, high = (0.5 + x / reach / 2 for x in (d.mean, *bounds))
+    mark: Mark = "" if p >= 0.05 else "up" if d.mean > 0 else "down"
     hint = f"p = {d.p:.2g}, corrected {p:.2g}, {d.problems} problems"
     below = span(d.low, d.high)
-    return Entry(
-        f"{100 * d.mean:+.1f}".replace("-", MINUS), d.mean, d.low, d.high, below, mark, hint=hint, bar=place, zero=0.5
-    )
+    shown = f"{100 * d.mean:+.1f}".replace("-", MINUS)
+    return Entry(shown, d.mean, d.low, d.high, below, mark, hint=hint, bar=(mean, low, high), zero=0.5)
 
 
 def _first_and_last(ks: list[int]) -> list[int]:
@@ -159,7 +158,8 @@ def title(sources: Sources) -> tuple[str, str]:
 
 
 def in_words(results: Results) -> str:
-    """The result in a sentence or two for each task: the best cell, and what each training changed in its own mode."""
+    """The result in a few sentences for each task: the best cell, what each training changed in its own mode, and how
+    soft and fuzzy training compare with hard training."""
     sentences = []
     for task in results.tasks:
         arms = results.arms_of(task)
@@ -177,12 +177,26 @@ def in_words(results: Results) -> str:
                 f"On {task}, {label} tested {name}{alike} solves most at the first attempt: {percent(value)} %."
             )
         base = next((arm for arm in arms if arm.mode == "base"), None)
-        pairs = [(arm, _sampled(arm.mode)) for arm in arms if base is not None and arm is not base]
-        changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs if own is not None]
-        compared = [_comparison(arm.label, own, d) for arm, own, d in changes if d is not None]
+        compared = [] if base is None else _against_base(results, arms, base, task)
         if compared:
-            sentences.append(f"Against the base, pass@1: {'; '.join(compared)}.")
+            sentences.append(f"Compared with the base, pass@1: {'; '.join(compared)}.")
+        hard = next((arm for arm in arms if arm.mode == "hard"), None)
+        parity = [] if hard is None else _against_hard(results, arms, hard, task)
+        if parity:
+            sentences.append(f"Compared with hard training, pass@1: {'; '.join(parity)}.")
     return " ".join(sentences)
+
+
+def _against_base(results: Results, arms: list[Arm[Model]], base: Arm[Model], task: str) -> list[str]:
+    pairs = [(arm, _sampled(arm.mode)) for arm in arms if arm is not base]
+    changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs if own is not None]
+    return [_comparison(arm.label, own, d) for arm, own, d in changes if d is not None]
+
+
+def _against_hard(results: Results, arms: list[Arm[Model]], hard: Arm[Model], task: str) -> list[str]:
+    others = [arm for arm in arms if arm.mode in CONTINUOUS]
+    changes = [(arm, results.difference(arm, hard, task, "hard-greedy", 1)) for arm in others]
+    return [_comparison(arm.label, "hard-greedy", d) for arm, d in changes if d is not None]
 
 
 def _sampled(mode: str) -> str | None:

@@ -69,7 +69,7 @@ def render(report: Report, *, version: str, made: str, reload_seconds: float | N
 
 def _drawn(figure: Figure) -> dict[str, Any]:
     """A figure as data for the scripts: as many points as a screen can show, as many digits as a reader can."""
-    content = dataclasses.asdict(figure)
+    content: dict[str, Any] = dataclasses.asdict(figure)
     for panel in content["panels"]:
         for series in panel["series"]:
             last = len(series["x"]) - 1

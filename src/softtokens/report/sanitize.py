@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from softtokens.report.readers import text
 
@@ -21,7 +22,7 @@ def shown(value: object, longest: int = LONGEST_TEXT) -> str:
     return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", cut)
 
 
-def all_shown(value: object) -> object:
+def all_shown(value: Any) -> Any:
     """The same data with every text in it as `shown`."""
     if isinstance(value, str):
         return shown(value)

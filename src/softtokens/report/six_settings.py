@@ -14,7 +14,7 @@ _ORDER = ("hard-greedy", "hard-sample", "fuzzy-greedy", "fuzzy-sample", "soft-gr
 
 
 def blocks(results: Results) -> list[Block]:
-    tables = [t for t in (_table(results, task) for task in results.tasks) if t is not None]
+    tables: list[Block] = [t for t in (_table(results, task) for task in results.tasks) if t is not None]
     return tables or [missing("no evaluation has a finished cell.")]
 
 
@@ -45,7 +45,7 @@ def _table(results: Results, task: str) -> Table | None:
             "In italics: the paper's own numbers (arXiv 2509.19170v2), for the same model, training and test, all of "
             f"its problems (here {' or '.join(map(str, problems))}); their thought limits and prompts may differ."
             if theirs
-            else "The paper has no numbers for this model and test, so none stand beside them."
+            else "The paper has no numbers for this model and test, so none are shown."
         )
     )
     labels = [f"{paper.CODES[name]}@{k}" for name, k in columns]

@@ -8,7 +8,7 @@ from softtokens.config.thought import AS_TRAINED, NAMED_CELLS
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, missing, percent, plain
 from softtokens.report.estimates import Results
-from softtokens.report.readers import number, numbers
+from softtokens.report.readers import number, numbers, table
 from softtokens.report.sources import Cell, Model
 
 _STILL_RUNNING = 0.05  # a step is shown while at least this share of the generations has not ended
@@ -30,13 +30,13 @@ def blocks(results: Results) -> list[Block]:
     ]
 
 
-def _profiles(results: Results, task: str, name: str) -> list[tuple[Arm[Model], Cell]]:
-    """Per arm the cell of its first member that has a profile."""
-    pairs = []
+def _profiles(results: Results, task: str, name: str) -> list[tuple[Arm[Model], Cell, dict[str, Any]]]:
+    """Per arm the cell of its first member that has a profile, and this profile."""
+    profiles = []
     for arm in results.arms_of(task):
-        cells = [cell for cell in results.cells(arm, task, name) if cell.profile and numbers(cell.profile.get("steps"))]
-        pairs += [(arm, cell) for cell in cells[:1]]
-    return pairs
+        pairs = [(cell, table(cell.profile)) for cell in results.cells(arm, task, name)]
+        profiles += [(arm, cell, profile) for cell, profile in pairs if numbers(profile.get("steps"))][:1]
+    return profiles
 
 
 def _entropy(results: Results, task: str) -> Figure | None:
@@ -44,9 +44,9 @@ def _entropy(results: Results, task: str) -> Figure | None:
     temperatures = set()
     for name in [n for n in results.names(task) if n in NAMED_CELLS]:
         series = []
-        for arm, cell in _profiles(results, task, name):
-            temperatures.add(plain(number(cell.profile.get("entropy_temperature"))))
-            line = _steps(arm, cell.profile, "entropy", "entropy_low", "entropy_high")
+        for arm, _, profile in _profiles(results, task, name):
+            temperatures.add(plain(number(profile.get("entropy_temperature"))))
+            line = _steps(arm, profile, "entropy", "entropy_low", "entropy_high")
             series += [line] if line else []
         if series:
             panels.append(Panel(name, "thought step", "entropy, nats", series, y_zero=True))
@@ -64,10 +64,10 @@ def _entropy(results: Results, task: str) -> Figure | None:
 def _along(results: Results, task: str) -> Figure | None:
     """The other meters step by step, in the first sampled setting with mixtures that has them."""
     for name in ("soft-sample", "fuzzy-sample", AS_TRAINED, "soft-greedy", "fuzzy-greedy"):
-        pairs = _profiles(results, task, name)
+        profiles = _profiles(results, task, name)
         panels = []
         for key, (label, is_share) in METERS.items():
-            series = [s for s in (_steps(arm, cell.profile, key) for arm, cell in pairs) if s is not None]
+            series = [s for s in (_steps(arm, profile, key) for arm, _, profile in profiles) if s is not None]
             if series:
                 panels.append(Panel(label, "thought step", label, series, share=is_share))
         if panels:
@@ -79,8 +79,8 @@ def _along(results: Results, task: str) -> Figure | None:
 def _meter(results: Results, task: str) -> Table | None:
     rows = []
     for name in [n for n in results.names(task) if n in NAMED_CELLS]:
-        for arm, cell in _profiles(results, task, name):
-            means = {key: _mean(cell.profile, key) for key in METERS}
+        for arm, cell, profile in _profiles(results, task, name):
+            means = {key: _mean(profile, key) for key in METERS}
             if cell.mode != "hard" and any(mean is not None for mean in means.values()):
                 shown = [Entry(_meant(means[key], is_share), means[key]) for key, (_, is_share) in METERS.items()]
                 rows.append([Entry(arm.label, below=name, mode=arm.mode), *shown])
@@ -105,11 +105,11 @@ def _steps(arm: Arm[Model], profile: dict[str, Any], key: str, low: str = "", hi
     if not steps or len(values) != len(steps) or all(value is None for value in values):
         return None
     enough = _STILL_RUNNING * max((r for r in running if r is not None), default=0)
-    keep = [i for i in range(len(steps)) if steps[i] is not None and (i >= len(running) or (running[i] or 0) >= enough)]
+    known = [(i, step) for i, step in enumerate(steps) if step is not None]
+    keep = {i: step for i, step in known if i >= len(running) or (running[i] or 0) >= enough}
     bounds = [numbers(profile.get(name)) for name in (low, high)]
     lows, highs = ([b[i] for i in keep] if len(b) == len(steps) else None for b in bounds)
-    x, y = [steps[i] for i in keep], [values[i] for i in keep]
-    return Series(arm.label, arm.mode, x, y, lows, highs, dash=arm.dash)
+    return Series(arm.label, arm.mode, list(keep.values()), [values[i] for i in keep], lows, highs, dash=arm.dash)
 
 
 def _mean(profile: dict[str, Any], key: str) -> float | None:
@@ -117,6 +117,7 @@ def _mean(profile: dict[str, Any], key: str) -> float | None:
     values, running = numbers(profile.get(key)), numbers(profile.get("running"))
     if len(running) != len(values):
         running = [1.0] * len(values)
-    pairs = [(value, weight) for value, weight in zip(values, running, strict=True) if None not in (value, weight)]
+    both = zip(values, running, strict=True)
+    pairs = [(value, weight) for value, weight in both if value is not None and weight is not None]
     total = sum(weight for _, weight in pairs)
     return sum(value * weight for value, weight in pairs) / total if total else None

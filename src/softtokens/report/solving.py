@@ -12,7 +12,7 @@ SAMPLED = tuple(name for name in NAMED_CELLS if name not in SETTINGS or not SETT
 
 
 def figures(results: Results) -> list[Block]:
-    drawn = [figure for task in results.tasks for figure in _of_task(results, task)]
+    drawn: list[Block] = [figure for task in results.tasks for figure in _of_task(results, task)]
     return drawn or [missing("pass@k for several k needs a sampled setting with at least two samples a problem.")]
 
 

@@ -39,7 +39,7 @@ def of_training(runs: list[Run]) -> list[Block]:
     groups = []
     for run in runs:
         samples = [s for s in run.samples if number(s.get("step")) is not None]
-        steps = sorted({number(s.get("step")) for s in samples})
+        steps = sorted({step for s in samples if (step := number(s.get("step"))) is not None})
         for step in dict.fromkeys((steps[i] for i in (0, len(steps) // 2, -1)) if steps else ()):
             here = [s for s in samples if number(s.get("step")) == step][:3]
             generations = [
@@ -77,7 +77,7 @@ def _by_problem(results: Results, rows: list[dict[str, Any]]) -> list[dict[str, 
     for row in rows:
         by_problem.setdefault((text(row.get("task")), text(row.get("problem"))), []).append(row)
     rank = {member.name: i for i, arm in enumerate(results.arms) for member in arm.members}
-    groups = []
+    groups: list[dict[str, Any]] = []
     for (task, problem), here in sorted(
         by_problem.items(), key=lambda item: (item[0][0], -len(item[1]), _natural(item[0][1]))
     ):
@@ -91,7 +91,8 @@ def _by_problem(results: Results, rows: list[dict[str, Any]]) -> list[dict[str, 
 
 def _within(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """As many as fit into the page."""
-    kept, size = [], 0
+    kept: list[dict[str, Any]] = []
+    size = 0
     for group in groups:
         size += len(json.dumps(group))
         if kept and size > MOST_BYTES:
@@ -125,8 +126,7 @@ def _text_of(row: dict[str, Any], name: str, mode: str, cell: str) -> dict[str, 
 def _steps(row: dict[str, Any]) -> list[dict[str, Any]]:
     """s: shadow token, t: heaviest tokens, e: entropy, n: effective support, m: largest weight, z: noise."""
     columns = table(row.get("step_columns"))
-    shadow = columns.get("shadow") if isinstance(columns.get("shadow"), list) else []
-    top = columns.get("top") if isinstance(columns.get("top"), list) else []
+    shadow, top = (column if isinstance(column, list) else [] for column in map(columns.get, ("shadow", "top")))
     values = {
         k: numbers(columns.get(key))
         for k, key in zip("enmz", ("entropy", "effective_support", "max_weight", "noise"), strict=True)
@@ -134,7 +134,8 @@ def _steps(row: dict[str, Any]) -> list[dict[str, Any]]:
     steps = []
     for i, token in enumerate(shadow[:MOST_STEPS]):
         step: dict[str, Any] = {"s": shown(token, LONGEST_TOKEN)}
-        step |= {k: _short(column[i]) for k, column in values.items() if i < len(column) and column[i] is not None}
+        here = {k: column[i] for k, column in values.items() if i < len(column)}
+        step |= {k: _short(value) for k, value in here.items() if value is not None}
         step["t"] = _top(top[i]) if i < len(top) else []
         steps.append(step)
     return steps
@@ -142,7 +143,7 @@ def _steps(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _top(entries: Any) -> list[list[Any]]:
     pairs = [e for e in entries if isinstance(e, list) and len(e) == 2] if isinstance(entries, list) else []
-    kept = [[shown(token, LONGEST_TOKEN), number(weight)] for token, weight in pairs[:_TOP]]
+    kept = [(shown(token, LONGEST_TOKEN), number(weight)) for token, weight in pairs[:_TOP]]
     return [[token, _short(weight)] for token, weight in kept if weight is not None and weight >= _LEAST_WEIGHT]
 
 

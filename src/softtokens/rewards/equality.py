@@ -182,13 +182,14 @@ def _close(one: _Number, other: _Number) -> bool:
     difference, size = abs(one.value - other.value), max(abs(one.value), abs(other.value))
     if not (one.value.is_Rational and other.value.is_Rational) and difference <= _EQUAL * size:
         return True
-    if one.decimals is None and other.decimals is None:
+    decimals = [(n.decimals, n.digits) for n in (one, other) if n.decimals is not None]
+    if not decimals:
         return False
     if difference <= min(_NOISE[0] * size, _NOISE[1]):
         return True
-    coarser = min((n for n in (one, other) if n.decimals is not None), key=lambda number: number.decimals)
-    long_enough = min(coarser.decimals, coarser.digits) >= _LEAST_DECIMALS
-    return long_enough and 2 * difference * 10**coarser.decimals <= 1
+    coarser, digits = min(decimals, key=lambda number: number[0])
+    long_enough = min(coarser, digits) >= _LEAST_DECIMALS
+    return long_enough and 2 * difference * 10**coarser <= 1
 
 
 def number_of(expression: Any) -> _Number | None:

@@ -61,8 +61,9 @@ class MathGrader:
 
     def _judge(self, pairs: Sequence[tuple[str | None, str]]) -> list[Verdict]:
         # The rollouts of a group often agree: each different pair is judged once.
-        verdicts = {pair: self._verdict_without_worker(*pair) for pair in pairs}
-        unsure = [pair for pair, verdict in verdicts.items() if verdict is None]
+        first = {pair: self._verdict_without_worker(*pair) for pair in pairs}
+        verdicts = {pair: verdict for pair, verdict in first.items() if verdict is not None}
+        unsure = [pair for pair in first if pair not in verdicts]
         verdicts.update(zip(unsure, self._verdicts_from_workers(unsure), strict=True))
         return [verdicts[pair] for pair in pairs]
 

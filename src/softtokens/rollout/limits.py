@@ -26,7 +26,7 @@ class Limits:
     answer_temperature: float = 1.0
     endings: Endings = PAPER
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("max_thought_steps", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -123,6 +123,7 @@ def _signal(
 def _measure(t: Trainee, first: int, keep: Keep, listener: Listener | None) -> Measured:
     """One setting, on the batches of updates first, first + 1, ..."""
     config, started = t.config, time.perf_counter()
+    assert isinstance(config, SignalConfig), config
     gradients: dict[str, list[Tensor]] = {term: [] for term in TERMS}
     rewards, solved = [], []
     for number in range(config.batches):
@@ -134,7 +135,8 @@ def _measure(t: Trainee, first: int, keep: Keep, listener: Listener | None) -> M
                 raise FloatingPointError(f"batch {number + 1}: the gradient of the {term} term is not finite")
             gradients[term].append(kept)
         rewards.append(batch.rewards)
-        solved.append(batch.metrics.get("verdict/right"))
+        if "verdict/right" in batch.metrics:
+            solved.append(batch.metrics["verdict/right"])
         if listener is not None:
             listener(config.thought, number + 1)
     rewards = torch.stack(rewards)
@@ -144,7 +146,7 @@ def _measure(t: Trainee, first: int, keep: Keep, listener: Listener | None) -> M
         terms=estimates(gram, TermWeights(config.thought_weight, config.answer_weight), rewards[0].numel()),
         reward=float(rewards.mean()),
         rewards=(float(rewards.min()), float(rewards.max())),
-        solved=None if None in solved else sum(solved) / len(solved),
+        solved=sum(solved) / len(solved) if len(solved) == config.batches else None,
         spread=float((rewards != rewards[..., :1]).any(-1).double().mean()),
         seconds=time.perf_counter() - started,
     )

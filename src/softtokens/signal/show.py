@@ -16,7 +16,7 @@ FILE = "signal.json"
 
 
 def signal_table(signal: Signal) -> Table:
-    """Three rows for each setting, one for each term; beside them what its rollouts were."""
+    """Three rows per setting, one per term, with statistics of its rollouts."""
     c = signal.config
     kept = "" if signal.sketch is None else f", sketched in {signal.sketch:,} numbers"
     table = Table(
@@ -47,6 +47,7 @@ def sentence(signal: Signal, one: Measured) -> str:
     if not one.spread:
         return f"no gradient: none of {drawn // signal.config.group_size} groups has rewards that differ."
     if e.noise_scale is not None:
+        assert e.low is not None and e.high is not None, e
         return (
             f"signal equals noise at about {rounded(e.noise_scale)} rollouts "
             f"(95 %: {rounded(e.low)} to {rounded(e.high)}); {has}"

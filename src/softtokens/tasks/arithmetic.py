@@ -247,7 +247,7 @@ def multiple_choice(count: int, *, seed: int = 0) -> list[ChoiceItem]:
     rng = random.Random(f"facts {seed}")
     positions = [i % 4 for i in range(count)]
     rng.shuffle(positions)
-    items = []
+    items: list[ChoiceItem] = []
     for (fact, question), position in zip(rng.sample(pool, count), positions, strict=True):
         choices = rng.sample(fact.wrong, 3)
         choices.insert(position, fact.right)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from softtokens.ops.mixture import Concentration, arg_max
-from softtokens.ops.random import StepKeys
+from softtokens.ops.random import Rows, StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 
 
@@ -30,7 +30,7 @@ class Draw:
     keys: StepKeys  # names of the random numbers used; drawing them again gives the noise
     stored: Mapping[str, Tensor]  # [rows, size] by name, as `Thought.stores` lists them
 
-    def __getitem__(self, rows) -> Draw:
+    def __getitem__(self, rows: Rows) -> Draw:
         stored = {name: x[rows] for name, x in self.stored.items()}
         return Draw(self.token[rows], self.log_prob[rows], self.keys[rows], stored)
 
@@ -120,10 +120,14 @@ class ThoughtDistribution(abc.ABC):
 class Thought(abc.ABC):
     """A way of thinking: an immutable strategy."""
 
-    temperature: float  # of the weights over tokens; 0: arg-max
     # a thought is a token drawn from softmax(logits / temperature) and nothing else: one draw serves thoughts and
     # answers
     is_drawn_token: bool = False
+
+    @property
+    @abc.abstractmethod
+    def temperature(self) -> float:
+        """Of the weights over tokens; 0: arg-max."""
 
     def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
         """What of a step a replay needs besides its token: name -> (numbers per step, their dtype). What was fed, or

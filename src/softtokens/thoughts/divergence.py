@@ -10,6 +10,7 @@ A family registers its closed form with `@register(P, Q)`; pairs without one are
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,14 +22,15 @@ from softtokens.thoughts.gaussian import GaussianDistribution
 from softtokens.thoughts.hard import HardDistribution
 from softtokens.thoughts.perturbed import PerturbedDistribution
 
-ClosedForm = Callable[[ThoughtDistribution, ThoughtDistribution], Tensor]
-_CLOSED_FORMS: dict[tuple[type, type], ClosedForm] = {}
+P = TypeVar("P", bound=ThoughtDistribution)
+Q = TypeVar("Q", bound=ThoughtDistribution)
+_CLOSED_FORMS: dict[tuple[type, type], Callable[..., Tensor]] = {}
 
 
-def register(p: type, q: type) -> Callable[[ClosedForm], ClosedForm]:
+def register(p: type[P], q: type[Q]) -> Callable[[Callable[[P, Q], Tensor]], Callable[[P, Q], Tensor]]:
     """Decorates the closed form of KL(p || q) for two kinds of distributions."""
 
-    def add(closed_form: ClosedForm) -> ClosedForm:
+    def add(closed_form: Callable[[P, Q], Tensor]) -> Callable[[P, Q], Tensor]:
         _CLOSED_FORMS[p, q] = closed_form
         return closed_form
 
@@ -73,9 +75,10 @@ def _of_mixtures(p: GaussianDistribution, q: GaussianDistribution) -> Tensor:
 @register(PerturbedDistribution, PerturbedDistribution)
 def _of_perturbed(p: PerturbedDistribution, q: PerturbedDistribution) -> Tensor:
     """Infinite where the noise is on other logits, as the two share no value there."""
-    if type(p.thought) is not type(q.thought) or p.location.shape != q.location.shape:
+    same_place = type(p.thought) is type(q.thought) and (p.support is None) == (q.support is None)
+    if not same_place or p.location.shape != q.location.shape:
         raise ValueError(f"{p.thought} and {q.thought} have noise in different places; their values do not compare")
-    if p.support is None:
+    if p.support is None or q.support is None:
         return _of_normals(p.location, p.thought.sigma, q.location, q.thought.sigma)
     same = (p.support.sort(-1).values == q.support.sort(-1).values).all(-1)
     divergence = _of_normals(p.location, p.thought.sigma, q.logits.gather(-1, p.support), q.thought.sigma)

@@ -37,7 +37,7 @@ class Gaussian(Thought):
     estimator: Estimator = "replay"
     table_in_mean: Literal["frozen", "trained"] = "trained"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
 

@@ -21,7 +21,7 @@ class Hard(Thought):
     temperature: float = 1.0
     is_drawn_token = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or positive")
 

@@ -33,7 +33,7 @@ class HiddenGaussian(Thought):
     tau: float
     sigma: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
 
@@ -60,7 +60,7 @@ class LogitGaussian(Thought):
     sigma: float
     top_k: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
         if self.top_k is not None and self.top_k < 1:

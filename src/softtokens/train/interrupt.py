@@ -23,7 +23,7 @@ class _Dropped(BaseException):  # so that no one who handles errors takes it for
 class StopRequest:
     """asked: the name of the first signal that came, None before. A second one ends the process at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked: str | None = None
         self._droppable = False
 

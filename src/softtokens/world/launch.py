@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from softtokens.types import UserError
 
@@ -50,7 +51,7 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    value = environment.get(name, default)
+    value: Any = environment.get(name, default)
     try:
         return int(value)
     except (TypeError, ValueError):

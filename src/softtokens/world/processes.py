@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -66,14 +66,12 @@ class World:
     def together(self, act: Callable[[], T]) -> T:
         """Run `act`, which has no meeting points of its own. When it fails anywhere, all fail: where it did with the
         error, at the others with `OtherProcessFailed`."""
-        error, result = None, None
         try:
             result = act()
-        except Exception as failure:
-            error = failure
-        failed = self.gather(error is not None)
-        if error is not None:
-            raise error
+        except Exception:
+            self.gather(True)
+            raise
+        failed = self.gather(False)
         if any(failed):
             raise OtherProcessFailed(f"process {failed.index(True)} failed")
         return result
@@ -81,7 +79,8 @@ class World:
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` gives in the main process, which alone runs it."""
         made = self.together(lambda: make() if self.is_main else None)
-        return self.gather(made)[0]
+        given = self.gather(made)[0]
+        return cast(T, given)  # the main process has the first place
 
     def mesh(self, *, hybrid: bool) -> DeviceMesh:
         """All processes in a line; hybrid: [machines, processes of a machine]."""
