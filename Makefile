@@ -21,7 +21,7 @@ help:
 	@echo "make test-oldest  models and rollouts against the oldest supported transformers"
 	@echo "make gpu          on a machine with a CUDA card: its tests, and the benchmark of a step (minutes)"
 	@echo "make benchmark    speed and memory beside other ways to do it (an hour on two cores; ARGS=--quick for less)"
-	@echo "make lint         ruff"
+	@echo "make lint         ruff and mypy"
 	@echo "make audit        known vulnerabilities of the pinned versions (needs the network)"
 	@echo "make base         rebuild the embedded checkpoint"
 	@echo "make study        train a real small model in several modes and seeds, in parts that go on (recipes/smollm2)"
@@ -46,7 +46,7 @@ benchmark: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.engine $(ARGS)
 
 lint: $(VENV)/.installed
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 audit: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet pip-audit

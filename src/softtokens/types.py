@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -60,3 +60,11 @@ class ChoiceItem:
     prompt: str
     choices: tuple[str, ...]
     answer: int
+
+
+def answers_of(problems: Iterable[Problem]) -> list[str]:
+    """For a grader, which needs the answer of every problem."""
+    answers = [problem.answer for problem in problems]
+    known = [answer for answer in answers if answer is not None]
+    assert len(known) == len(answers), "a problem without an answer reached a grader"
+    return known

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from softtokens.cli.progress import console
 from softtokens.config.commands import ReplayStepConfig
@@ -14,6 +16,7 @@ from softtokens.config.toml import from_dict
 from softtokens.config.train import TrainConfig
 from softtokens.models import thought_head
 from softtokens.models.hf import load_policy, resolve_device
+from softtokens.rollout.record import Rollout
 from softtokens.rollout.spikes import Spikes, unit_of
 from softtokens.thoughts import build_thought
 from softtokens.train.gradient import Batch, accumulate_gradient
@@ -40,22 +43,22 @@ class RowFinding:
 
 def replay_step(config: ReplayStepConfig) -> list[RowFinding]:
     """Every row's log-probabilities and gradient, worst first; also printed."""
-    skipped = load_skipped_step(config.case)
+    skipped = load_skipped_step(Path(config.case))
     console.print(f"step {skipped.step} was skipped: {skipped.why}", highlight=False, markup=False)
-    findings = [] if skipped.rollout is None else _findings(skipped, config)
-    if skipped.rollout is None:
+    if skipped.rollout is None or skipped.advantages is None:
         load_policy(config.model or skipped.model)  # which says so if the weights are to blame
         console.print(
             f"There are no rollouts: sampling failed. The model as it was is in {skipped.model}.", markup=False
         )
-        return findings
+        return []
+    findings = _findings(skipped, skipped.rollout, skipped.advantages, config)
     console.print(_table(findings[: config.rows]))
     broken = sum(not finding.is_finite for finding in findings)
     console.print(f"{broken} of {len(findings)} rollouts give numbers that are not finite.")
     return findings
 
 
-def _findings(skipped: SkippedStep, config: ReplayStepConfig) -> list[RowFinding]:
+def _findings(skipped: SkippedStep, sampled: Rollout, advantages: Tensor, config: ReplayStepConfig) -> list[RowFinding]:
     settings = from_dict(TrainConfig, skipped.config, where="case: ")
     dtype = getattr(torch, config.dtype)
     policy = load_policy(
@@ -70,14 +73,14 @@ def _findings(skipped: SkippedStep, config: ReplayStepConfig) -> list[RowFinding
     weights = Weights(policy)
     terms = TermWeights(settings.thought_weight, settings.answer_weight)
     skipped.require_sizes_of(policy, config.model or str(skipped.model))
-    rollout, findings = skipped.rollout.to(policy.device), []
+    rollout, findings = sampled.to(policy.device), []
     for row in range(rollout.rows):
         one = torch.tensor([row], device=policy.device)
-        advantage = skipped.advantages.to(policy.device)[one]
+        advantage = advantages.to(policy.device)[one]
         batch = Batch(thought, rollout.take(one), advantage, skipped.total_rows, settings.answer_temperature)
         spikes = Spikes(settings.spike_norm, clips=settings.clip_spikes, unit=unit_of(policy.vocabulary))
         replayed = accumulate_gradient(weights, batch, terms, spikes=spikes).replay
-        norm = total_norm([p.grad for p in weights.parameters.values()])
+        norm = total_norm([p.grad for p in weights.parameters.values() if p.grad is not None])
         of_loss = (replayed.thought_surrogate.sum(), replayed.answer_log_prob.sum(), norm)
         findings.append(
             RowFinding(
@@ -88,7 +91,7 @@ def _findings(skipped: SkippedStep, config: ReplayStepConfig) -> list[RowFinding
                 answer_log_prob=float(replayed.answer_log_prob.sum()),
                 norm=norm,
                 longest_score=spikes.longest,
-                is_finite=all(map(math.isfinite, of_loss)),
+                is_finite=all(math.isfinite(value) for value in of_loss),
             )
         )
     return sorted(findings, key=lambda f: (f.is_finite, -f.norm if math.isfinite(f.norm) else 0.0))

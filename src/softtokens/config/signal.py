@@ -23,7 +23,7 @@ class SignalConfig(TrainConfig):
     With --from RUN@STEP it measures a run in progress.
     """
 
-    output: str | None = None
+    output: str | None = None  # type: ignore[assignment]  # a run needs a folder, a measurement does not
     """New folder for signal.json, which softtokens report shows; by default nothing is written."""
     modes: tuple[Mode, ...] = ()
     """Modes to compare, one setting each, at their own temperatures; by default the one of --mode and --tau."""

@@ -40,7 +40,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         arms = _arms(results, config, metric)
         reference_model, reference_cell = _reference(results, arms, against, metric)
         for arm, reference in _pairs(arms, config, reference_model, reference_cell):
-            one = {"metric": metric, "task": arm[1], "model": arm[0], "cell": arm[2]}
+            one: dict[str, Any] = {"metric": metric, "task": arm[1], "model": arm[0], "cell": arm[2]}
             one |= {"reference_model": reference[0], "reference_cell": reference[2]}
             try:
                 _require_same_items(metric, arms[arm], arms[reference])
@@ -129,8 +129,9 @@ def _values(results: list[dict[str, Any]], metric: str) -> tuple[np.ndarray, lis
 
 
 def _per_problem(summary: dict[str, Any], metric: str) -> np.ndarray:
-    kind, k = METRIC.fullmatch(metric).groups()
-    samples, k = summary["samples"], int(k)
+    parts = METRIC.fullmatch(metric)
+    assert parts is not None, metric
+    kind, samples, k = parts[1], summary["samples"], int(parts[2])
     if k > samples:
         greedy = " (greedy settings are deterministic)" if _is_greedy(summary["setting"]) else ""
         raise _Impossible(f"{metric} needs {k} samples per problem, and {summary['cell']} has {samples}{greedy}")

@@ -82,6 +82,7 @@ def order_models(root: Path, names: Sequence[str]) -> None:
     """List these models first in evaluation.json, in this order: processes add theirs as they come."""
     with locked(root, _LIST, timeout=60):
         main = read_main(root)
+        assert main is not None, "every process has added its models"
         main["models"].sort(key=lambda model: names.index(model["name"]) if model["name"] in names else len(names))
         write_json(root / _MAIN, main)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from softtokens.files import expanded
 from softtokens.models.hf import HFPolicy
 from softtokens.models.tokens import prompt_ids
 from softtokens.types import UserError
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
 
 
 class Harness:
@@ -58,7 +62,7 @@ class Harness:
         return described | {"lm_eval": {"results": _plain(evaluation["results"]), "limit": limit}, "limit": limit}
 
 
-def adapter_of(policy: HFPolicy):
+def adapter_of(policy: HFPolicy) -> LM:
     """The policy as an `lm_eval.api.model.LM`: likelihoods only."""
     from lm_eval.api.model import TemplateLM
 
@@ -76,24 +80,24 @@ def adapter_of(policy: HFPolicy):
             bos = policy.tokenizer.bos_token_id
             return self.eot_token_id if bos is None else bos
 
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
             del kwargs
             if add_special_tokens is False or not string:
                 return policy.tokenizer.encode(string, add_special_tokens=False)
             return prompt_ids(policy, [("a text of the lm-eval task", string)])[0]
 
-        def loglikelihood(self, requests, disable_tqdm: bool = True):
+        def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
-        def _loglikelihood_tokens(self, requests, **kwargs) -> list[tuple[float, bool]]:
+        def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
             del kwargs
             pairs = [_fitting(context, ids, policy.context_length) for _, context, ids in requests]
             return continuation_log_probs(policy, pairs)
 
-        def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> None:
+        def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> NoReturn:
             raise UserError("lm-eval tasks of perplexity are not supported here; choose multiple-choice ones")
 
-        def generate_until(self, requests, disable_tqdm: bool = False) -> None:
+        def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> NoReturn:
             raise UserError("lm-eval tasks that generate text are not supported here; use --task for those")
 
     return PolicyLM()
@@ -106,7 +110,7 @@ def _fitting(context: list[int], ids: list[int], length: int) -> tuple[list[int]
     return context[-(length - len(ids)) :], ids
 
 
-def _scores(adapter, name: str, samples: dict[str, list[dict[str, Any]]]) -> tuple[ChoiceScores, bool]:
+def _scores(adapter: Any, name: str, samples: dict[str, list[dict[str, Any]]]) -> tuple[ChoiceScores, bool]:
     correct, normalized, nll = [], [], []
     for logged in samples.values():
         first = {sample["doc_id"]: sample for sample in reversed(logged)}  # one entry per filter otherwise
@@ -120,7 +124,7 @@ def _scores(adapter, name: str, samples: dict[str, list[dict[str, Any]]]) -> tup
     return ChoiceScores(np.array(correct), np.nan_to_num(normalized), np.array(nll)), has_normalized
 
 
-def _right_nll(adapter, sample: dict[str, Any]) -> float:
+def _right_nll(adapter: Any, sample: dict[str, Any]) -> float:
     """Nats per token of the right choice; NaN where lm-eval does not say which that is."""
     right, texts = sample["target"], [continuation for _, continuation in sample["arguments"]]
     if isinstance(right, str):

@@ -46,7 +46,7 @@ def estimates(values: np.ndarray, weights: np.ndarray | None = None, *, shares: 
     means = np.average(values, axis=0, weights=weights)
     if len(values) < 2:
         return [{"value": float(mean), "low": None, "high": None} for mean in means]
-    lows, highs = bootstrap_interval(values, weights)
+    lows, highs = map(np.asarray, bootstrap_interval(values, weights))
     intervals = []
     for column, mean, low, high in zip(values.T, means, lows, highs, strict=True):
         unseen = unseen_share(len(column))

@@ -25,6 +25,7 @@ from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import hidden_before_thoughts, stored_draws
 from softtokens.rollout.stopping import decode_text
 from softtokens.thoughts import Thought
+from softtokens.types import answers_of
 
 ENTROPY_TEMPERATURE = 1.0
 NEAR_CERTAIN = 0.99
@@ -105,7 +106,7 @@ def traces(sampler: Sampler, thought: Thought, rows: list[RowName], names: dict[
     for rollout, steps in _measured(sampler, thought, rows):
         part = rows[len(made) : len(made) + rollout.rows]
         problems = [sampler.problems[i] for i, _ in part]
-        verdicts = sampler.grader.grade(rollout.answer_texts, [problem.answer for problem in problems])
+        verdicts = sampler.grader.grade(rollout.answer_texts, answers_of(problems))
         for row, (problem, (_, sample)) in enumerate(zip(problems, part, strict=True)):
             made.append(
                 names

@@ -193,6 +193,7 @@ class _Outside:
         for name, items in self.items.items():
             score_into(root, model, name, policy, items)
         for name in self.harness_tasks:
+            assert self.harness is not None, "tasks of lm-eval come with it"
             file = choices_file(root, model, name)
             if not is_done(file, self._made_from_task()):
                 write_json(file, self.harness.score(policy, model, name, limit=self.limit))
@@ -217,7 +218,7 @@ def _tasks(config: EvaluateConfig) -> list[Task]:
 def _evaluate_task(
     root: Path,
     model: str,
-    decoder: Decoder,
+    decoder: Decoder[HFPolicy],
     task: Task,
     cells: list[Cell],
     config: EvaluateConfig,

@@ -13,7 +13,7 @@ from softtokens.types import Verdict
 
 log = logging.getLogger(__name__)
 Sample = dict[str, Any]
-_TYPES = {
+_TYPES: dict[str, type | tuple[type, ...]] = {
     "problem": int,
     "sample": int,
     "seed": int,

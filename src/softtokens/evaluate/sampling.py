@@ -23,7 +23,7 @@ from softtokens.rollout.limits import Limits
 from softtokens.rollout.memory import ROW_MULTIPLE, with_fewer_slots
 from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
-from softtokens.types import Problem, Verdict
+from softtokens.types import Problem, Verdict, answers_of
 
 Listener = Callable[[list[Sample]], None]  # called with the samples of each batch
 
@@ -32,7 +32,7 @@ Listener = Callable[[list[Sample]], None]  # called with the samples of each bat
 class Sampler:
     """One model on one task."""
 
-    decoder: Decoder
+    decoder: Decoder[HFPolicy]
     problems: Sequence[Problem]
     limits: Limits
     grader: Grader
@@ -96,7 +96,7 @@ class Sampler:
             started = time.perf_counter()
 
     def _samples(self, rows: list[RowName], rollout: Rollout, seconds: float) -> list[Sample]:
-        verdicts = self.grader.grade(rollout.answer_texts, [self.problems[i].answer for i, _ in rows])
+        verdicts = self.grader.grade(rollout.answer_texts, answers_of(self.problems[i] for i, _ in rows))
         thoughts, answers = rollout.thought_lengths.tolist(), rollout.answer_lengths.tolist()
         return [
             {
@@ -136,6 +136,6 @@ def count_right(
     for finished, rollout in stream_problems(
         policy, thought, problems, rows, limits, seed=seed, slots=slots, decoder=decoder
     ):
-        verdicts = grader.grade(rollout.answer_texts, [problems[i].answer for i, _ in finished])
+        verdicts = grader.grade(rollout.answer_texts, answers_of(problems[i] for i, _ in finished))
         right += verdicts.count(Verdict.RIGHT)
     return right

@@ -103,6 +103,7 @@ def _curves(right: list[int], votes: list, n: int) -> tuple[dict[str, Any], dict
     if n <= MAX_VOTERS:
         per_problem.append(maj_at_k(votes, n, ks))
     curve = estimates(np.concatenate(per_problem, axis=1), shares=True)
-    return tuple(
+    passes, majorities = (
         {str(k): value for k, value in zip(ks, part, strict=False)} for part in (curve[: len(ks)], curve[len(ks) :])
     )
+    return passes, majorities

@@ -6,6 +6,8 @@ cache is never copied per query head.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [rows, heads, seq, head_dim], key and value [rows, kv_heads, view, head_dim], boolean mask or None (causal)
     broadcastable to [rows, 1, seq, view]. Returns [rows, seq, heads, head_dim]."""

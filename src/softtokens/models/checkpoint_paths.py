@@ -24,7 +24,9 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    return int(_NAME.fullmatch(checkpoint.name)[1])
+    name = _NAME.fullmatch(checkpoint.name)
+    assert name is not None, checkpoint
+    return int(name[1])
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -7,10 +7,9 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from softtokens.files import expanded
 from softtokens.models import lora, thought_head
@@ -18,6 +17,9 @@ from softtokens.models.blocks import known_blocks
 from softtokens.models.checkpoint_paths import best_checkpoint
 from softtokens.models.lora import Misfit
 from softtokens.types import UserError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 TINY = "tiny"
@@ -33,8 +35,9 @@ class Source:
     cached: bool = False
 
     @property
-    def has_adapters(self) -> bool:
-        return self.folder is not None and lora.is_folder(self.folder)
+    def adapters(self) -> Path | None:
+        """The folder, if it is one of adapters."""
+        return self.folder if self.folder is not None and lora.is_folder(self.folder) else None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -48,12 +51,13 @@ class Source:
 
     def base(self) -> Source:
         """The model that holds the weights: of adapters their base, else itself."""
-        if not self.has_adapters:
+        adapters = self.adapters
+        if adapters is None:
             return self
-        base = find(lora.base_of(self.folder))
-        if base.has_adapters:
+        base = find(lora.base_of(adapters))
+        if base.adapters is not None:
             raise UserError(
-                f"{self.folder / lora.CONFIG_FILE} names as its base {base.name!r}, which holds adapters itself; merge "
+                f"{adapters / lora.CONFIG_FILE} names as its base {base.name!r}, which holds adapters itself; merge "
                 f"those first (softtokens export {base.name} NEW_FOLDER) and name the new folder there"
             )
         return base
@@ -71,7 +75,9 @@ def tiny_checkpoint() -> Path:
     return Path(__file__).resolve().parent.parent / "assets" / "tiny-llama"
 
 
-def load_model(source: Source, dtype: torch.dtype, *, merge_adapters: bool) -> tuple[nn.Module, Any]:
+def load_model(
+    source: Source, dtype: torch.dtype, *, merge_adapters: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and its tokenizer. UserError when the files are not of one model, naming them and the weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -81,21 +87,22 @@ def load_model(source: Source, dtype: torch.dtype, *, merge_adapters: bool) -> t
     try:
         with _without_noise():
             tokenizer = AutoTokenizer.from_pretrained(**(source if _has_tokenizer(source) else base).options)
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 **base.options,
                 dtype=dtype,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # reported, with both sizes
                 output_loading_info=True,
             )
+            model, report = loaded
             if lora.has_adapters(model):
                 raise UserError(
                     f"model is {base.name!r}, a hub repository of adapters; download it (hf download {base.name} "
                     "--local-dir FOLDER) and give the folder"
                 )
             _require_all_weights(base.name, model, report)
-            if source.has_adapters:
-                model = lora.load(model, source.folder, merge=merge_adapters)
+            if source.adapters is not None:
+                model = lora.load(model, source.adapters, merge=merge_adapters)
     except UserError:
         raise
     except Exception as error:  # the library raises a dozen kinds, all of them about what the user named
@@ -107,7 +114,7 @@ def load_model(source: Source, dtype: torch.dtype, *, merge_adapters: bool) -> t
     return model, tokenizer
 
 
-def load_without_weights(name: str | Path) -> nn.Module:
+def load_without_weights(name: str | Path) -> PreTrainedModel:
     """The model of a folder, a run or a hub name as a module without data (on the meta device): its shapes."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -122,8 +129,8 @@ def load_without_weights(name: str | Path) -> nn.Module:
             f"the configuration of model {str(name)!r} could not be loaded: {first_line(error)} "
             "Give a folder with config.json, or a hub name reachable from here."
         ) from error
-    if source.has_adapters:
-        lora.add_as_in(model, source.folder)
+    if source.adapters is not None:
+        lora.add_as_in(model, source.adapters)
     return model
 
 
@@ -160,7 +167,8 @@ def _without_noise() -> Iterator[None]:
 
 def _has_tokenizer(source: Source) -> bool:
     """Adapters are often saved without one: it is that of their base."""
-    return not source.has_adapters or any(source.folder.glob("tokenizer*")) or any(source.folder.glob("vocab*"))
+    adapters = source.adapters
+    return adapters is None or any(adapters.glob("tokenizer*")) or any(adapters.glob("vocab*"))
 
 
 def _only_cached(name: str) -> bool:
@@ -216,7 +224,7 @@ def _require_loadable(source: Source) -> None:
         )
 
 
-def _require_all_weights(name: str, model: nn.Module, report: dict[str, Iterable]) -> None:
+def _require_all_weights(name: str, model: PreTrainedModel, report: dict[str, Iterable]) -> None:
     """UserError when transformers found weights of the model missing or of another shape, or has left some of its
     blocks unused. What lies outside of the blocks (heads for other uses, parts for images) is named in a warning."""
     inside = tuple({f"{name.rpartition('.')[0]}." for name in _names_of_blocks(model)})
@@ -233,12 +241,12 @@ def _require_all_weights(name: str, model: nn.Module, report: dict[str, Iterable
         log.warning("%s", f"model {name!r} has weights that {type(model).__name__} does not use: {lora.a_few(unused)}")
 
 
-def _names_of_blocks(model: nn.Module) -> list[str]:
+def _names_of_blocks(model: PreTrainedModel) -> list[str]:
     blocks = {id(block) for block in known_blocks(model)}
     return [name for name, module in model.named_modules() if id(module) in blocks]
 
 
-def _require_finite(model: nn.Module, name: str) -> None:
+def _require_finite(model: PreTrainedModel, name: str) -> None:
     for parameter_name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise UserError(

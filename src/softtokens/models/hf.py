@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from softtokens.models import attention, thought_head
 from softtokens.models.files import find, load_model, without_progress_bars
@@ -15,11 +16,16 @@ from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
 from softtokens.models.probe import probe, require_same_decoding, require_same_logits
 from softtokens.models.recompute import Recompute
+from softtokens.models.table import table_of
 from softtokens.models.tokens import owned_ids
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Mask = Tensor | dict[str, Tensor]  # of all layers, or by the type of a layer
 log = logging.getLogger(__name__)
 _STATE_FILE = "softtokens.json"
 # Attention looks at a multiple of this many positions: on the CPU so that a row gets the same bits beside longer ones
@@ -38,10 +44,14 @@ class HFPolicy:
     Raises UserError when the model cannot be driven by embeddings, with the reason.
     """
 
+    eos_ids: frozenset[int]
+    embedding_rms: float
+    _transform: dict[str, Any]
+
     def __init__(
         self,
-        model: nn.Module,
-        tokenizer,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         *,
         mask_unused: bool = True,
         embedding_rms: float | None = None,
@@ -60,7 +70,7 @@ class HFPolicy:
         self._window, self._mask_by_layer_type = _sliding_window(config)
         model.set_attn_implementation(attention.NAME)
         self._recompute: Recompute | None = None
-        rows = model.get_input_embeddings().weight.shape[0]
+        rows = table_of(model).shape[0]
         owned = owned_ids(tokenizer, rows) if mask_unused else range(rows)
         self._size = owned[-1] + 1
         self._owned = torch.tensor(owned, device=_with_data(self.device)) if len(owned) < self._size else None
@@ -82,7 +92,7 @@ class HFPolicy:
             embedding_rms = float(full_precision(table).square().mean().sqrt()) * self.vocabulary.table_scale
         self.embedding_rms = embedding_rms
 
-    def around(self, model: nn.Module) -> HFPolicy:
+    def around(self, model: PreTrainedModel) -> HFPolicy:
         """The same policy with another model of the same architecture."""
         policy = HFPolicy(model, self.tokenizer, mask_unused=self.mask_unused, template=self.template, like=self)
         policy.logits_rounding = self.logits_rounding
@@ -96,21 +106,21 @@ class HFPolicy:
             self._recompute = Recompute(self.hidden_states, self.context_length)
             try:
                 require_same_decoding(self, name)
-                require_same_logits(self, name)
+                require_same_logits(self, self.model, name)
             except UserError:
                 raise error from None
             log.warning("%s; every step of it runs the whole sequence again, which is slow", error)
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        return table_of(self.model).device
 
     @property
     def vocabulary(self) -> Vocabulary:
         head = self.model.get_output_embeddings()
         return Vocabulary(
             head=head.weight,
-            table=self.model.get_input_embeddings().weight,
+            table=table_of(self.model),
             size=self._size,
             owned=None if self._owned is None else self._owned.to(head.weight.device),
             bias=head.bias,
@@ -158,7 +168,7 @@ class HFPolicy:
         positions = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[:2])
         return self._body(inputs, positions, None, None)
 
-    def _body(self, inputs: Tensor, positions: Tensor, mask, kv: SlotKV | None) -> Tensor:
+    def _body(self, inputs: Tensor, positions: Tensor, mask: Mask | None, kv: SlotKV | PrefixKV | None) -> Tensor:
         inputs = inputs.to(self.model.dtype)
         output = self.model.base_model(
             inputs_embeds=inputs,
@@ -177,7 +187,7 @@ class HFPolicy:
             ids[row, : len(prompt)] = torch.tensor(prompt)
         return ids.to(self.device), torch.tensor([len(p) for p in prompts], device=self.device)
 
-    def _mask(self, query: Tensor, key: Tensor):
+    def _mask(self, query: Tensor, key: Tensor) -> Mask:
         """Which keys each query sees, by the position of either, [rows, queries] and [rows, keys]: itself and what is
         before. bool [rows, 1, queries, keys], in the form the model expects. Ready masks spare the model from making
         its own."""
@@ -225,8 +235,8 @@ def load_policy(
     model, tokenizer = load_model(source, dtype, merge_adapters=merge_adapters)
     state_file = None if source.folder is None else source.folder / _STATE_FILE
     state = json.loads(state_file.read_text()) if state_file is not None and state_file.is_file() else {}
-    model.to(device)
-    if state.get("thought_head") or (source.folder is not None and (source.folder / thought_head.FILE).is_file()):
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
+    if source.folder is not None and (state.get("thought_head") or (source.folder / thought_head.FILE).is_file()):
         thought_head.load(model, source.folder)
     return HFPolicy(
         model,
@@ -237,7 +247,7 @@ def load_policy(
     )
 
 
-def _require_rows_for(tokenizer, rows: int) -> None:
+def _require_rows_for(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     """Tokens that were added to a tokenizer may lie beyond the table (Gemma's for images do), ordinary ones may not."""
     if tokenizer.vocab_size > rows:
         raise UserError(
@@ -246,7 +256,7 @@ def _require_rows_for(tokenizer, rows: int) -> None:
         )
 
 
-def _eos_ids(model: nn.Module, tokenizer) -> frozenset[int]:
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = [ids] if isinstance(ids, int) else list(ids or [])
     if tokenizer.eos_token_id is not None:
@@ -254,7 +264,7 @@ def _eos_ids(model: nn.Module, tokenizer) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _sliding_window(config) -> tuple[int | None, bool]:
+def _sliding_window(config: PreTrainedConfig) -> tuple[int | None, bool]:
     """The window of sliding layers (None: all layers see everything), and whether masks go by layer type."""
     window = getattr(config, "sliding_window", None)
     layer_types = getattr(config, "layer_types", None)

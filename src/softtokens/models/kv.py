@@ -26,7 +26,9 @@ class SlotKV:
         self.write_at: Tensor | None = None
         self.view = 0
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Store new keys and values [rows, kv_heads, 1, head_dim]; return those that attention should see."""
         del args, kwargs  # older versions pass rotary tables that a plain cache does not need
         keys, values = self.layers[layer_idx]
@@ -45,8 +47,8 @@ class SlotKV:
         for layer, states in prompts.layers.items():
             if layer not in self.layers:
                 # zeros, not uninitialised memory: attention weights of 0 times NaN would be NaN
-                shapes = [(self.slots, x.shape[1], self.capacity, x.shape[3]) for x in states]
-                self.layers[layer] = tuple(x.new_zeros(shape) for x, shape in zip(states, shapes, strict=True))
+                key, value = (x.new_zeros(self.slots, x.shape[1], self.capacity, x.shape[3]) for x in states)
+                self.layers[layer] = (key, value)
             for buffer, x in zip(self.layers[layer], states, strict=True):
                 length = min(x.shape[2], self.capacity)  # beyond it there is only padding
                 buffer[slots, :, :length] = x[prompt_of_slot, :, :length]

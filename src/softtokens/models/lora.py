@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,10 +18,13 @@ from softtokens.files import expanded
 from softtokens.models.blocks import blocks
 from softtokens.types import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 CONFIG_FILE = "adapter_config.json"
 
 
-def add(model: nn.Module, rank: int, alpha: float | None, targets: tuple[str, ...], *, seed: int) -> None:
+def add(model: PreTrainedModel, rank: int, alpha: float | None, targets: tuple[str, ...], *, seed: int) -> None:
     """Add adapters, which have no effect yet, to linear layers, and freeze everything else.
 
     targets: ends of the layers' names; none: every linear layer of the blocks. UserError when they fit nothing, or
@@ -30,14 +34,16 @@ def add(model: nn.Module, rank: int, alpha: float | None, targets: tuple[str, ..
     from peft import LoraConfig
 
     chosen = _linear_layers(model, targets)
-    useful = max(min(model.get_submodule(name).weight.shape) for name in chosen)
+    layers = (model.get_submodule(name) for name in chosen)
+    useful = max(min(layer.in_features, layer.out_features) for layer in layers if isinstance(layer, nn.Linear))
     if rank > useful:
         raise UserError(f"lora_rank is {rank}; no layer of this model can use more than {useful}. Lower it.")
     torch.manual_seed(seed)  # the same in every process; nothing else here draws from it
-    model.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=chosen))
+    scale: Any = 2 * rank if alpha is None else alpha  # peft takes fractions too, whatever its annotation
+    model.add_adapter(LoraConfig(r=rank, lora_alpha=scale, target_modules=chosen))
 
 
-def load(model: nn.Module, folder: Path, *, merge: bool) -> nn.Module:
+def load(model: PreTrainedModel, folder: Path, *, merge: bool) -> PreTrainedModel:
     """The model with the adapters of a peft folder beside its layers; merge: added into its weights. UserError when
     they are not adapters of this model."""
     _require_peft()
@@ -61,7 +67,7 @@ def load(model: nn.Module, folder: Path, *, merge: bool) -> nn.Module:
 
 
 def _require_fit(
-    folder: Path, model: nn.Module, missing: Iterable[str], unexpected: Iterable[str], shapes: Iterable[str]
+    folder: Path, model: PreTrainedModel, missing: Iterable[str], unexpected: Iterable[str], shapes: Iterable[str]
 ) -> None:
     misfit = Misfit(sorted(missing), sorted(unexpected), sorted(shapes))
     if misfit:
@@ -98,7 +104,7 @@ def a_few(names: list[str]) -> str:
     return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
 
 
-def add_as_in(model: nn.Module, folder: Path) -> None:
+def add_as_in(model: PreTrainedModel, folder: Path) -> None:
     """Adapters of the sizes of a peft folder's, without their weights."""
     base_of(folder)  # refuses what cannot be read
     settings = json.loads((folder / CONFIG_FILE).read_text())
@@ -141,11 +147,11 @@ def _model_of_run(checkpoint: Path) -> str | None:
         return None
 
 
-def has_adapters(model: nn.Module) -> bool:
+def has_adapters(model: PreTrainedModel) -> bool:
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
-def _linear_layers(model: nn.Module, targets: tuple[str, ...]) -> list[str]:
+def _linear_layers(model: PreTrainedModel, targets: tuple[str, ...]) -> list[str]:
     inside = {id(module) for block in blocks(model) for module in block.modules()}
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if not any(id(module) in inside for module in linear.values()):

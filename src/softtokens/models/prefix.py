@@ -30,13 +30,19 @@ class PromptStates:
     def only(self, prompt: int, length: int) -> PromptStates:
         """A copy of what is known of one prompt of that length."""
         one = slice(prompt, prompt + 1)
-        layers = {layer: tuple(x[one, :, :length].clone() for x in pair) for layer, pair in self.layers.items()}
+        layers = {
+            layer: (keys[one, :, :length].clone(), values[one, :, :length].clone())
+            for layer, (keys, values) in self.layers.items()
+        }
         return PromptStates(self.hidden[one].clone(), layers, self.lengths[one].clone())
 
     def as_leaves(self) -> PromptStates:
         """Cut off from how they were computed: gradients with respect to these tensors can be summed over parts of a
         batch, and then be taken back through the prompts once."""
-        layers = {layer: tuple(x.detach().requires_grad_() for x in pair) for layer, pair in self.layers.items()}
+        layers = {
+            layer: (keys.detach().requires_grad_(), values.detach().requires_grad_())
+            for layer, (keys, values) in self.layers.items()
+        }
         return PromptStates(self.hidden.detach().requires_grad_(), layers, self.lengths)
 
 
@@ -48,13 +54,15 @@ class PrefixKV:
         self.prompt_of_row = prompt_of_row
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         del args, kwargs
-        if self.prompts is None:
+        if self.prompts is None or self.prompt_of_row is None:
             self.layers[layer_idx] = (key, value)
             return key, value
-        before = (x.index_select(0, self.prompt_of_row) for x in self.prompts.layers[layer_idx])
-        return tuple(torch.cat(pair, dim=2) for pair in zip(before, (key, value), strict=True))
+        keys, values = (x.index_select(0, self.prompt_of_row) for x in self.prompts.layers[layer_idx])
+        return torch.cat((keys, key), dim=2), torch.cat((values, value), dim=2)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Asked by some models even when position ids are given; the answer is not used then."""

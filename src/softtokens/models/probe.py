@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +12,12 @@ from softtokens.models.policy import Policy
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.types import UserError, first_line
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 
 @torch.no_grad()
-def probe(model: nn.Module, tokens: int) -> dict:
+def probe(model: PreTrainedModel, tokens: int) -> dict:
     """How the model turns table rows into inputs and hidden states into logits, found by trying.
 
     Returns the keyword arguments of `Vocabulary`; refuses models for which embeddings in and hidden states out do not
@@ -58,7 +63,7 @@ def probe(model: nn.Module, tokens: int) -> dict:
     )
 
 
-def _logit_transforms(config) -> list[dict]:
+def _logit_transforms(config: PreTrainedConfig) -> list[dict]:
     transforms: list[dict] = [{}]
     if getattr(config, "final_logit_softcapping", None):
         transforms.append({"softcap": float(config.final_logit_softcapping)})
@@ -112,9 +117,9 @@ def require_same_decoding(policy: Policy, name: str) -> None:
 
 
 @torch.no_grad()
-def require_same_logits(policy: Policy, name: str) -> None:
-    """Refuse a model that, run as rollouts run it, gives other logits than when it is left to itself."""
-    vocabulary, model = policy.vocabulary, policy.model
+def require_same_logits(policy: Policy, model: PreTrainedModel, name: str) -> None:
+    """Refuse the policy's model if it, run as rollouts run it, gives other logits than when it is left to itself."""
+    vocabulary = policy.vocabulary
     ids = (torch.arange(12, device=policy.device) * 7 % vocabulary.size)[None]
     expected = vocabulary.of_tokens(full_precision(model(input_ids=ids).logits[0]))
     logits = vocabulary.of_tokens(vocabulary.logits(policy.hidden_states(vocabulary.embed(ids))[0]))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from softtokens.models.blocks import known_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,7 @@ class ModelSize:
     block: int
 
     @staticmethod
-    def of(model: nn.Module) -> ModelSize:
+    def of(model: PreTrainedModel) -> ModelSize:
         """Of a model that may be without data (on the meta device)."""
         config = model.config.get_text_config()
         sizes = {name: p.numel() for name, p in model.named_parameters()}

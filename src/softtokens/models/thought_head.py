@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from softtokens.models.table import table_of
 from softtokens.types import UserError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FILE = "thought_head.safetensors"
 NAME = "thought_head"
@@ -31,7 +36,7 @@ class Unclaimed(nn.Module):
             for part in path:
                 if part not in module._modules:
                     module.add_module(part, nn.Module())
-                module = module._modules[part]
+                module = module.get_submodule(part)
             module.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
 
 
@@ -39,11 +44,11 @@ def head_of(model: nn.Module) -> nn.Module | None:
     return model._modules.get(NAME)
 
 
-def require(model: nn.Module, make: Callable[[int], nn.Module | None], *, seed: int | None = None) -> None:
+def require(model: PreTrainedModel, make: Callable[[int], nn.Module | None], *, seed: int | None = None) -> None:
     """Make the model's thought head the module that `make` gives for the width of its embeddings, with the parameters
     that the model has. make: `Thought.new_head`; where it gives none, nothing changes. seed: of a new head where the
     model has none. UserError where it has none without a seed, or has parameters of another module."""
-    table = model.get_input_embeddings().weight
+    table = table_of(model)
     head, own = _made(make, table.shape[1], 0 if seed is None else seed), head_of(model)
     if head is None:
         return
@@ -76,7 +81,7 @@ def save(weights: dict[str, Tensor], folder: Path) -> None:
     save_file({name: x.detach().cpu().contiguous() for name, x in weights.items()}, folder / FILE)
 
 
-def load(model: nn.Module, folder: Path) -> None:
+def load(model: PreTrainedModel, folder: Path) -> None:
     """Give the model the parameters in a folder, in its own precision. UserError when the file is missing or broken."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -90,7 +95,7 @@ def load(model: nn.Module, folder: Path) -> None:
         raise UserError(f"{file} cannot be read ({first_line(error)}); copy the checkpoint whole") from error
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise UserError(f"{file} has numbers that are not finite in {broken[0]}; use an earlier checkpoint")
-    table = model.get_input_embeddings().weight
+    table = table_of(model)
     setattr(model, NAME, Unclaimed({name: x.to(table.device, table.dtype) for name, x in tensors.items()}))
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from softtokens.models.policy import Policy
 from softtokens.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def prompt_ids(policy: Policy, prompts: Iterable[tuple[str, str]]) -> list[list[int]]:
@@ -40,12 +44,12 @@ def require_rows(policy: Policy, ids: list[int], name: str) -> None:
         )
 
 
-def owned_ids(tokenizer, rows: int) -> list[int]:
+def owned_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> list[int]:
     """Of a vocabulary with so many rows those that a token owns, ascending. Ids may have holes."""
     return sorted({i for i in tokenizer.get_vocab().values() if i < rows})
 
 
-def _front(tokenizer) -> list[int]:
+def _front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer puts in front of every text: usually nothing, or its begin token."""
     whole, plain = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
     starts = range(len(whole) - len(plain) + 1)

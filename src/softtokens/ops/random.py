@@ -23,7 +23,7 @@ _ROUNDS = 10
 _STEP_BITS = 24  # steps of one stream; the bits above name the stream
 
 
-Rows = slice | Tensor  # which rows: a range, or int64 or bool [rows]
+Rows = slice | Tensor | list[int]  # which rows: a range, numbers, or bool [rows]
 
 
 class Stream(enum.IntEnum):

@@ -180,6 +180,7 @@ class _AtToken:
         return scaled.gather(-1, self.tokens[:, None])[:, 0]
 
     def value(self, chunk: _Chunk, vocabulary: Vocabulary) -> Tensor:
+        assert chunk.picked is not None, "this readout picks"
         return chunk.picked - chunk.log_total
 
     def gradient(self, weights: Tensor, upstream: Tensor, vocabulary: Vocabulary) -> Tensor:

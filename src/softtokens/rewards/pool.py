@@ -127,18 +127,21 @@ class Worker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             with contextlib.suppress(OSError):  # closing flushes what a dead process never read
-                stream.close()
+                if stream is not None:
+                    stream.close()
 
     def _exchange(self, line: bytes | None, timeout_s: float) -> dict[str, Any] | Failure:
         """Send a line, if any, and wait for the reply. Killing the process is what ends a wait that takes too long."""
         watchdog = threading.Timer(timeout_s, self._expire)
         watchdog.daemon = True
         watchdog.start()
+        to_process, from_process = self._process.stdin, self._process.stdout
+        assert to_process is not None and from_process is not None, "both are pipes"
         try:
             if line is not None:
-                self._process.stdin.write(line)
-                self._process.stdin.flush()
-            reply = self._process.stdout.readline()
+                to_process.write(line)
+                to_process.flush()
+            reply = from_process.readline()
         except OSError:  # the process is gone
             reply = b""
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from softtokens.rollout.limits import Limits, forced_texts, needed_positions, st
 from softtokens.rollout.machine import BROKEN, DONE, THINKING, Machine, Slots, Tape
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.thoughts import Thought
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SLOT_MULTIPLE = 8  # batches shrink to a multiple of this, see `_Batch.shrink`
 _LEAST_FILLED = 0.75  # the shortest prompt of a group that runs together, as a share of the longest
@@ -253,7 +257,9 @@ class _Batch:
             slot.phase = phase
 
     def _refuse(self, slot: _HostSlot) -> None:
-        row, prompt = slot.row, self.prompts[self.prompt_of_row[slot.row]]
+        row = slot.row
+        assert row is not None, "an empty slot is never broken"
+        prompt = self.prompts[self.prompt_of_row[row]]
         raise FloatingPointError(
             f"the model's logits are not finite for problem {int(self.keys.problem[row])}, rollout "
             f"{int(self.keys.rollout[row])}, at step {slot.end - len(prompt) + 1} after the prompt; "
@@ -289,7 +295,9 @@ class _Batch:
         return torch.tensor(rows), _rollout(tape, self.machine, self.policy.tokenizer, prompts, self.keys[rows])
 
 
-def _rollout(tape: Tape, machine: Machine, tokenizer, prompts: list[list[int]], keys: Keys) -> Rollout:
+def _rollout(
+    tape: Tape, machine: Machine, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], keys: Keys
+) -> Rollout:
     """Prompts and what is on the tape, put together."""
     device = tape.ids.device
     prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
@@ -322,6 +330,6 @@ def _rollout(tape: Tape, machine: Machine, tokenizer, prompts: list[list[int]], 
     )
 
 
-def _texts(tokenizer, ids: Tensor, chosen: Tensor) -> list[str]:
+def _texts(tokenizer: PreTrainedTokenizerBase, ids: Tensor, chosen: Tensor) -> list[str]:
     rows = [row[mask].tolist() for row, mask in zip(ids.cpu(), chosen.cpu(), strict=True)]
     return tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)

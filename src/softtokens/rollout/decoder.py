@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
@@ -13,21 +14,22 @@ from softtokens.ops.compiling import compiled_or_plain, worth_compiling
 from softtokens.rollout.machine import Machine, Slots, Tape
 from softtokens.rollout.recording import KeptBuffers, Recorder, cuda_graphs
 
+AnyPolicy = TypeVar("AnyPolicy", bound=Policy)
 log = logging.getLogger(__name__)
 Buffers = tuple[Machine, Slots, Tape, SlotKV]
 
 
-class Decoder:
+class Decoder(Generic[AnyPolicy]):
     """Runs the decode steps of one policy. Compiled steps, recordings and the buffers that these are made on live here,
     so keep a decoder for as long as the policy samples."""
 
-    def __init__(self, policy: Policy):
+    def __init__(self, policy: AnyPolicy):
         self.policy = policy
         self.recordings: KeptBuffers | None = None
         self._compiled_step: Callable[..., Tensor] | None = None
         self._compiled_emissions: dict[Hashable, Callable[..., None]] = {}
 
-    def prepare(self, choice: str, steps: int, ways: int = 1) -> Decoder:
+    def prepare(self, choice: str, steps: int, ways: int = 1) -> Decoder[AnyPolicy]:
         """Choose how steps run; returns the decoder. choice: auto, plain or compiled; steps: about how many are to
         come; ways: of thinking that occur in them.
 
@@ -59,7 +61,7 @@ class Decoder:
 
     def emit(self, machine: Machine, hidden: Tensor, s: Slots, tape: Tape, mixes: bool, draws: bool) -> None:
         """As `Machine.emit`."""
-        emit = Machine.emit
+        emit: Callable[..., None] = Machine.emit
         if self._compiled_step is not None:
             # of each kind its own: the compiler is slow with, and at last gives up on, what it compiled before
             thought = machine.thought

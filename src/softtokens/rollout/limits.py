@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from softtokens.endings import PAPER, Endings
 from softtokens.models.policy import Policy
 from softtokens.rollout import stopping
 from softtokens.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,7 @@ class ForcedTexts:
 
 
 @functools.lru_cache(maxsize=4)
-def forced_texts(tokenizer, device: torch.device, endings: Endings) -> ForcedTexts:
+def forced_texts(tokenizer: PreTrainedTokenizerBase, device: torch.device, endings: Endings) -> ForcedTexts:
     ids = [tokens for both in stopping.forced_ids(tokenizer, endings) for tokens in both]
     table = torch.zeros(len(ids), max(1, *map(len, ids)), dtype=torch.int64)
     for i, tokens in enumerate(ids):
@@ -61,7 +65,9 @@ def forced_texts(tokenizer, device: torch.device, endings: Endings) -> ForcedTex
 
 
 @functools.lru_cache(maxsize=4)
-def stop_table(tokenizer, vocab: int, device: torch.device, endings: Endings) -> stopping.StopTable:
+def stop_table(
+    tokenizer: PreTrainedTokenizerBase, vocab: int, device: torch.device, endings: Endings
+) -> stopping.StopTable:
     return stopping.stop_table(tokenizer, vocab, endings).to(device)
 
 

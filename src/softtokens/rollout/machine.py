@@ -131,7 +131,7 @@ class Machine:
     def emit(self, hidden: Tensor, s: Slots, tape: Tape, mixes: bool, draws: bool) -> None:
         """Emit one position per slot from the hidden states [slots, dim], and move on the phases."""
         logits = self.vocabulary.logits(hidden) if mixes or draws else None
-        drawn = self._draw_tokens(logits, s) if draws else None
+        drawn = self._draw_tokens(logits, s) if logits is not None and draws else None
         thought = None
         if mixes:
             thought = self.thought.at(hidden, self.vocabulary, logits).draw(self._keys(s, Stream.THOUGHT))

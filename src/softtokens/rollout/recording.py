@@ -38,16 +38,17 @@ class Recorder:
             self._replays.setdefault(kind, None)
             step()
             return
-        if self._replays[kind] is None:
+        replay = self._replays[kind]
+        if replay is None:
             try:
-                self._replays[kind] = self._record(step)
+                replay = self._replays[kind] = self._record(step)
             except RuntimeError as error:
                 self._works = False
                 reason = first_line(error)
                 log.warning("decode steps could not be recorded and run one by one, which is slower: %s", reason)
                 step()
                 return
-        self._replays[kind]()
+        replay()
 
 
 class KeptBuffers:

@@ -81,7 +81,7 @@ def replay(
     thinks, answers = emitted.kind == Kind.THOUGHT, emitted.kind == Kind.ANSWER
     row, step = torch.nonzero(thinks, as_tuple=True)
     drawn = stored_draws(rollout)
-    if prompts is None:
+    if prompts is None or prompt_of_row is None:
         before = _before_emissions(policy, thought, rollout)
     else:
         inputs = _inputs(thought, vocabulary, emitted.ids, drawn, (row, step))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from softtokens.endings import SPACES, Ending, Endings
 from softtokens.models.tokens import owned_ids
 from softtokens.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _NONE = -1
 
@@ -38,7 +42,7 @@ class StopTable:
         return StopTable(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
-def stop_table(tokenizer, vocab: int, endings: Endings) -> StopTable:
+def stop_table(tokenizer: PreTrainedTokenizerBase, vocab: int, endings: Endings) -> StopTable:
     """Build the automaton by running every token's text through the automaton of characters.
 
     Raises UserError for token ids beyond the vocabulary.
@@ -102,7 +106,7 @@ def _character_automaton(cores: Sequence[str]) -> tuple[np.ndarray, np.ndarray, 
     return np.array(rows), np.array([ending for _, ending in number]), code_of
 
 
-def token_texts(tokenizer, vocab: int) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, vocab: int) -> list[str]:
     """What each token adds to a text. Decoded behind another token, because some tokenizers drop the space in front of
     the first; a token that holds part of a character gives the replacement character, which matches nothing."""
     anchor = tokenizer.encode("a", add_special_tokens=False)[-1]
@@ -115,8 +119,10 @@ def token_texts(tokenizer, vocab: int) -> list[str]:
     return texts
 
 
-def decode_text(tokenizer, ids: list[int]) -> str:
-    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+def decode_text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str), "one list of ids is one text"
+    return text
 
 
 def ending_by_text(text: str, endings: Endings) -> int | None:
@@ -125,14 +131,14 @@ def ending_by_text(text: str, endings: Endings) -> int | None:
     return next((i for i, way in enumerate(endings.ways) if way.core and bare.endswith(way.core)), None)
 
 
-def forced_ids(tokenizer, endings: Endings) -> list[tuple[list[int], list[int]]]:
+def forced_ids(tokenizer: PreTrainedTokenizerBase, endings: Endings) -> list[tuple[list[int], list[int]]]:
     """Token ids of each forced text (`Endings.forced`), where the thoughts do not end in a space, and where they do;
     tokenized as a continuation."""
     before = [*(way.core or "so." for way in endings.ways), "so."]
     return [
-        tuple(
-            continuation_ids(tokenizer, core + " " * ends_in_space, spaced(text, ends_in_space))
-            for ends_in_space in (False, True)
+        (
+            continuation_ids(tokenizer, core, spaced(text, False)),
+            continuation_ids(tokenizer, core + " ", spaced(text, True)),
         )
         for core, text in zip(before, endings.forced, strict=True)
     ]
@@ -143,7 +149,7 @@ def spaced(forced: str, ends_in_space: bool) -> str:
     return forced if ends_in_space or not forced or forced.startswith(SPACES) else " " + forced
 
 
-def continuation_ids(tokenizer, before: str, text: str) -> list[int]:
+def continuation_ids(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:
     """Token ids of `text` where it follows `before`; falls back to `text` alone when a token would span the seam."""
     head = tokenizer.encode(before, add_special_tokens=False)
     whole = tokenizer.encode(before + text, add_special_tokens=False)

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import datetime
 import gzip
+import io
 import itertools
 import json
 import math
@@ -15,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from softtokens.files import expanded
 from softtokens.types import UserError
@@ -153,7 +154,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         raise UserError(f"{path} cannot be read: {error}. Is it complete, and is its ending right?") from error
 
 
-def _begins_with_list(file: BinaryIO) -> bool:
+def _begins_with_list(file: io.BufferedIOBase) -> bool:
     for line in file:
         content = line.lstrip(b"\xef\xbb\xbf \t\r\n")
         if content:

@@ -157,14 +157,14 @@ def _problems(
     answered = None
     if needs_answers or answer is not None or any(name in row for row in rows for name in names):
         answered = column_in(rows, names, source=source, advice=_NO_ANSWERS)
-    read = spec.answers.get(answered, final_answer)
+    read = final_answer if answered is None else spec.answers.get(answered, final_answer)
     problems = []
     for position, row in enumerate(rows):
         where = f"{source}, row {position} (the first is row 0)"
         text = text_at(row, asked, where=where)
         columns = {name: value for name, value in row.items() if name not in (asked, answered)}
-        has_answer = needs_answers or row.get(answered) is not None
-        expected = _answer_at(row, answered, read, where) if has_answer else None
+        has_answer = answered is not None and (needs_answers or row.get(answered) is not None)
+        expected = _answer_at(row, answered, read, where) if answered is not None and has_answer else None
         problems.append(Problem(position, fill(template, text), expected, columns))
     return TaskData(problems, template)
 

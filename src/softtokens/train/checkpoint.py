@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -168,7 +169,7 @@ def load_optimizer(folder: Path, weights: Weights, optimizer: torch.optim.Optimi
         moments = {name: torch.zeros_like(parameter) for name in _MOMENTS}
         optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
     state = _flat(weights, optimizer)
-    reader = dcp.HuggingFaceStorageReader(folder / _OPTIMIZER)
+    reader = dcp.HuggingFaceStorageReader(str(folder / _OPTIMIZER))
     try:
         with _no_warning_of_one_process():
             dcp.load(state, storage_reader=reader, no_dist=weights.world.size == 1)
@@ -199,7 +200,7 @@ def _flat(weights: Weights, optimizer: torch.optim.Optimizer) -> dict[str, Tenso
 
 
 @contextlib.contextmanager
-def _no_warning_of_one_process():
+def _no_warning_of_one_process() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
@@ -211,8 +212,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    several = isinstance(error, CheckpointException) and error.failures
-    return next(iter(error.failures.values()))[0] if several else error
+    if isinstance(error, CheckpointException) and error.failures:
+        return next(iter(error.failures.values()))[0]
+    return error
 
 
 def _point(link: Path, target: str) -> None:

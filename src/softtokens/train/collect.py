@@ -53,8 +53,9 @@ def collect(t: Trainee, step: int) -> Collected | str:
     if failures:
         return failures[0]
 
-    problems = [problem for problem, _ in my_rows]
-    scores, verdicts = world.together(lambda: t.score(problems, rollout.thought_texts, rollout.answer_texts))
+    assert rollout is not None, "no process failed"
+    problems, thoughts, answers = [problem for problem, _ in my_rows], rollout.thought_texts, rollout.answer_texts
+    scores, verdicts = world.together(lambda: t.score(problems, thoughts, answers))
     lines = _samples(step, rollout, problems, scores, verdicts, [number for _, number in my_rows], config.group_size)
     gathered = world.gather((scores, verdicts, lines, rollout_tally(rollout, t.limits.endings.reasons)))
     all_scores, all_verdicts, samples, tallies = (list(column) for column in zip(*gathered, strict=True))

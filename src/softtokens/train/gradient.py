@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import torch
@@ -68,7 +69,8 @@ def accumulate_gradient(
         {"thought": TermWeights(terms.thought, 0), "answer": TermWeights(0, terms.answer)} if apart else {"": terms}
     )
     tokens = tokens_per_backward or WANTED_POSITIONS[weights.sampler.device.type]
-    losses, norms, first = {}, {}, None
+    norms: dict[str, float] = {}
+    first: list[Tensor] | None = None
     # What rollouts left in pieces goes back, once: pages that went back between the parts as well would have to be
     # cleared for each again, an eighth and more of a small model's update.
     give_back(weights.world.device)
@@ -157,7 +159,9 @@ def _one_group(
     Each prompt runs once where the weights allow it. The gradient with respect to its keys and values is summed over
     the parts and taken back through the prompt at the end.
     """
-    ran = shared = prompt_of_row = None
+    ran: PromptStates | None = None
+    shared: PromptStates | None = None
+    prompt_of_row: Tensor | None = None
     if weights.shares_prompts:
         prompts, prompt_of_row = batch.rollout.prompts()
         ran = weights.policy.prompt_states(prompts)
@@ -167,16 +171,14 @@ def _one_group(
     replays: list[Replay] = []
     for rows, counts in _in_step(weights, parts):
         loss, values, part = weights.run(
-            lambda rows=rows, watch=spikes if counts else None: _part(
-                weights, batch, rows, terms, shared, prompt_of_row, watch
-            )
+            functools.partial(_part, weights, batch, rows, terms, shared, prompt_of_row, spikes if counts else None)
         )
         if loss.requires_grad:  # else both weights are 0, or there are no such steps
             (loss * (weights.gradient_scale if counts else 0.0)).backward()
         if counts:
             replays.append(part)
             totals = [total + value for total, value in zip(totals, values, strict=True)]
-    if ran is not None:
+    if ran is not None and shared is not None:
         _through_prompts(ran, shared)
     return replays, totals
 
@@ -192,7 +194,7 @@ def _part(
 ) -> tuple[Tensor, list[float], Replay]:
     """The weighted loss of some rows, with gradient; the two terms of it without weights; their replay."""
     rollout, advantages, learns = batch.rollout.take(rows), batch.advantages[rows], torch.is_grad_enabled()
-    if prompts is None:
+    if prompts is None or prompt_of_row is None:
         distinct, of_row = rollout.prompts()
         prompts = weights.policy.prompt_states(distinct)
     else:
@@ -260,7 +262,7 @@ def _through_prompts(ran: PromptStates, leaves: PromptStates) -> None:
     pairs = zip(ran.tensors, (leaf.grad for leaf in leaves.tensors), strict=True)
     reached = [(x, g) for x, g in pairs if x.requires_grad and g is not None]
     if reached:
-        torch.autograd.backward(*zip(*reached, strict=True))
+        torch.autograd.backward([x for x, _ in reached], [g for _, g in reached])
 
 
 def _detached(part: Replay) -> Replay:

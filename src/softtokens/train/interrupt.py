@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class StopRequest:
         """From here on work must be finished."""
         self._droppable = False
 
-    def _receive(self, number: int, frame) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.asked is not None:
             signal.signal(number, signal.SIG_DFL)

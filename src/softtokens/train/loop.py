@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from softtokens.thoughts import build_thought
 from softtokens.train import run_folder
 from softtokens.train.checkpoint import Progress, load_optimizer, save_checkpoint, tidy
 from softtokens.train.interrupt import Stopped, StopRequest
-from softtokens.train.problem_record import record_of, require_same, write
+from softtokens.train.problem_record import Record, record_of, require_same, write
 from softtokens.train.resume import find_start
 from softtokens.train.scoring import RewardFunction, by_function, graded, require_reward_function
 from softtokens.train.setup import batch_sizes_of, load_weights
@@ -106,11 +107,17 @@ def _train(
     with contextlib.ExitStack() as closing:
         closing.callback(judge.close)
         closing.callback(validator.close)
-        world.from_main(lambda: (run_folder.open_run(config), lock.take(), write(run, record)))
+        world.from_main(lambda: _open(config, lock, run, record))
         logs = Logs(config, run, progress, closing) if world.is_main else None
         world.from_main(lambda: tidy(run, progress) if folder is not None and folder.is_relative_to(run) else None)
         _Run(trainee, run, validation, validator, logs, listener).go(progress)
     return run
+
+
+def _open(config: TrainConfig, lock: run_folder.RunLock, run: Path, record: Record) -> None:
+    run_folder.open_run(config)
+    lock.take()
+    write(run, record)
 
 
 class _Run:
@@ -132,7 +139,7 @@ class _Run:
         t, config, world, saved = self.trainee, self.trainee.config, self.trainee.world, progress.step
         while progress.step < config.steps:
             at = progress.step
-            step = t.stop.attempt(lambda at=at: train_step(t, at), droppable=world.size == 1)
+            step = t.stop.attempt(functools.partial(train_step, t, at), droppable=world.size == 1)
             if step is not None:
                 best_before, progress = progress.best_step, self._taken(step, progress)
                 ends = progress.step == config.steps or progress.skipped_in_row >= config.max_skipped
@@ -171,8 +178,8 @@ class _Run:
 
     def _save(self, progress: Progress) -> None:
         if self.logs is not None:
-            lengths = {"metrics_bytes": self.logs.tracker.lines, "samples_bytes": self.logs.samples}
-            progress = dataclasses.replace(progress, **{name: lines.position() for name, lines in lengths.items()})
+            lengths = (self.logs.tracker.lines.position(), self.logs.samples.position())
+            progress = dataclasses.replace(progress, metrics_bytes=lengths[0], samples_bytes=lengths[1])
         save_checkpoint(self.run, self.trainee.weights, self.trainee.optimizer, progress)
 
     def _against_spikes(self) -> str:
@@ -180,7 +187,7 @@ class _Run:
         tau = ", or train with a larger tau" if mode == "fuzzy" else ""
         return "" if mode == "hard" else f", turn on clip_spikes{tau}"
 
-    def _advice(self, progress: Progress, why: str) -> str:
+    def _advice(self, progress: Progress, why: str | None) -> str:
         return (
             f"{progress.skipped_in_row} steps in a row had numbers that are not finite, the last one {progress.step} "
             f"({why}); the parameters are those before them. Look at one with softtokens replay-step "

@@ -34,7 +34,7 @@ def reward_metrics(rewards: Tensor, verdicts: list[Verdict] | None) -> dict[str,
 def rollout_tally(rollout: Rollout, stop_reasons: Sequence[str]) -> Tally:
     """stop_reasons: the names that a rollout's may have."""
     thoughts, answers, rows = rollout.thought_lengths, rollout.answer_lengths, rollout.rows
-    tally = {
+    tally: Tally = {
         "completions/mean_length": (int((thoughts + answers).sum()), rows),
         "completions/thought_length": (int(thoughts.sum()), rows),
         "completions/answer_length": (int(answers.sum()), rows),

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,7 +59,7 @@ _MMAP_THRESHOLD = -3  # its number in malloc.h
 
 
 @functools.cache
-def _of_libc(name: str):
+def _of_libc(name: str) -> Any:
     """A function of glibc; None on other systems."""
     try:
         return getattr(ctypes.CDLL(None), name)

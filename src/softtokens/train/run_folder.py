@@ -8,12 +8,16 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from softtokens.config.fields import flat, free_settings
 from softtokens.config.train import TrainConfig
 from softtokens.files import expanded, write_json
 from softtokens.models.checkpoint_paths import FOLDER, checkpoint_name
 from softtokens.types import UserError
+
+if TYPE_CHECKING:
+    import filelock
 
 _CONFIG = "config.json"
 _FREE = free_settings(TrainConfig)
@@ -24,7 +28,8 @@ class RunLock:
     """Keeps a second trainer out of a run's folder. The lock ends with the process, however it ends."""
 
     def __init__(self, run: Path):
-        self._run, self._lock = run, None
+        self._run = run
+        self._lock: filelock.BaseFileLock | None = None
 
     def take(self) -> None:
         """If the folder is there and the lock not taken yet. UserError that says who has it."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Protocol
+from typing import Any, Protocol
 
 from softtokens.rewards import Grader
-from softtokens.types import Problem, UserError, Verdict
+from softtokens.types import Problem, UserError, Verdict, answers_of
 
 _OWN = {"prompt", "prompts", "completion", "completions", "answer"}  # arguments that are not columns of the data set
 _LARGEST = 1e30  # float32 sums of larger ones overflow
@@ -25,9 +25,11 @@ class Scorer(Protocol):
 def graded(grader: Grader, reward_of: Callable[[Verdict], float]) -> Scorer:
     """Grade the boxed answer against the problem's."""
 
-    def score(problems, thoughts, answers):
+    def score(
+        problems: Sequence[Problem], thoughts: Sequence[str], answers: Sequence[str]
+    ) -> tuple[list[float], list[Verdict] | None]:
         del thoughts
-        verdicts = grader.grade(answers, [problem.answer for problem in problems])
+        verdicts = grader.grade(answers, answers_of(problems))
         return [reward_of(verdict) for verdict in verdicts], verdicts
 
     return score
@@ -57,7 +59,9 @@ def by_function(function: RewardFunction) -> Scorer:
     number of the completion, for rewards that are no finite numbers.
     """
 
-    def score(problems, thoughts, answers):
+    def score(
+        problems: Sequence[Problem], thoughts: Sequence[str], answers: Sequence[str]
+    ) -> tuple[list[float], list[Verdict] | None]:
         names = sorted({name for problem in problems for name in problem.columns} - _OWN)
         columns = {name: [problem.columns.get(name) for problem in problems] for name in names}
         rewards = function(
@@ -71,7 +75,7 @@ def by_function(function: RewardFunction) -> Scorer:
     return score
 
 
-def _checked(rewards: object, count: int, name: str) -> list[float]:
+def _checked(rewards: Any, count: int, name: str) -> list[float]:
     """One finite float per completion, from a list, tuple or other sequence, an array or a one-dimensional tensor."""
     wanted = f"it has to return a list of {count} numbers, one per completion"
     if isinstance(rewards, (str, bytes, Mapping, Set)) or not hasattr(rewards, "__len__"):
@@ -84,7 +88,7 @@ def _checked(rewards: object, count: int, name: str) -> list[float]:
     return [_number(reward, f"the reward function {name} returned", i) for i, reward in enumerate(rewards)]
 
 
-def _number(reward: object, returned: str, completion: int) -> float:
+def _number(reward: Any, returned: str, completion: int) -> float:
     try:
         if isinstance(reward, (str, bytes)):
             raise TypeError("a text")

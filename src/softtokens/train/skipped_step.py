@@ -36,6 +36,7 @@ class SkippedStep:
 
     def require_sizes_of(self, policy: HFPolicy, name: str) -> None:
         """UserError when the rollouts cannot have come from a model of this table."""
+        assert self.rollout is not None, "a case without rollouts has nothing to feed"
         rows, dim = policy.vocabulary.table.shape
         largest, thoughts = int(self.rollout.ids.max()), self.rollout.stored.get("inputs")
         fed = dim if thoughts is None else thoughts.shape[-1]

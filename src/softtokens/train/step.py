@@ -93,7 +93,7 @@ def take_gradient(t: Trainee, step: int, batch: Batch) -> tuple[dict[str, float]
     )
     t.batch_sizes.lower_positions(gradient.tokens_per_backward)
     metrics = dict(gradient.norms)
-    metrics["grad_norm"] = total_norm([p.grad for p in t.parameters])
+    metrics["grad_norm"] = total_norm([p.grad for p in t.parameters if p.grad is not None])
     replayed = replay_tally(batch.rollout, gradient.replay)
     local = (gradient.losses, _not_finite(gradient, terms), replayed, spikes.count, spikes.longest)
     losses, not_finite, replayed, counts, longest = (list(column) for column in zip(*world.gather(local), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import logging
@@ -69,7 +70,7 @@ class Tracker:
         finite = {k: (v if v == v and abs(v) != float("inf") else None) for k, v in metrics.items()}
         self.lines.write({"step": step} | finite)
         for name, board in list(self._boards.items()):
-            self._try(name, lambda board=board: board.log(step, metrics))
+            self._try(name, functools.partial(board.log, step, metrics))
 
     def close(self) -> None:
         with contextlib.ExitStack() as closing:  # the lines too, even if a disk is full

@@ -37,4 +37,4 @@ def with_validation_of(progress: Progress, record: Record) -> Progress:
         return progress
     if progress.best_step is not None:
         log.warning("the validation problems are others than before; the best checkpoint is chosen anew")
-    return dataclasses.replace(progress, best_step=None, best_accuracy=-1.0, validation=validation["sha256"])
+    return dataclasses.replace(progress, best_step=None, best_accuracy=-1.0, validation=str(validation["sha256"]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from softtokens.models.blocks import blocks, known_blocks
 from softtokens.models.hf import HFPolicy
 from softtokens.models.size import ModelSize
 from softtokens.world.processes import World, alone
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Weights:
@@ -119,7 +121,8 @@ class Sharded(Weights):
             filling.fill(block)  # whole until it is sharded, one block at a time
             fully_shard(block, mesh=mesh, mp_policy=precision)
         filling.fill(policy.model)
-        self._root = fully_shard(_Root(policy.model), mesh=mesh, mp_policy=precision)
+        self._root = _Root(policy.model)
+        fully_shard(self._root, mesh=mesh, mp_policy=precision)
         super().__init__(policy, world)
         self.size, self.blocks = size, units
         self.sampler = policy.around(whole)
@@ -163,9 +166,10 @@ class _Filling:
     @torch.no_grad()
     def fill(self, part: nn.Module) -> None:
         for module in part.modules():
-            for tensors in (module._parameters, module._buffers):
+            both: list[dict[str, Any]] = [module._parameters, module._buffers]
+            for tensors in both:
                 for key, tensor in tensors.items():
-                    if id(tensor) in self._empty:
+                    if tensor is not None and id(tensor) in self._empty:
                         tensors[key] = self._tensor(tensor)
 
     def _tensor(self, empty: Tensor) -> Tensor:
@@ -187,7 +191,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers()
 
 
-def _empty_like(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+def _empty_like(model: M, device: torch.device, dtype: torch.dtype | None = None) -> M:
     """The same modules around new tensors without values. dtype: of the parameters; buffers keep theirs."""
     replaced: dict[int, Tensor] = {}
     for parameter in model.parameters():
@@ -235,6 +239,7 @@ def _into(master: Tensor) -> Callable[[Tensor], None]:
     """A hook that adds up gradients in float32: in bfloat16 small parts of a sum would be lost."""
 
     def move(parameter: Tensor) -> None:
+        assert parameter.grad is not None, "the hook runs after the gradient has come"
         gradient = parameter.grad.float()
         master.grad = gradient if master.grad is None else master.grad.add_(gradient)
         parameter.grad = None
