@@ -102,7 +102,7 @@ def similar_lengths(lengths: Mapping[int, int]) -> list[list[int]]:
     groups: list[list[int]] = []
     prompts = sorted(lengths, key=lambda prompt: -lengths[prompt])
     for i, prompt in enumerate(prompts):
-        full = groups and len(groups[-1]) >= _SLOT_MULTIPLE and len(prompts) - i >= _SLOT_MULTIPLE
+        full = len(groups[-1]) >= _SLOT_MULTIPLE and len(prompts) - i >= _SLOT_MULTIPLE if groups else False
         if not groups or (full and lengths[prompt] < _LEAST_FILLED * lengths[groups[-1][0]]):
             groups.append([])
         groups[-1].append(prompt)

@@ -229,7 +229,8 @@ def _groups(batch: Batch, tokens: int) -> list[Tensor]:
     prompts, prompt_of_row = batch.rollout.prompts()
     with_advantage = set(prompt_of_row[batch.advantages != 0].tolist())
     groups: list[list[int]] = []
-    learned = longest = None
+    learned: bool | None = None
+    longest = 0
     for prompt in sorted(range(len(prompts)), key=lambda i: (i not in with_advantage, len(prompts[i]))):
         if learned != (prompt in with_advantage) or (len(groups[-1]) + 1) * max(longest, len(prompts[prompt])) > tokens:
             groups.append([])
