@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jaxtyping import config as shape_checking
+from jaxtyping import install_import_hook
 
-from softtokens.models.hf import HFPolicy
+# Before the first import of the package: every call of these modules checks the shapes that its annotations name.
+SHAPED = ["ops.mixture", "ops.random", "ops.reference", "ops.streamed", "ops.vocabulary", "thoughts", "train.objective"]
+install_import_hook([f"softtokens.{module}" for module in SHAPED], "shape_checks.checked")
+
+from softtokens.models.hf import HFPolicy  # noqa: E402
 
 COMMON = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 COMMON |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -26,6 +32,14 @@ FAMILIES = {
 def one_thread():
     """Models this small gain nothing from a second thread, and lose much when the other core is busy."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def without_shape_checks():
+    """For what is compiled: the compiler cannot follow the checks."""
+    shape_checking.update("jaxtyping_disable", True)
+    yield
+    shape_checking.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,11 @@ class Gated(Thought):
         return nn.Sequential(nn.Linear(dim, dim))
 
     def fed(self, drawn, vocabulary):
-        token = vocabulary.embed(drawn.token)
+        return self.gated(vocabulary.embed(drawn.token), drawn.stored["mixture"], vocabulary)
+
+    def gated(self, token, mixture, vocabulary):
         gate = torch.sigmoid(vocabulary.thought_head(token.to(vocabulary.thought_head[0].weight.dtype))).to(token.dtype)
-        return gate * token + (1 - gate) * drawn.stored["mixture"].to(token.dtype)
+        return gate * token + (1 - gate) * mixture.to(token.dtype)
 
     def at(self, hidden, vocabulary, logits=None):
         hard = Hard(self.temperature).at(hidden, vocabulary, logits)
@@ -66,7 +68,7 @@ class GatedDistribution(ThoughtDistribution):
 
     def embed(self, value):
         mixture = mixture_of(self.logits, self.thought.temperature or 1e-4, self.hard.vocabulary)
-        return self.thought.fed(Draw(value, None, None, {"mixture": mixture}), self.hard.vocabulary)
+        return self.thought.gated(self.hard.vocabulary.embed(value), mixture, self.hard.vocabulary)
 
 
 def build(config, embedding_rms, greedy):

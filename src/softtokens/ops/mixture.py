@@ -6,36 +6,41 @@ import dataclasses
 import math
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary, full_precision, product
 
 
-def tempered_softmax(logits: Tensor, temperature: float) -> Tensor:
+def tempered_softmax(logits: Float[Tensor, "rows vocab"], temperature: float) -> Float[Tensor, "rows vocab"]:
     """softmax(logits / temperature). The maximum is subtracted before the division: at temperature 1e-4 a float32
     quotient of raw logits would be off by whole units in the exponent."""
     return torch.softmax(_shifted(logits, temperature), dim=-1)
 
 
-def tempered_log_softmax(logits: Tensor, temperature: float) -> Tensor:
+def tempered_log_softmax(logits: Float[Tensor, "rows vocab"], temperature: float) -> Float[Tensor, "rows vocab"]:
     return torch.log_softmax(_shifted(logits, temperature), dim=-1)
 
 
-def _shifted(logits: Tensor, temperature: float) -> Tensor:
+def _shifted(logits: Float[Tensor, "rows vocab"], temperature: float) -> Float[Tensor, "rows vocab"]:
     return (logits - logits.detach().amax(dim=-1, keepdim=True)) / temperature
 
 
-def single_weights(logits: Tensor, peak: Tensor, temperature: float) -> Tensor | None:
-    """bool [rows]: in which rows all weights but one are zero, not small. None where there can hardly be any."""
+def single_weights(
+    logits: Float[Tensor, "rows vocab"], peak: Float[Tensor, "rows 1"], temperature: float
+) -> Bool[Tensor, "rows"] | None:
+    """In which rows all weights but one are zero, not small. None where there can hardly be any."""
     limits = torch.finfo(logits.dtype)
     # beyond this distance exp gives zero, even as a denormal number
     gap = -(math.log(limits.smallest_normal) + math.log(limits.eps / 2)) * temperature
     return (logits >= peak - gap).sum(-1) == 1 if gap < 5 else None
 
 
-def mixture_of(logits: Tensor, temperature: float, vocabulary: Vocabulary) -> Tensor:
-    """softmax(logits / temperature) times the table, [rows, dim], without gradient.
+def mixture_of(
+    logits: Float[Tensor, "rows vocab"], temperature: float, vocabulary: Vocabulary
+) -> Float[Tensor, "rows dim"]:
+    """softmax(logits / temperature) times the table, without gradient.
 
     On the CPU, when every row has a single weight, it is that token's embedding and costs no product: at tau 1e-4 the
     usual case. (Not row by row: products of fewer rows would have other bits.)
@@ -63,11 +68,12 @@ def _weighted_mean(shifted: Tensor, table: Tensor) -> Tensor:
     return product(torch.softmax(shifted, dim=-1), table)
 
 
-def draw_tokens(logits: Tensor, temperature: float | Tensor, keys: StepKeys) -> tuple[Tensor, Tensor, Tensor]:
+def draw_tokens(
+    logits: Float[Tensor, "rows vocab"], temperature: float | Float[Tensor, "rows"], keys: StepKeys
+) -> tuple[Int[Tensor, "rows"], Float[Tensor, "rows"], Bool[Tensor, "rows"]]:
     """A token of each row from softmax(logits / temperature), its log-probability, and whether the row is no number.
 
-    temperature: one, or one per row; 0 takes the arg-max, whose log-probability is 0. Returns int64, float, bool, each
-    [rows]. Waits for nothing on the device.
+    temperature: one, or one per row; 0 takes the arg-max, whose log-probability is 0. Waits for nothing on the device.
     """
     peak = logits.amax(dim=-1, keepdim=True)
     broken = ~peak[:, 0].isfinite()
@@ -91,9 +97,9 @@ def draw_tokens(logits: Tensor, temperature: float | Tensor, keys: StepKeys) -> 
 _BLOCK = 128
 
 
-def draw(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens by inverting the cumulative sum of the weights: [rows, vocab] and float64 [rows] in [0, 1) to int64
-    [rows]. Weights need not sum to one; tokens of weight zero are never drawn.
+def draw(weights: Float[Tensor, "rows vocab"], uniform: Float64[Tensor, "rows"]) -> Int[Tensor, "rows"]:
+    """Tokens by inverting the cumulative sum of the weights at `uniform`, in [0, 1). Weights need not sum to one; tokens
+    of weight zero are never drawn.
 
     In two stages, block and token within it, so that few numbers need the float64 sums that give rare tokens of a large
     vocabulary their share.
@@ -108,7 +114,9 @@ def draw(weights: Tensor, uniform: Tensor) -> Tensor:
     return token.clamp(max=vocab - 1)  # weights that are no numbers may lead anywhere
 
 
-def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def _invert(
+    weights: Float[Tensor, "rows choices"], uniform: Float64[Tensor, "rows"]
+) -> tuple[Int[Tensor, "rows"], Float64[Tensor, "rows"]]:
     """Which weight the share `uniform` of the total falls into, and how far into it, in [0, 1)."""
     cumulative = weights.to(torch.float64).cumsum(dim=-1)
     target = (uniform * cumulative[:, -1])[:, None]
@@ -118,8 +126,8 @@ def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     return chosen[:, 0], inside[:, 0].clamp(0, 1 - 2.0**-52)
 
 
-def arg_max(logits: Tensor) -> Tensor:
-    """The first largest logit of each row, int64 [rows]. Searching the block of the maximum is an order of magnitude
+def arg_max(logits: Float[Tensor, "rows vocab"]) -> Int[Tensor, "rows"]:
+    """The first largest logit of each row. Searching the block of the maximum is an order of magnitude
     faster on the CPU than argmax over a large vocabulary."""
     rows, vocab = logits.shape
     whole = vocab // _BLOCK * _BLOCK
@@ -135,15 +143,15 @@ def arg_max(logits: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Concentration:
-    """How soft a distribution over tokens is; float32 [rows] each."""
+    """How soft a distribution over tokens is."""
 
-    entropy: Tensor  # nats, of softmax(logits), temperature 1 whatever the mixture's
-    max_weight: Tensor  # largest weight at the mixture's temperature
-    effective_support: Tensor  # 1 / sum of squared weights at the mixture's temperature
+    entropy: Float[Tensor, "rows"]  # nats, of softmax(logits), temperature 1 whatever the mixture's
+    max_weight: Float[Tensor, "rows"]  # largest weight at the mixture's temperature
+    effective_support: Float[Tensor, "rows"]  # 1 / sum of squared weights at the mixture's temperature
 
     @staticmethod
     @torch.no_grad()
-    def of(logits: Tensor, temperature: float) -> Concentration:
+    def of(logits: Float[Tensor, "rows vocab"], temperature: float) -> Concentration:
         """temperature 0 stands for the arg-max token alone."""
         p = tempered_softmax(logits, 1.0)
         # xlogy: rows beyond the tokenizer have p = 0 and add nothing

@@ -14,6 +14,7 @@ import functools
 import math
 
 import torch
+from jaxtyping import Float32, Float64, Int
 from torch import Tensor
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -37,13 +38,13 @@ class Stream(enum.IntEnum):
 class Keys:
     """Names of the random numbers of a batch of rollouts: one row each.
 
-    seed: the run's seed, or `evaluation_seed` of it, 0 <= seed < 2**64. problem, rollout: int64 [rows], each in
+    seed: the run's seed, or `evaluation_seed` of it, 0 <= seed < 2**64. problem, rollout: each in
     0 .. 2**32 - 1.
     """
 
     seed: int
-    problem: Tensor
-    rollout: Tensor
+    problem: Int[Tensor, "rows"]
+    rollout: Int[Tensor, "rows"]
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
@@ -52,8 +53,8 @@ class Keys:
     def __getitem__(self, rows: Rows) -> Keys:
         return Keys(self.seed, self.problem[rows], self.rollout[rows])
 
-    def at(self, step: int | Tensor, stream: Stream | Tensor) -> StepKeys:
-        """The keys of one step (an int, or int64 [rows]) of every row; the stream too may differ by row."""
+    def at(self, step: int | Int[Tensor, "*rows"], stream: Stream | Int[Tensor, "*rows"]) -> StepKeys:
+        """The keys of one step (one number, or one per row) of every row; the stream too may differ by row."""
         step = torch.as_tensor(step, device=self.problem.device, dtype=torch.int64).expand_as(self.problem)
         return StepKeys.of(seed_words(self.seed, self.problem.device), self.problem, self.rollout, step, stream)
 
@@ -68,8 +69,8 @@ def evaluation_seed(seed: int) -> int:
 class SeedWords:
     """What a seed puts into Philox, one number for each pair of words. Made by `seed_words`."""
 
-    multipliers: Tensor  # int64 [2, 1]
-    of_round: Tensor  # int64 [10, 2, 1]
+    multipliers: Int[Tensor, "2 1"]
+    of_round: Int[Tensor, "10 2 1"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +78,9 @@ class StepKeys:
     """Keys of one draw for each row. Made by `Keys.at`."""
 
     seed: SeedWords
-    problem: Tensor
-    rollout: Tensor
-    step: Tensor
+    problem: Int[Tensor, "rows"]
+    rollout: Int[Tensor, "rows"]
+    step: Int[Tensor, "rows"]
 
     @staticmethod
     def of(seed: SeedWords, problem: Tensor, rollout: Tensor, step: Tensor, stream: Stream | Tensor) -> StepKeys:
@@ -95,8 +96,8 @@ class StepKeys:
         counter = [block] + [word[:, None].expand(rows, blocks) for word in (self.step, self.rollout, self.problem)]
         return torch.stack(philox(counter, self.seed), dim=-1)
 
-    def normal(self, n: int) -> Tensor:
-        """Standard normal numbers, float32 [rows, n] (Box-Muller; largest magnitude 5.9)."""
+    def normal(self, n: int) -> Float32[Tensor, "rows n"]:
+        """Standard normal numbers (Box-Muller; largest magnitude 5.9)."""
         words = self._words(-(-n // 4))
         uniform = ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24  # 24 bits fit float32 exactly; never 0 or 1
         radius = (-2.0 * uniform[..., 0::2].log()).sqrt()
@@ -104,8 +105,8 @@ class StepKeys:
         pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
         return pairs.flatten(1)[:, :n]
 
-    def uniform(self) -> Tensor:
-        """Uniform numbers in [0, 1), float64 [rows], in steps of 2**-52."""
+    def uniform(self) -> Float64[Tensor, "rows"]:
+        """Uniform numbers in [0, 1), in steps of 2**-52."""
         words = self._words(1)[:, 0]
         return ((words[:, 0] << 20) + (words[:, 1] >> 12)).to(torch.float64) * 2.0**-52
 

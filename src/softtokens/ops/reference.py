@@ -5,20 +5,27 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def mixture(hidden: Tensor, head: Tensor, table: Tensor, tau: float) -> Tensor:
+def mixture(
+    hidden: Float[Tensor, "rows dim"], head: Float[Tensor, "vocab dim"], table: Float[Tensor, "vocab dim"], tau: float
+) -> Float[Tensor, "rows dim"]:
     """mu = softmax(h W^T / tau) E."""
     return torch.softmax(hidden.double() @ head.double().T / tau, dim=-1) @ table.double()
 
 
-def token_log_prob(hidden: Tensor, head: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+def token_log_prob(
+    hidden: Float[Tensor, "rows dim"], head: Float[Tensor, "vocab dim"], tokens: Int[Tensor, "rows"], temperature: float
+) -> Float[Tensor, "rows"]:
     logits = hidden.double() @ head.double().T / temperature
     return torch.log_softmax(logits, dim=-1).gather(-1, tokens[:, None])[:, 0]
 
 
-def gaussian_log_prob(value: Tensor, mean: Tensor, sigma: float) -> Tensor:
+def gaussian_log_prob(
+    value: Float[Tensor, "rows dim"], mean: Float[Tensor, "rows dim"], sigma: float
+) -> Float[Tensor, "rows"]:
     """log N(value; mean, sigma^2 I), summed over the last axis."""
     value, mean = value.double(), mean.double()
     constant = -value.shape[-1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))

@@ -17,6 +17,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -30,16 +31,16 @@ _LEAST_ROWS = 128  # fewer rows make slow matrix products
 
 def token_log_prob(
     vocabulary: Vocabulary,
-    hidden: Tensor,
-    tokens: Tensor,
+    hidden: Float[Tensor, "rows dim"],
+    tokens: Int[Tensor, "rows"],
     temperature: float,
     *,
-    expected_gradient: Tensor | None = None,
+    expected_gradient: Float[Tensor, "rows"] | None = None,
     chunk_rows: int | None = None,
-) -> tuple[Tensor, Concentration]:
-    """log softmax(logits / temperature) at `tokens`, nats [rows], with gradient; and how soft the distribution is.
+) -> tuple[Float[Tensor, "rows"], Concentration]:
+    """log softmax(logits / temperature) at `tokens` in nats, with gradient; and how soft the distribution is.
 
-    hidden: [rows, dim]; tokens: int64 [rows]. expected_gradient: [rows], the upstream gradient where it is known
+    expected_gradient: the upstream gradient where it is known
     already; the backward pass is then done along with the forward pass, on the same logits. Another upstream gradient
     is served all the same.
     """
@@ -48,16 +49,16 @@ def token_log_prob(
 
 def mixture(
     vocabulary: Vocabulary,
-    hidden: Tensor,
+    hidden: Float[Tensor, "rows dim"],
     tau: float,
     *,
-    expected_gradient: Tensor | None = None,
+    expected_gradient: Float[Tensor, "rows dim"] | None = None,
     chunk_rows: int | None = None,
-) -> tuple[Tensor, Concentration]:
-    """softmax(logits / tau) times the table, [rows, dim], with gradient; and how soft the weights are.
+) -> tuple[Float[Tensor, "rows dim"], Concentration]:
+    """softmax(logits / tau) times the table, with gradient; and how soft the weights are.
 
     Rows in which every weight but one is exactly zero (at tau 1e-4 nearly all) take the embedding of that token and
-    need no backward pass; the result is the same. expected_gradient: [rows, dim], as in `token_log_prob`.
+    need no backward pass; the result is the same. expected_gradient: as in `token_log_prob`.
     """
     return _streamed(vocabulary, hidden, _Mean(tau), expected_gradient, chunk_rows)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -17,33 +18,35 @@ from torch import Tensor, nn
 class Vocabulary:
     """Head and embedding table, as the model really uses them.
 
-    head: [vocab, dim], logits = cap(scale * (hidden head^T + bias)). table: [vocab, dim], what a token feeds into the
+    head: logits = cap(scale * (hidden head^T + bias)). table: what a token feeds into the
     first block is `table_scale * table[token]` (Gemma scales). Rows that belong to no token of the tokenizer get logit
-    -inf: those at or beyond `size`, and where token ids have holes those that are not in `owned`, int64, ascending.
+    -inf: those at or beyond `size`, and where token ids have holes those that are not in `owned`, ascending.
     rounding: the dtype that finished logits are rounded to; gradients pass as if they were not. thought_head: the
     parameters that the model's family of thoughts has of its own, if it has any (see `Thought.new_head`).
     """
 
-    head: Tensor
-    table: Tensor
+    head: Float[Tensor, "vocab dim"]
+    table: Float[Tensor, "vocab dim"]
     size: int
-    bias: Tensor | None = None
+    bias: Float[Tensor, "vocab"] | None = None
     logit_scale: float = 1.0
     softcap: float | None = None
     table_scale: float = 1.0
-    owned: Tensor | None = None
+    owned: Int[Tensor, "tokens"] | None = None
     rounding: torch.dtype | None = None
     thought_head: nn.Module | None = None
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, dim] to [rows, vocab], at least float32."""
+    def logits(self, hidden: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows vocab"]:
+        """At least float32."""
         logits, _ = self.logits_and_slope(hidden)
         if self.size < logits.shape[-1]:
             beyond = torch.arange(logits.shape[-1], device=logits.device) >= self.size
             logits = logits.masked_fill(beyond, float("-inf"))
         return logits
 
-    def logits_and_slope(self, hidden: Tensor) -> tuple[Tensor, Tensor | float]:
+    def logits_and_slope(
+        self, hidden: Float[Tensor, "rows dim"]
+    ) -> tuple[Float[Tensor, "rows vocab"], Float[Tensor, "rows vocab"] | float]:
         """Logits of all rows of the head (-inf in holes), and the derivative of each with respect to hidden head^T: a
         number, or [rows, vocab] where logits are capped."""
         logits = product(hidden, self.head.T)
@@ -65,25 +68,25 @@ class Vocabulary:
         return self.bias is not None or self.owned is not None
 
     @property
-    def tokens(self) -> Tensor:
-        """The rows that belong to a token, int64, ascending."""
+    def tokens(self) -> Int[Tensor, "tokens"]:
+        """The rows that belong to a token, ascending."""
         return torch.arange(self.size, device=self.head.device) if self.owned is None else self.owned
 
-    def of_tokens(self, logits: Tensor) -> Tensor:
-        """Without what belongs to no token: [rows, vocab] to [rows, tokens]."""
+    def of_tokens(self, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows tokens"]:
+        """Without what belongs to no token."""
         return logits[:, : self.size] if self.owned is None else logits.index_select(-1, self.owned)
 
-    def to_rows(self, of_tokens: Tensor) -> Tensor:
+    def to_rows(self, of_tokens: Float[Tensor, "rows tokens"]) -> Float[Tensor, "rows vocab"]:
         """Back from `of_tokens`: -inf for what belongs to no token."""
         logits = of_tokens.new_full((len(of_tokens), len(self.head)), float("-inf"))
         return logits.index_copy(-1, self.tokens, of_tokens)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings of token ids, at least float32: [*ids, dim]."""
+    def embed(self, ids: Int[Tensor, "*ids"]) -> Float[Tensor, "*ids dim"]:
+        """Input embeddings of token ids, at least float32."""
         return full_precision(torch.nn.functional.embedding(ids, self.table)) * self.table_scale
 
-    def mix(self, weights: Tensor) -> Tensor:
-        """Weighted mean of the input embeddings: [rows, vocab] to [rows, dim]."""
+    def mix(self, weights: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows dim"]:
+        """Weighted mean of the input embeddings."""
         return product(weights, self.table) * self.table_scale
 
     def of_known_tokens(self) -> Vocabulary:
@@ -108,7 +111,7 @@ class Vocabulary:
         return dataclasses.replace(self, table=self.table.detach())
 
 
-def product(rows: Tensor, matrix: Tensor) -> Tensor:
+def product(rows: Float[Tensor, "rows inner"], matrix: Float[Tensor, "inner columns"]) -> Float[Tensor, "rows columns"]:
     """rows @ matrix in at least float32, also where the matrix is stored in half precision.
 
     CUDA multiplies half precision with float32 sums; there float32 rows are split into a half that fits the matrix's

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,8 +26,8 @@ from softtokens.ops.vocabulary import Vocabulary
 class Draw:
     """One thought step of some rows, as a rollout stores it."""
 
-    token: Tensor  # int64 [rows]: the token drawn, or the arg-max shadow of a continuous thought
-    log_prob: Tensor  # float32 [rows]: as sampled; 0 for a step without randomness
+    token: Int[Tensor, "rows"]  # the token drawn, or the arg-max shadow of a continuous thought
+    log_prob: Float[Tensor, "rows"]  # as sampled; 0 for a step without randomness
     keys: StepKeys  # names of the random numbers used; drawing them again gives the noise
     stored: Mapping[str, Tensor]  # [rows, size] by name, as `Thought.stores` lists them
 
@@ -37,29 +38,29 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Stored steps under the present parameters; [rows] each, gradient only through the surrogate.
+    """Stored steps under the present parameters; gradient only through the surrogate.
 
     surrogate: its gradient is the estimator's; its value says nothing. log_prob: of what was stored, NaN where that
     does not determine it.
     """
 
-    surrogate: Tensor
-    log_prob: Tensor
-    mismatch: Tensor  # see ThoughtDistribution.mismatch
+    surrogate: Float[Tensor, "rows"]
+    log_prob: Float[Tensor, "rows"]
+    mismatch: Float[Tensor, "rows"]  # see ThoughtDistribution.mismatch
     concentration: Concentration
 
 
 class ThoughtDistribution(abc.ABC):
     """The distribution of one thought step; batch shape [rows], event shape by family.
 
-    `logits` are float32 (or float64) [rows, vocab].
+    `logits` are float32 (or float64).
     """
 
-    logits: Tensor
+    logits: Float[Tensor, "rows vocab"]
 
     @property
-    def shadow(self) -> Tensor:
-        """The arg-max token, int64 [rows]: the text of a thought that is not a token."""
+    def shadow(self) -> Int[Tensor, "rows"]:
+        """The arg-max token: the text of a thought that is not a token."""
         return arg_max(self.logits)
 
     @property
@@ -69,51 +70,51 @@ class ThoughtDistribution(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def mean(self) -> Tensor:
-        """Expected value, [rows, *event]. ValueError where values have no mean (tokens)."""
+    def mean(self) -> Shaped[Tensor, rows * event]:
+        """Expected value. ValueError where values have no mean (tokens)."""
 
     @property
     @abc.abstractmethod
-    def mode(self) -> Tensor:
-        """The most likely value, [rows, *event]."""
+    def mode(self) -> Shaped[Tensor, rows * event]:
+        """The most likely value."""
 
     @abc.abstractmethod
-    def entropy(self) -> Tensor:
-        """Nats, [rows]; differential for continuous values."""
+    def entropy(self) -> Float[Tensor, "rows"]:
+        """Nats; differential for continuous values."""
 
     @abc.abstractmethod
-    def sample(self, keys: StepKeys) -> Tensor:
-        """A value, [rows, *event], without gradient. The same keys give the same value."""
+    def sample(self, keys: StepKeys) -> Shaped[Tensor, rows * event]:
+        """A value, without gradient. The same keys give the same value."""
 
     @abc.abstractmethod
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Natural log of the probability (tokens) or density (vectors) of a value, [rows]; differentiable."""
+    def log_prob(self, value: Tensor) -> Float[Tensor, "rows"]:
+        """Natural log of the probability (tokens) or density (vectors) of a value; differentiable."""
 
     @abc.abstractmethod
-    def embed(self, value: Tensor) -> Tensor:
-        """What a value feeds into the model's first block, [rows, dim]."""
+    def embed(self, value: Shaped[Tensor, rows * event]) -> Float[Tensor, "rows dim"]:
+        """What a value feeds into the model's first block."""
 
     @abc.abstractmethod
     def draw(self, keys: StepKeys) -> Draw:
         """Sample, and keep what a replay needs."""
 
     @abc.abstractmethod
-    def surrogate(self, draw: Draw) -> Tensor:
-        """An expression whose gradient is the estimator of the log-probability's, [rows]. Its value need not be a
+    def surrogate(self, draw: Draw) -> Float[Tensor, "rows"]:
+        """An expression whose gradient is the estimator of the log-probability's. Its value need not be a
         log-probability, and need not move with the parameters: build no ratio on it."""
 
     @abc.abstractmethod
-    def stored_log_prob(self, draw: Draw) -> Tensor:
-        """Log-probability of a stored step under these hidden states, [rows], without gradient; NaN where what was
+    def stored_log_prob(self, draw: Draw) -> Float[Tensor, "rows"]:
+        """Log-probability of a stored step under these hidden states, without gradient; NaN where what was
         stored does not determine it."""
 
     @abc.abstractmethod
-    def noise_length(self, draw: Draw) -> Tensor:
-        """How far the noise of a stored step moved what was fed, [rows], in units of the embedding; 0 without noise."""
+    def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
+        """How far the noise of a stored step moved what was fed, in units of the embedding; 0 without noise."""
 
     @abc.abstractmethod
-    def mismatch(self, draw: Draw) -> Tensor:
-        """KL in nats between the step's distribution when it was drawn and now, [rows]; NaN where what was stored
+    def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
+        """KL in nats between the step's distribution when it was drawn and now; NaN where what was stored
         cannot tell. Zero but for rounding when the parameters are those of the rollout."""
 
 
@@ -134,8 +135,8 @@ class Thought(abc.ABC):
         what that is computed from; choices that later parameters must not make again, such as a truncation."""
         return {"inputs": (dim, torch.float32)}
 
-    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Tensor:
-        """What these steps feed into the model's first block under the present parameters, [rows, dim]. The rollout and
+    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Float[Tensor, "rows dim"]:
+        """What these steps feed into the model's first block under the present parameters. The rollout and
         its replay both call it; in the replay gradients flow through it. By default a stored vector, which is data."""
         del vocabulary
         return drawn.stored["inputs"]
@@ -148,25 +149,36 @@ class Thought(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> ThoughtDistribution:
-        """The distribution of the step that follows these hidden states [rows, dim]. logits: theirs, if at hand."""
+    def at(
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        logits: Float[Tensor, "rows vocab"] | None = None,
+    ) -> ThoughtDistribution:
+        """The distribution of the step that follows these hidden states. logits: theirs, if at hand."""
 
     @abc.abstractmethod
     def score(
-        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        drawn: Draw,
+        expected_gradient: Float[Tensor, "rows"] | None = None,
     ) -> Scores:
         """What the distribution says of stored steps, for any number of rows, without logits for all of them.
 
         Equal to `at(hidden, vocabulary)` asked for surrogate, stored_log_prob, mismatch and concentration.
-        expected_gradient: [rows], the gradient that the surrogate will receive, where it is known: saves time, changes
+        expected_gradient: the gradient that the surrogate will receive, where it is known: saves time, changes
         nothing.
         """
 
 
-def score_in_chunks(thought: Thought, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, chunk_rows: int) -> Scores:
+def score_in_chunks(
+    thought: Thought, hidden: Float[Tensor, "rows dim"], vocabulary: Vocabulary, drawn: Draw, chunk_rows: int
+) -> Scores:
     """`Thought.score` for any family: the distribution of some rows at a time, computed again in the backward pass."""
 
-    def score(hidden: Tensor, drawn: Draw) -> tuple[Tensor, ...]:
+    def score(hidden: Float[Tensor, "rows dim"], drawn: Draw) -> tuple[Tensor, ...]:
         distribution = thought.at(hidden, vocabulary)
         soft = distribution.concentration
         return (

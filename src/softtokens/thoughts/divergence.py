@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from softtokens.ops.mixture import tempered_log_softmax
@@ -37,8 +38,8 @@ def register(p: type[P], q: type[Q]) -> Callable[[Callable[[P, Q], Tensor]], Cal
     return add
 
 
-def kl(p: ThoughtDistribution, q: ThoughtDistribution, keys: StepKeys | None = None) -> Tensor:
-    """KL(p || q) in nats, [rows]; differentiable in both where there is a closed form.
+def kl(p: ThoughtDistribution, q: ThoughtDistribution, keys: StepKeys | None = None) -> Float[Tensor, "rows"]:
+    """KL(p || q) in nats; differentiable in both where there is a closed form.
 
     Without one, log p - log q at one sample of p, which has the right mean; its gradient with respect to p is not that
     of the divergence. keys: of that sample. ValueError when they are needed and missing.
@@ -51,8 +52,8 @@ def kl(p: ThoughtDistribution, q: ThoughtDistribution, keys: StepKeys | None = N
     return sampled_kl(p, q, keys)
 
 
-def sampled_kl(p: ThoughtDistribution, q: ThoughtDistribution, keys: StepKeys) -> Tensor:
-    """log p(x) - log q(x) at a sample x of p, [rows]: an unbiased estimate of KL(p || q)."""
+def sampled_kl(p: ThoughtDistribution, q: ThoughtDistribution, keys: StepKeys) -> Float[Tensor, "rows"]:
+    """log p(x) - log q(x) at a sample x of p: an unbiased estimate of KL(p || q)."""
     value = p.sample(keys)
     return p.log_prob(value) - q.log_prob(value)
 
@@ -85,7 +86,9 @@ def _of_perturbed(p: PerturbedDistribution, q: PerturbedDistribution) -> Tensor:
     return divergence.masked_fill(~same, float("inf"))
 
 
-def _of_normals(mean_p: Tensor, sigma_p: float, mean_q: Tensor, sigma_q: float) -> Tensor:
+def _of_normals(
+    mean_p: Float[Tensor, "rows event"], sigma_p: float, mean_q: Float[Tensor, "rows event"], sigma_q: float
+) -> Float[Tensor, "rows"]:
     """Of isotropic normals: log(s_q / s_p) + (s_p^2 / s_q^2 - 1) / 2 per coordinate, and the distance of the means."""
     if not sigma_p or not sigma_q:
         raise ValueError("sigma is 0: noise-free thoughts have no divergence; use sigma > 0")

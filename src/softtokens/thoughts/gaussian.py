@@ -11,6 +11,7 @@ import dataclasses
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from softtokens.ops import streamed
@@ -45,12 +46,21 @@ class Gaussian(Thought):
     def temperature(self) -> float:
         return self.tau
 
-    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> GaussianDistribution:
+    def at(
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        logits: Float[Tensor, "rows vocab"] | None = None,
+    ) -> GaussianDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
         return GaussianDistribution(logits, self, self._mixed(vocabulary))
 
     def score(
-        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        drawn: Draw,
+        expected_gradient: Float[Tensor, "rows"] | None = None,
     ) -> Scores:
         normal.require_noise(self.sigma)
         value, noise = drawn.stored["inputs"], drawn.keys.normal(hidden.shape[-1])
@@ -71,7 +81,7 @@ class Gaussian(Thought):
 class GaussianDistribution(ThoughtDistribution):
     """N(mu, sigma^2 I) in embedding space; event shape (dim,)."""
 
-    logits: Tensor
+    logits: Float[Tensor, "rows vocab"]
     thought: Gaussian
     vocabulary: Vocabulary
 
@@ -80,28 +90,28 @@ class GaussianDistribution(ThoughtDistribution):
         return Concentration.of(self.logits, self.thought.tau)
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "rows dim"]:
         return self.vocabulary.mix(tempered_softmax(self.logits, self.thought.tau))
 
     @property
-    def mode(self) -> Tensor:
+    def mode(self) -> Float[Tensor, "rows dim"]:
         return self.mean
 
-    def entropy(self) -> Tensor:
+    def entropy(self) -> Float[Tensor, "rows"]:
         normal.require_noise(self.thought.sigma)
         return normal.entropy(self.vocabulary.table.shape[-1], self.thought.sigma, like=self.logits)
 
-    def sample(self, keys: StepKeys) -> Tensor:
+    def sample(self, keys: StepKeys) -> Float[Tensor, "rows dim"]:
         with torch.no_grad():
             return normal.perturb(self.mean, self.thought.sigma, keys)[0]
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor) -> Float[Tensor, "rows"]:
         normal.require_noise(self.thought.sigma)
         mean = self.mean
         require_event(value, *mean.shape)
         return normal.log_density(value, mean, self.thought.sigma)
 
-    def embed(self, value: Tensor) -> Tensor:
+    def embed(self, value: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
         return value
 
     def draw(self, keys: StepKeys) -> Draw:
@@ -110,7 +120,7 @@ class GaussianDistribution(ThoughtDistribution):
             value, log_prob = normal.perturb(mean, self.thought.sigma, keys)
             return Draw(self.shadow, log_prob, keys, {"inputs": value})
 
-    def surrogate(self, draw: Draw) -> Tensor:
+    def surrogate(self, draw: Draw) -> Float[Tensor, "rows"]:
         if self.thought.estimator == "density":
             return self.log_prob(draw.stored["inputs"])
         normal.require_noise(self.thought.sigma)
@@ -118,16 +128,16 @@ class GaussianDistribution(ThoughtDistribution):
         return normal.replayed_score(draw.keys.normal(mean.shape[-1]), mean, self.thought.sigma)
 
     @torch.no_grad()
-    def stored_log_prob(self, draw: Draw) -> Tensor:
+    def stored_log_prob(self, draw: Draw) -> Float[Tensor, "rows"]:
         return self.log_prob(draw.stored["inputs"])
 
-    def noise_length(self, draw: Draw) -> Tensor:
+    def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
         if self.thought.sigma == 0:
             return torch.zeros_like(self.logits[:, 0])
         return self.thought.sigma * draw.keys.normal(draw.stored["inputs"].shape[-1]).norm(dim=-1)
 
     @torch.no_grad()
-    def mismatch(self, draw: Draw) -> Tensor:
+    def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
         normal.require_noise(self.thought.sigma)
         value = draw.stored["inputs"]
         noise = draw.keys.normal(value.shape[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from softtokens.ops import streamed
@@ -29,15 +30,24 @@ class Hard(Thought):
         del dim
         return {}
 
-    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Tensor:
+    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Float[Tensor, "rows dim"]:
         return vocabulary.embed(drawn.token)
 
-    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> HardDistribution:
+    def at(
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        logits: Float[Tensor, "rows vocab"] | None = None,
+    ) -> HardDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
         return HardDistribution(logits, self.temperature, vocabulary)
 
     def score(
-        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        drawn: Draw,
+        expected_gradient: Float[Tensor, "rows"] | None = None,
     ) -> Scores:
         if self.temperature == 0:
             return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
@@ -51,7 +61,7 @@ class Hard(Thought):
 class HardDistribution(ThoughtDistribution):
     """Categorical over the vocabulary; event shape ()."""
 
-    logits: Tensor
+    logits: Float[Tensor, "rows vocab"]
     temperature: float
     vocabulary: Vocabulary
 
@@ -60,31 +70,31 @@ class HardDistribution(ThoughtDistribution):
         return Concentration.of(self.logits, self.temperature)
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Int[Tensor, "rows"]:
         raise ValueError("tokens have no mean; the mean of their embeddings is that of a Gaussian thought")
 
     @property
-    def mode(self) -> Tensor:
+    def mode(self) -> Int[Tensor, "rows"]:
         return self.shadow
 
-    def entropy(self) -> Tensor:
+    def entropy(self) -> Float[Tensor, "rows"]:
         if self.temperature == 0:
             return torch.zeros_like(self.logits[:, 0])
         p = tempered_softmax(self.logits, self.temperature)
         return -torch.xlogy(p, p).sum(-1)
 
-    def sample(self, keys: StepKeys) -> Tensor:
+    def sample(self, keys: StepKeys) -> Int[Tensor, "rows"]:
         with torch.no_grad():
             return draw_tokens(self.logits, self.temperature, keys)[0]
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor) -> Float[Tensor, "rows"]:
         require_event(value, self.logits.shape[0])
         if self.temperature == 0:
             certain = torch.zeros_like(self.logits[:, 0])
             return certain.masked_fill(value != self.shadow, float("-inf"))
         return tempered_log_softmax(self.logits, self.temperature).gather(-1, value[:, None])[:, 0]
 
-    def embed(self, value: Tensor) -> Tensor:
+    def embed(self, value: Int[Tensor, "rows"]) -> Float[Tensor, "rows dim"]:
         return self.vocabulary.embed(value)
 
     def draw(self, keys: StepKeys) -> Draw:
@@ -92,16 +102,16 @@ class HardDistribution(ThoughtDistribution):
             token = self.sample(keys)
             return Draw(token, self.log_prob(token), keys, {})
 
-    def surrogate(self, draw: Draw) -> Tensor:
+    def surrogate(self, draw: Draw) -> Float[Tensor, "rows"]:
         return self.log_prob(draw.token)
 
     @torch.no_grad()
-    def stored_log_prob(self, draw: Draw) -> Tensor:
+    def stored_log_prob(self, draw: Draw) -> Float[Tensor, "rows"]:
         return self.log_prob(draw.token)
 
-    def noise_length(self, draw: Draw) -> Tensor:
+    def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
         return torch.zeros_like(self.logits[:, 0])
 
-    def mismatch(self, draw: Draw) -> Tensor:
+    def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
         # the sampler's whole distribution is not stored, and its log-probability is compared by the caller
         return torch.full_like(self.logits[:, 0], float("nan"))

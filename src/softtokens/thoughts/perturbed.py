@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from softtokens.ops import streamed
@@ -41,12 +42,21 @@ class HiddenGaussian(Thought):
     def temperature(self) -> float:
         return self.tau
 
-    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> PerturbedDistribution:
+    def at(
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        logits: Float[Tensor, "rows vocab"] | None = None,
+    ) -> PerturbedDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
         return PerturbedDistribution(logits, self, vocabulary, hidden.to(logits.dtype), None)
 
     def score(
-        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        drawn: Draw,
+        expected_gradient: Float[Tensor, "rows"] | None = None,
     ) -> Scores:
         del expected_gradient
         return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
@@ -74,7 +84,12 @@ class LogitGaussian(Thought):
     def temperature(self) -> float:
         return self.tau
 
-    def at(self, hidden: Tensor, vocabulary: Vocabulary, logits: Tensor | None = None) -> PerturbedDistribution:
+    def at(
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        logits: Float[Tensor, "rows vocab"] | None = None,
+    ) -> PerturbedDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
         real = vocabulary.of_tokens(logits)
         if self.top_k is None:
@@ -85,7 +100,11 @@ class LogitGaussian(Thought):
         return PerturbedDistribution(logits, self, vocabulary, logits.gather(-1, support), support)
 
     def score(
-        self, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw, expected_gradient: Tensor | None = None
+        self,
+        hidden: Float[Tensor, "rows dim"],
+        vocabulary: Vocabulary,
+        drawn: Draw,
+        expected_gradient: Float[Tensor, "rows"] | None = None,
     ) -> Scores:
         del expected_gradient
         return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
@@ -95,38 +114,38 @@ class LogitGaussian(Thought):
 class PerturbedDistribution(ThoughtDistribution):
     """N(location, sigma^2 I) over the hidden state (dim,), the logits (vocab,) or the largest logits (k,)."""
 
-    logits: Tensor
+    logits: Float[Tensor, "rows vocab"]
     thought: HiddenGaussian | LogitGaussian
     vocabulary: Vocabulary
-    location: Tensor
-    support: Tensor | None
+    location: Float[Tensor, "rows event"]
+    support: Int[Tensor, "rows k"] | None
 
     @property
     def concentration(self) -> Concentration:
         return Concentration.of(self.logits, self.thought.tau)
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, "rows event"]:
         return self.location
 
     @property
-    def mode(self) -> Tensor:
+    def mode(self) -> Float[Tensor, "rows event"]:
         return self.location
 
-    def entropy(self) -> Tensor:
+    def entropy(self) -> Float[Tensor, "rows"]:
         normal.require_noise(self.thought.sigma)
         return normal.entropy(self.location.shape[-1], self.thought.sigma, like=self.location)
 
-    def sample(self, keys: StepKeys) -> Tensor:
+    def sample(self, keys: StepKeys) -> Float[Tensor, "rows event"]:
         with torch.no_grad():
             return normal.perturb(self.location, self.thought.sigma, keys)[0]
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor) -> Float[Tensor, "rows"]:
         normal.require_noise(self.thought.sigma)
         require_event(value, *self.location.shape)
         return normal.log_density(value, self.location, self.thought.sigma)
 
-    def embed(self, value: Tensor) -> Tensor:
+    def embed(self, value: Float[Tensor, "rows event"]) -> Float[Tensor, "rows dim"]:
         if isinstance(self.thought, HiddenGaussian):
             noisy = self.vocabulary.logits(value)
         elif self.support is not None:
@@ -141,20 +160,20 @@ class PerturbedDistribution(ThoughtDistribution):
             support = {} if self.support is None else {"support": self.support}
             return Draw(self.shadow, log_prob, keys, {"inputs": self.embed(value), **support})
 
-    def surrogate(self, draw: Draw) -> Tensor:
+    def surrogate(self, draw: Draw) -> Float[Tensor, "rows"]:
         normal.require_noise(self.thought.sigma)
         support = draw.stored.get("support")
         location = self.location if support is None else self.logits.gather(-1, support)
         return normal.replayed_score(draw.keys.normal(location.shape[-1]), location, self.thought.sigma)
 
-    def stored_log_prob(self, draw: Draw) -> Tensor:
+    def stored_log_prob(self, draw: Draw) -> Float[Tensor, "rows"]:
         return torch.full_like(self.logits[:, 0], float("nan"))  # the value is not stored, only what it fed
 
     @torch.no_grad()
-    def noise_length(self, draw: Draw) -> Tensor:
+    def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
         if self.thought.sigma == 0:
             return torch.zeros_like(self.logits[:, 0])
         return (draw.stored["inputs"] - self.embed(self.location)).norm(dim=-1)
 
-    def mismatch(self, draw: Draw) -> Tensor:
+    def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
         return torch.full_like(self.logits[:, 0], float("nan"))  # the sampled location is not stored

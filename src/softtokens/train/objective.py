@@ -11,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from softtokens.rollout.replay import ExpectedGradient, Replay
 
 
-def leave_one_out(rewards: Tensor) -> Tensor:
-    """Reward minus the mean reward of the other rollouts of the same problem: [problems, group] to the same.
+def leave_one_out(rewards: Float[Tensor, "problems group"]) -> Float[Tensor, "problems group"]:
+    """Reward minus the mean reward of the other rollouts of the same problem.
 
     Unbiased, because the baseline of a rollout never contains its own reward. Not divided by the standard deviation:
     that would weigh problems by how rarely they are solved. A group whose rewards are all equal gets exactly zero:
@@ -39,19 +40,21 @@ class TermWeights:
     answer: float = 1.0
 
 
-def policy_terms(replay: Replay, advantages: Tensor, total_rows: int) -> tuple[Tensor, Tensor]:
-    """Thought term and answer term, each without its weight. advantages: [rows]; total_rows: B * G, of which these may
+def policy_terms(
+    replay: Replay, advantages: Float[Tensor, "rows"], total_rows: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Thought term and answer term, each without its weight. total_rows: B * G, of which these may
     be a part, so that the terms of the parts add up."""
     thought = -(advantages * replay.thought_surrogate.sum(-1)).sum() / total_rows
     answer = -(advantages * replay.answer_log_prob.sum(-1)).sum() / total_rows
     return thought, answer
 
 
-def expected_gradient(advantages: Tensor, total_rows: int, weights: TermWeights) -> ExpectedGradient:
+def expected_gradient(advantages: Float[Tensor, "rows"], total_rows: int, weights: TermWeights) -> ExpectedGradient:
     """What each log-probability of a row is multiplied by in the weighted sum of the terms. A term of weight 0 takes no
     part in the loss; its entry is None."""
 
-    def of_one(weight: float) -> Tensor | None:
+    def of_one(weight: float) -> Float[Tensor, "rows"] | None:
         # in the operations of `policy_terms` backwards, so that every bit agrees
         return advantages * -(torch.full((), weight, device=advantages.device) / total_rows) if weight else None
 
