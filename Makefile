@@ -13,17 +13,18 @@ ARGS ?=
 # Spinning threads that lose their core make small models ten times slower when the machine is busy.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test test-slow test-gpu test-oldest benchmark lint audit base clean
+.PHONY: help quickstart test test-slow gpu test-oldest benchmark lint audit base study clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 	@echo "make test-slow    the tests marked slow: repeated kill and resume, the quickstart in small, learning on the toy"
 	@echo "make test-oldest  models and rollouts against the oldest supported transformers"
-	@echo "make test-gpu     on a machine with a CUDA card: recorded steps, bfloat16, shards, memory (minutes)"
+	@echo "make gpu          on a machine with a CUDA card: its tests, and the benchmark of a step (minutes)"
 	@echo "make benchmark    speed and memory beside other ways to do it (an hour on two cores; ARGS=--quick for less)"
 	@echo "make lint         ruff and mypy"
 	@echo "make audit        known vulnerabilities of the pinned versions (needs the network)"
 	@echo "make base         rebuild the embedded checkpoint"
+	@echo "make study        train a real small model in several modes and seeds, in parts that go on (recipes/smollm2)"
 
 quickstart: $(VENV)/.installed
 	$(BIN)/softtokens quickstart $(ARGS)
@@ -34,8 +35,9 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow --durations 10 $(ARGS)
 
-test-gpu: $(VENV)/.installed
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 test-oldest: $(OLDEST_VENV)/.installed
 	$(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) tests/models tests/rollout $(ARGS)
@@ -52,6 +54,9 @@ audit: $(VENV)/.installed
 
 base: $(VENV)/.installed
 	$(BIN)/python recipes/tiny_base/build.py $(ARGS)
+
+study: $(VENV)/.installed
+	$(BIN)/python recipes/smollm2/study.py $(ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

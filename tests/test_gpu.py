@@ -1,4 +1,4 @@
-"""What only a GPU can show; `make test-gpu` runs these on one card. They skip where there is none."""
+"""What only a GPU can show; `make gpu` runs these on one card. They skip where there is none."""
 
 from __future__ import annotations
 

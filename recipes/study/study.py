@@ -33,7 +33,8 @@ COMMON = (
     f"--max-thought-steps {THOUGHTS} --max-answer-tokens {ANSWER} --warmup-steps 5 --validate-every 10 "
     "--validation-problems 128 --save-every 20 --device cpu"
 )
-SOFT, FUZZY = "--mode soft", "--mode fuzzy --tau 0.1"
+SOFT = "--mode soft"
+FUZZY = "--mode fuzzy --tau 0.1 --table-in-mean frozen"
 LITERAL = "--mode fuzzy"  # the paper's temperature, 1e-4
 ROUNDED = "--mode fuzzy --logits-dtype bfloat16"
 
@@ -56,23 +57,24 @@ def own(mode: str) -> tuple[str, ...]:
 
 
 ARMS = {
-    "base": Arm("the embedded model; pass@128", None, samples=128),
+    "base": Arm("the embedded model", None),
+    "base-128": Arm("more samples without training: pass@128", None, ("hard-sample", "soft-sample"), samples=128),
     "hard": Arm("the paper's hard mode", "--mode hard"),
     "soft": Arm("the paper's soft mode", SOFT),
-    "fuzzy": Arm("fuzzy at tau 0.1", FUZZY),
-    "fuzzy-rounded": Arm("fuzzy at the paper's 1e-4, logits rounded to bfloat16", ROUNDED),
+    "fuzzy": Arm("fuzzy at tau 0.1, the table frozen in the mean", FUZZY),
+    "fuzzy-table": Arm("the table trained in the mean", "--mode fuzzy --tau 0.1", own("fuzzy")),
+    "fuzzy-rounded": Arm("fuzzy at the paper's 1e-4, logits rounded to bfloat16", ROUNDED, own("fuzzy")),
     "fuzzy-literal": Arm("fuzzy at the paper's 1e-4, float32", LITERAL, own("fuzzy")),
     "soft-answer-only": Arm("does the thought term teach?", f"{SOFT} --thought-weight 0", own("soft")),
     "fuzzy-answer-only": Arm("does the thought term teach?", f"{FUZZY} --thought-weight 0", own("fuzzy")),
     "soft-thought-only": Arm("does the answer term matter?", f"{SOFT} --answer-weight 0", own("soft")),
     "hard-answer-only": Arm("does the thought term teach?", "--mode hard --thought-weight 0", own("hard")),
     "soft-frozen": Arm("the table frozen in the mean", f"{SOFT} --table-in-mean frozen", own("soft")),
-    "fuzzy-frozen": Arm("the table frozen in the mean", f"{FUZZY} --table-in-mean frozen", own("fuzzy")),
     "fuzzy-rounded-frozen": Arm("the table frozen in the mean", f"{ROUNDED} --table-in-mean frozen", own("fuzzy")),
     "fuzzy-literal-spikes": Arm("spikes clipped", f"{LITERAL} --clip-spikes", own("fuzzy")),
     "soft-clip-each": Arm("each term clipped apart", f"{SOFT} --clip each", own("soft")),
     "soft-tau-1": Arm("tau 1", f"{SOFT} --tau 1", own("soft")),
-    "fuzzy-tau-0.01": Arm("tau 0.01", "--mode fuzzy --tau 0.01", own("fuzzy")),
+    "fuzzy-tau-0.01": Arm("tau 0.01", f"{FUZZY} --tau 0.01", own("fuzzy")),
     "soft-gamma-0.1": Arm("less noise", f"{SOFT} --gamma 0.1", own("soft")),
     "soft-gamma-1": Arm("more noise", f"{SOFT} --gamma 1", own("soft")),
     "soft-32x8": Arm("smaller groups, as many rollouts", f"{SOFT} --problems-per-step 32 --group-size 8", own("soft")),

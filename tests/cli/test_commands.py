@@ -104,7 +104,7 @@ def test_evaluate_says_what_was_asked_and_goes_on_after_ctrl_c(run, model_folder
         patch.setattr(sampling, "append_samples", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         code, _, err = run("evaluate", *flags, *limits, *where)
     assert code == 1
-    assert err == "softtokens: stopped by Ctrl-C. What was sampled is kept; the same command goes on.\n"
+    assert err == "softtokens: stopped by Ctrl-C. The samples so far are kept; the same command continues.\n"
     assert run("evaluate", *flags, *limits, *where)[0] == 0
     code, _, err = run("evaluate", *flags, *limits, *where, "--seed", "1")
     assert code == 2

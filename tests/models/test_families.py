@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -12,6 +13,7 @@ import torch
 from conftest import EXTRA_ROWS, FAMILIES, build_model
 from plain_loop import plain_rollout
 from softtokens.endings import PAPER
+from softtokens.models import probe
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.models.kv import SlotKV
 from softtokens.ops.random import Keys
@@ -233,12 +235,27 @@ def test_an_architecture_that_decodes_otherwise_runs_whole_sequences(tokenizer, 
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4 * float(gradients[0].abs().max()))
 
 
-def test_a_model_that_looks_ahead_is_refused(tokenizer):
-    model = build_model("llama", 310)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_looks_ahead_is_refused(tokenizer, dtype):
+    model = build_model("llama", 310, dtype=dtype)
     norm = model.model.norm
     norm.register_forward_hook(lambda module, args, out: out + out.mean(1, keepdim=True))
     with pytest.raises(UserError, match=r"^LlamaForCausalLM gives other hidden states when it decodes step by step"):
         HFPolicy(model, tokenizer)
+
+
+@pytest.mark.parametrize(("dtype", "refused"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_a_single_position_may_be_far_off_by_rounding_in_half_precision(tokenizer, monkeypatch, dtype, refused):
+    stepwise = probe._stepwise
+
+    def off_at_one(*arguments):
+        states = stepwise(*arguments)
+        states[0, 1] *= 1.4
+        return states
+
+    monkeypatch.setattr(probe, "_stepwise", off_at_one)
+    with pytest.raises(UserError, match="other hidden states") if refused else contextlib.nullcontext():
+        probe.require_same_decoding(HFPolicy(build_model("llama", 310, dtype=dtype), tokenizer), "model")
 
 
 def test_capped_attention_is_understood(tokenizer, prompts):

@@ -101,6 +101,7 @@ def test_the_papers_claims_are_decided_by_paired_differences(page, tmp_path):
     assert cell_of(text, "claims", "Best used with hard thoughts", "soft").startswith("+40.0")
     assert cell_of(text, "claims", "Forgets less", "soft").startswith("−0.2500")
     assert f"Better than hard training at pass@{SAMPLES}" in visible_text(text)
+    assert "Compared with hard training, pass@1: soft training −20.0 points" in visible_text(text)
 
 
 def test_without_a_hard_arm_no_claim_can_be_decided(page, tmp_path):

@@ -42,7 +42,7 @@ def test_a_healthy_run_has_no_warning(tmp_path):
         ({"verdict/no_answer": 0.9}, "90 % of the rollouts gave no answer"),
         ({"completions/thought_length": 1.0}, "Thoughts have shrunk to 1.0 steps"),
         ({"grad_norm": None}, "grad_norm was not finite in 20 of 20 updates"),
-        ({"skipped": 1.0}, "20 of 20 updates were left out because their numbers were not finite"),
+        ({"skipped": 1.0}, "20 of 20 updates were skipped because of values that were not finite"),
         ({"thought/spikes": 2.0}, "40 of "),
         ({"reward": float("nan")}, "reward was not finite in 20 of 20 updates"),
     ],

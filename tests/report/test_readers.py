@@ -51,7 +51,7 @@ def test_rows_around_damaged_ones_are_kept(tmp_path):
     file, notes = tmp_path / "x.jsonl", []
     file.write_text('{"step": 1}\nnonsense\n[3]\n\n{"step": 2}\n')
     assert read_rows(file, notes) == [{"step": 1}, {"step": 2}]
-    assert notes == [f"{file}: 2 lines are damaged and left out."]
+    assert notes == [f"{file}: 2 damaged lines are skipped."]
 
 
 def test_a_line_cut_in_half_is_what_a_running_run_leaves(tmp_path):

@@ -106,4 +106,4 @@ def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path, name):
     sources = load([str(folder)])
     assert sources.cells == {}
     if name != 7:
-        assert "no usable name" in sources.notes[0]
+        assert "without a usable name" in sources.notes[0]

@@ -25,6 +25,13 @@ from softtokens.types import UserError
 GROUP, LIMITS = 4, Limits(max_thought_steps=12, max_answer_tokens=5)
 
 
+def family_and_thought(*names: str) -> list[tuple[str, str]]:
+    """Every thought on one family of models, and on the others a token and a mixture: what a thought does with a
+    model's logits does not depend on what made them."""
+    first, *others = FAMILIES
+    return [(first, name) for name in names] + [(family, name) for family in others for name in ("hard", "soft")]
+
+
 def thoughts_of(policy, names=None):
     unit = 0.33 * policy.embedding_rms
     thoughts = {
@@ -64,8 +71,9 @@ def test_every_part_is_marked(policy, prompts, tokenizer):
     assert not rollout.log_prob[~(rollout.is_thought | rollout.is_answer)].any()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k"])
+@pytest.mark.parametrize(
+    ("family", "name"), family_and_thought("hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k")
+)
 def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family, name):
     policy = make_policy(family)
     (thought,) = thoughts_of(policy, [name]).values()
@@ -176,8 +184,7 @@ def same_rows(one: Rollout, rows, other: Rollout, bitwise: bool):
             assert torch.equal(a, b) if bitwise else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["hard", "soft", "top-k"])
+@pytest.mark.parametrize(("family", "name"), family_and_thought("hard", "soft", "top-k"))
 def test_a_rollout_does_not_depend_on_its_batch(make_policy, prompts, family, name):
     """Prompts of mixed length together, each alone, and in reverse order.
 
@@ -203,8 +210,7 @@ def test_batches_of_eight_and_more_give_the_same_bits(policy, prompts):
         same_rows(whole, range(i * 16, (i + 1) * 16), alone, bitwise=True)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["hard", "soft", "fuzzy", "hidden", "logits", "top-k"])
+@pytest.mark.parametrize(("family", "name"), family_and_thought("hard", "soft", "fuzzy", "hidden", "logits", "top-k"))
 def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, name):
     """One row at a time, without cache, state machine or automaton. In float64, see above."""
     policy = make_policy(family, dtype=torch.float64)
@@ -274,6 +280,38 @@ def test_each_prompt_runs_once(make_policy, prompts, monkeypatch):
     for _, part in stream_rollouts(policy, Hard(8.0), prompts, of_row, keys, Limits(20, 5), slots=8):
         assert part.rows < 40
     assert sorted(ran) == sorted(prompts)
+
+
+def test_prompts_of_similar_length_run_together(make_policy, monkeypatch):
+    """One long prompt among many does not pad them all; a prompt's rollout is the one it has without the long ones."""
+    policy = make_policy()
+    prompts = [[3 + i, 40, 41] * (9 if i < 2 else 2 + i % 2) for i in range(20)]
+    ran, run = [], policy.prompt_states
+    monkeypatch.setattr(policy, "prompt_states", lambda prompts: ran.append([len(p) for p in prompts]) or run(prompts))
+    whole = sample(policy, Gaussian(0.5, 0.1), prompts, group=1)
+    assert [sorted(set(lengths)) for lengths in ran] == [[9, 27], [6, 9]]
+    assert [len(lengths) for lengths in ran] == [8, 12]
+    short = sample(policy, Gaussian(0.5, 0.1), prompts[2:], group=1, problems=range(2, 20))
+    same_rows(whole, range(2, 20), short, bitwise=True)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "groups"),
+    [
+        ([], []),
+        ([5], [1]),
+        ([9, 100, 5], [3]),  # fewer than eight are one group
+        ([10] * 40, [40]),
+        ([100] + [10] * 7, [8]),
+        ([100] * 8 + [10] * 7, [15]),  # the rest would be fewer than eight
+        ([100] * 8 + [76] * 2 + [74] * 8, [10, 8]),
+        ([100] + [10] * 20, [8, 13]),
+    ],
+)
+def test_groups_of_similar_length(lengths, groups):
+    found = decode.similar_lengths(dict(enumerate(lengths, 50)))
+    assert [len(group) for group in found] == groups
+    assert sorted(prompt for group in found for prompt in group) == list(range(50, 50 + len(lengths)))
 
 
 @pytest.mark.parametrize("thought", [Hard(), Hard(0.0), Gaussian(0.5, 0.1), LogitGaussian(0.5, 0.1)], ids=str)

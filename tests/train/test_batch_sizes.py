@@ -18,7 +18,7 @@ from softtokens.plan.footprint import footprint, share_of
 from softtokens.rollout.memory import USABLE, position_bytes, row_bytes
 from softtokens.train import collect, gradient, setup, validation
 from softtokens.train.batch_sizes import FEW_POSITIONS, WANTED_POSITIONS, BatchSizes, Share, choose
-from softtokens.train.gradient import _groups, _one_pass, _parts
+from softtokens.train.gradient import Batch, _groups, _one_pass, _parts
 from softtokens.train.objective import TermWeights
 from softtokens.types import UserError
 from train.test_gradient import assert_close, gradient_of
@@ -122,9 +122,10 @@ def test_prompts_run_in_groups_within_the_budget(make_policy, make_batch):
     prompts, of_row = batch.rollout.prompts()
     assert len(prompts) == 2
     longest = max(map(len, prompts))
-    (both,) = _groups(batch.rollout, 2 * longest)
+    whole = Batch(batch.thought, batch.rollout, batch.advantages, batch.rollout.rows)
+    (both,) = _groups(whole, 2 * longest)
     assert both.tolist() == list(range(6))
-    apart = _groups(batch.rollout, 2 * longest - 1)
+    apart = _groups(whole, 2 * longest - 1)
     assert sorted(torch.cat(apart).tolist()) == list(range(6))
     assert all(len(set(of_row[group].tolist())) == 1 for group in apart)
 
@@ -212,7 +213,7 @@ def test_a_run_goes_on_with_fewer_rollouts_at_a_time_and_says_so_once(
     with caplog.at_level(logging.WARNING):
         assert cli.main(flags(run, *more)) == 0
     assert failing.tried == [24, 8, 8, 8]
-    assert caplog.text.count("memory ran out with 24 rollouts at a time; going on with 8") == 1
+    assert caplog.text.count("out of memory with 24 rollouts at a time; continuing with 8") == 1
     assert (run / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
 
 

@@ -99,6 +99,30 @@ def test_a_term_of_weight_0_cannot_spoil_the_other(make_batch, monkeypatch, apar
         assert metrics["grad_norm/thought"] == 0
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_problems_without_advantages_run_forward_alone(make_batch, monkeypatch, mode):
+    batch = make_batch(mode)
+    first = torch.arange(batch.rollout.rows) < 3
+    batch = dataclasses.replace(batch, advantages=torch.where(first, batch.advantages, 0.0))
+    expected = plain_gradient(batch, TermWeights())
+    if norm(expected) == 0:
+        pytest.skip("no near tie: fuzzy thoughts carry no gradient")
+    runs = []
+
+    def watched(policy, thought, rollout, **options):
+        runs.append((rollout.rows, torch.is_grad_enabled(), options["expected"].thought is not None))
+        return replay(policy, thought, rollout, **options)
+
+    monkeypatch.setattr(gradient, "replay", watched)
+    gradients, (seen, _) = gradient_of(batch)
+    assert_close(gradients, expected)
+    assert runs == [(3, True, True), (3, False, False)]
+    whole = replay(batch.policy, batch.thought, batch.rollout)  # the metrics are of all rows, in their order
+    for field in dataclasses.fields(Replay):
+        a, b = getattr(seen, field.name), getattr(whole, field.name).detach()
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+
 def test_both_weights_0_give_no_gradient(make_batch):
     assert norm(gradient_of(make_batch("soft"), TermWeights(0, 0))[0]) == 0
 

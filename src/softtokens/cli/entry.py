@@ -23,10 +23,10 @@ from softtokens.types import OtherProcessFailed, UserError
 from softtokens.world.launch import launch
 
 EXIT_RUNTIME, EXIT_USAGE = 1, 2
-EXIT_REQUEUE = 75  # EX_TEMPFAIL: stopped from outside, saved; the same command with --resume goes on
+EXIT_REQUEUE = 75  # EX_TEMPFAIL: stopped from outside, saved; the same command with --resume continues
 _GO_ON = {
-    "train": " What was saved is whole; go on with the same command and --resume.",
-    "evaluate": " What was sampled is kept; the same command goes on.",
+    "train": " What was saved is complete; continue with the same command and --resume.",
+    "evaluate": " The samples so far are kept; the same command continues.",
 }
 DEBUG = "SOFTTOKENS_DEBUG"  # set in the environment: failures at run time come with their traceback
 

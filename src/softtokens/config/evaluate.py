@@ -55,7 +55,7 @@ class EvaluateConfig:
     choices: tuple[str, ...] = ()
     """Out of domain: accuracy and NLL of multiple-choice items: facts, or files with columns question, choices, answer. NAME=FILE names a file."""
     choices_limit: int | None = None
-    """Use only this many items of each set; by default 200 facts, or all of a file."""
+    """Use only the first this many items of each set; by default 200 facts, or all of a file. Shuffle a file that is sorted by subject, such as MMLU's, before."""
     harness: tuple[str, ...] = ()
     """Out of domain, through lm-eval: multiple-choice tasks by name, such as hellaswag or arc_challenge (needs the harness extra)."""
     harness_tasks: str | None = None

@@ -1,4 +1,4 @@
-"""Evaluate models in cells: model x task x setting. Finished cells are kept, unfinished ones go on."""
+"""Evaluate models in cells: model x task x setting. Finished cells are kept, unfinished ones continue."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _names_of(cells: dict[str, list[Cell]], config: EvaluateConfig) -> list[str]
 
 @dataclasses.dataclass(frozen=True)
 class _Outside:
-    """What is measured beside the cells: multiple choice, and texts."""
+    """What is measured besides the cells: multiple choice, and texts."""
 
     items: dict[str, list[ChoiceItem]]
     harness: Harness | None

@@ -25,7 +25,7 @@ CONFIG_FILE = "adapter_config.json"
 
 
 def add(model: PreTrainedModel, rank: int, alpha: float | None, targets: tuple[str, ...], *, seed: int) -> None:
-    """Put adapters that do nothing yet beside linear layers, and freeze everything else.
+    """Add adapters, which have no effect yet, to linear layers, and freeze everything else.
 
     targets: ends of the layers' names; none: every linear layer of the blocks. UserError when they fit nothing, or
     reach beyond the blocks; when there are no linear layers, or none that could use such a rank.

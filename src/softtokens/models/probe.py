@@ -100,15 +100,20 @@ def require_same_decoding(policy: Policy, name: str) -> None:
         ]
     except Exception as error:
         raise UserError(f"{name} cannot be decoded step by step with our cache: {first_line(error)}") from error
-    tolerance = 5e-2 if table.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    errors = []
     for row, (prompt, expected) in enumerate(zip(prompts, whole, strict=True)):
         expected = full_precision(expected[len(prompt) - 1 :])
-        difference = (full_precision(stepwise[row]) - expected).abs().max()
-        if not difference <= tolerance * expected.abs().max():
-            raise UserError(
-                f"{name} gives other hidden states when it decodes step by step from our cache than for the whole "
-                f"sequence (by {float(difference):.2g})"
-            )
+        errors.append((full_precision(stepwise[row]) - expected).abs().amax(-1) / expected.abs().max())
+    error = torch.cat(errors)
+    # In half precision rounding alone may throw a single position far off: a trained SmolLM2 had 35 % at one, and at
+    # most 5 % at the others. What a cache does wrong shows at most positions.
+    half = table.dtype in (torch.bfloat16, torch.float16)
+    judged, tolerance = (error.median(), 5e-2) if half else (error.max(), 1e-3)
+    if not judged <= tolerance:
+        raise UserError(
+            f"{name} gives other hidden states when it decodes step by step from our cache than for the whole sequence "
+            f"(by {100 * float(judged):.2g} %)"
+        )
 
 
 @torch.no_grad()

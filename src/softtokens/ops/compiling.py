@@ -1,4 +1,4 @@
-"""Compile a function where that works and is worth it, and go on without where it is not."""
+"""Compile a function where that works, and fall back to the plain function where it does not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def worth_compiling(choice: str, steps: int, ways: int, device: torch.device) ->
 
 
 def compiled_or_plain(function: Callable, what: str) -> Callable:
-    """The function compiled for all shapes at its first call, or as it is once compiling fails, which is said once."""
+    """The function, compiled for all shapes at its first call. If compiling fails, warns once and runs uncompiled."""
 
     def shared(*args: Any) -> Any:
         return function(*args)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 MINUS = "−"
 MODES = ("base", "hard", "fuzzy", "soft")  # the order of the paper's tables; each has its own colour everywhere
+CONTINUOUS = ("fuzzy", "soft")  # the modes that the paper's claims are about
 Mark = Literal["", "best", "tied", "up", "down", "up-bad", "down-good", "paper"]
 Level = Literal["warning", "note"]
 

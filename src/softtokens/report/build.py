@@ -1,4 +1,4 @@
-"""From folders to a page: load, compose, write; once, or for as long as a run goes on."""
+"""From folders to a page: load, compose, write; once, or repeatedly while a run is in progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RELOAD_SECONDS = 2 * EVERY_SECONDS + 1
 
 
 def report(config: ReportConfig) -> Path:
-    """Write the report of the given folders; returns its path. With watch, goes on until Ctrl-C.
+    """Write the report of the given folders; returns its path. With watch, repeats until Ctrl-C.
 
     Raises UserError for what cannot be reported on or written, and when figures are asked for without matplotlib.
     """

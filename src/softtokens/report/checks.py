@@ -71,9 +71,9 @@ def _numerics(run: Run) -> Iterator[str]:
     if thought and answer and median(answer) > 0 and median(thought) / median(answer) > THRESHOLDS["term_ratio"]:
         ratio = median(thought) / median(answer)
         yield f"The thought term's gradient is {ratio:.0f} times the answer term's in norm (medians), and drowns it."
-    left_out = sum(run.column("skipped")[1])
-    if left_out:
-        yield f"{left_out:.0f} of {len(run.metrics)} updates were left out because their numbers were not finite."
+    skipped = sum(run.column("skipped")[1])
+    if skipped:
+        yield f"{skipped:.0f} of {len(run.metrics)} updates were skipped because of values that were not finite."
     spikes, steps = (sum(run.column(key)[1]) for key in ("thought/spikes", "num_tokens"))
     if spikes:
         clipped = "clipped" if run.config.get("clip_spikes") else "not clipped"
@@ -120,7 +120,7 @@ def check_evaluation(results: Results) -> list[Finding]:
 
 
 def grouped(findings: Sequence[Finding]) -> list[Finding]:
-    """One entry for each thing that something is said of, warnings first."""
+    """One entry for each subject of a finding, warnings first."""
     texts: dict[tuple[Level, str], list[str]] = {}
     for finding in findings:
         texts.setdefault((finding.level, finding.where), []).append(finding.text)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from softtokens.report.arms import Arm
-from softtokens.report.blocks import MINUS, Entry, Table, span
+from softtokens.report.blocks import CONTINUOUS, MINUS, Entry, Table, span
 from softtokens.report.estimates import Difference, Results
 from softtokens.report.out_of_domain import against
 from softtokens.report.readers import text
 from softtokens.report.sources import Model
-
-CONTINUOUS = ("soft", "fuzzy")  # modes that the claims are about
 
 
 def tables(results: Results) -> list[Table]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from softtokens.config.thought import NAMED_CELLS, SETTINGS
 from softtokens.evaluate.intervals import holm
 from softtokens.report.arms import Arm
-from softtokens.report.blocks import MINUS, MODES, Block, Entry, Mark, Table, missing, percent, span
+from softtokens.report.blocks import CONTINUOUS, MINUS, MODES, Block, Entry, Mark, Table, missing, percent, span
 from softtokens.report.estimates import Difference, Estimate, Results
 from softtokens.report.readers import number
 from softtokens.report.sources import Model, Sources
@@ -158,7 +158,8 @@ def title(sources: Sources) -> tuple[str, str]:
 
 
 def in_words(results: Results) -> str:
-    """The result in a sentence or two for each task: the best cell, and what each training changed in its own mode."""
+    """The result in a few sentences for each task: the best cell, what each training changed in its own mode, and how
+    soft and fuzzy training compare with hard training."""
     sentences = []
     for task in results.tasks:
         arms = results.arms_of(task)
@@ -178,7 +179,11 @@ def in_words(results: Results) -> str:
         base = next((arm for arm in arms if arm.mode == "base"), None)
         compared = [] if base is None else _against_base(results, arms, base, task)
         if compared:
-            sentences.append(f"Against the base, pass@1: {'; '.join(compared)}.")
+            sentences.append(f"Compared with the base, pass@1: {'; '.join(compared)}.")
+        hard = next((arm for arm in arms if arm.mode == "hard"), None)
+        parity = [] if hard is None else _against_hard(results, arms, hard, task)
+        if parity:
+            sentences.append(f"Compared with hard training, pass@1: {'; '.join(parity)}.")
     return " ".join(sentences)
 
 
@@ -186,6 +191,12 @@ def _against_base(results: Results, arms: list[Arm[Model]], base: Arm[Model], ta
     pairs = [(arm, _sampled(arm.mode)) for arm in arms if arm is not base]
     changes = [(arm, own, results.difference(arm, base, task, own, 1)) for arm, own in pairs if own is not None]
     return [_comparison(arm.label, own, d) for arm, own, d in changes if d is not None]
+
+
+def _against_hard(results: Results, arms: list[Arm[Model]], hard: Arm[Model], task: str) -> list[str]:
+    others = [arm for arm in arms if arm.mode in CONTINUOUS]
+    changes = [(arm, results.difference(arm, hard, task, "hard-greedy", 1)) for arm in others]
+    return [_comparison(arm.label, "hard-greedy", d) for arm, d in changes if d is not None]
 
 
 def _sampled(mode: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The numbers of the paper, to be set beside one's own where model, training and test are the same.
+"""The numbers of the paper, shown next to one's own where model, training and test are the same.
 
 data/paper_tables.json: arXiv 2509.19170v2, tables 1 to 8; mean and standard deviation over 3 seeds.
 """

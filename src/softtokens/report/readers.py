@@ -19,15 +19,15 @@ def read_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        notes.append(f"{path} could not be read ({error.strerror}); it is left out.")
+        notes.append(f"{path} skipped: it could not be read ({error.strerror}).")
         return None
     try:
         value = _parse(text)
     except (ValueError, RecursionError) as error:
-        notes.append(f"{path} is damaged ({_brief(error)}); it is left out.")
+        notes.append(f"{path} skipped: it is damaged ({_brief(error)}).")
         return None
     if not isinstance(value, dict):
-        notes.append(f"{path} holds no JSON object; it is left out.")
+        notes.append(f"{path} skipped: it holds no JSON object.")
         return None
     return value
 
@@ -54,9 +54,9 @@ def read_rows(path: Path, notes: list[str], limit: int | None = None) -> list[di
         else:
             damaged += 1
     if damaged == 1 and cut:
-        notes.append(f"{path} ends in the middle of a line (still being written, or stopped); that line is left out.")
+        notes.append(f"{path} ends in the middle of a line (still being written, or interrupted); it is skipped.")
     elif damaged:
-        notes.append(f"{path}: {damaged} lines are damaged and left out.")
+        notes.append(f"{path}: {damaged} damaged lines are skipped.")
     return rows
 
 
@@ -99,7 +99,7 @@ def _lines(path: Path, notes: list[str]) -> Iterator[bytes]:
     except FileNotFoundError:
         return
     except OSError as error:
-        notes.append(f"{path} could not be read ({error.strerror}); it is left out.")
+        notes.append(f"{path} skipped: it could not be read ({error.strerror}).")
 
 
 def _parse(content: str) -> Any:

@@ -45,7 +45,7 @@ def _table(results: Results, task: str) -> Table | None:
             "In italics: the paper's own numbers (arXiv 2509.19170v2), for the same model, training and test, all of "
             f"its problems (here {' or '.join(map(str, problems))}); their thought limits and prompts may differ."
             if theirs
-            else "The paper has no numbers for this model and test, so none stand beside them."
+            else "The paper has no numbers for this model and test, so none are shown."
         )
     )
     labels = [f"{paper.CODES[name]}@{k}" for name, k in columns]

@@ -223,7 +223,7 @@ def _read_evaluation(path: Path, sources: Sources) -> None:
     for entry in rows_of(evaluation.get("models")):
         folder = text(entry.get("name"))
         if not _is_name(folder):
-            notes.append(f"{path}: a model has no usable name; it is left out.")
+            notes.append(f"{path}: skipped a model without a usable name.")
             continue
         trained = entry.get("trained") if isinstance(entry.get("trained"), dict) else None
         model = _unique(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SLOT_MULTIPLE = 8  # batches shrink to a multiple of this, see `_Batch.shrink`
+_LEAST_FILLED = 0.75  # the shortest prompt of a group that runs together, as a share of the longest
 
 
 @torch.no_grad()
@@ -93,6 +94,19 @@ def stream_rollouts(
                 batch.shrink()
             batch.step()
     yield batch.take_finished()
+
+
+def similar_lengths(lengths: Mapping[int, int]) -> list[list[int]]:
+    """Prompts, by number, in groups that run together, the longest first: little of what runs should be padding. Every
+    group has 8 of them at least, where there are so many: fewer rows have other bits."""
+    groups: list[list[int]] = []
+    prompts = sorted(lengths, key=lambda prompt: -lengths[prompt])
+    for i, prompt in enumerate(prompts):
+        full = len(groups[-1]) >= _SLOT_MULTIPLE and len(prompts) - i >= _SLOT_MULTIPLE if groups else False
+        if not groups or (full and lengths[prompt] < _LEAST_FILLED * lengths[groups[-1][0]]):
+            groups.append([])
+        groups[-1].append(prompt)
+    return groups
 
 
 @dataclasses.dataclass
@@ -199,14 +213,17 @@ class _Batch:
         wait."""
         admitted = collections.Counter(prompts)
         parts = [([prompt], self.known[prompt]) for prompt in admitted if prompt in self.known]
-        if new := [prompt for prompt in admitted if prompt not in self.known]:
-            parts.append((new, self.policy.prompt_states([self.prompts[prompt] for prompt in new])))
         self.to_admit -= admitted
+        lengths = {prompt: len(self.prompts[prompt]) for prompt in admitted if prompt not in self.known}
+        for group in similar_lengths(lengths):
+            states = self.policy.prompt_states([self.prompts[prompt] for prompt in group])
+            parts.append((group, states))
+            for i, prompt in enumerate(group):
+                if self.to_admit[prompt]:
+                    self.known[prompt] = states.only(i, lengths[prompt])
         for prompt in admitted:
             if not self.to_admit[prompt]:
                 self.known.pop(prompt, None)
-            elif prompt not in self.known:
-                self.known[prompt] = parts[-1][1].only(new.index(prompt), len(self.prompts[prompt]))
         return parts
 
     def step(self) -> None:

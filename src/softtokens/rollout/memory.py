@@ -95,7 +95,7 @@ def with_fewer_slots(slots: int, work: Callable[[int], T], decoder: Decoder) -> 
                 ) from error
         half = slots // 2
         fewer = half // ROW_MULTIPLE * ROW_MULTIPLE or half
-        log.warning("memory ran out with %d rollouts at a time; going on with %d", slots, fewer)
+        log.warning("out of memory with %d rollouts at a time; continuing with %d", slots, fewer)
         decoder.drop_recordings()
         release(decoder.policy.device)
         slots = fewer

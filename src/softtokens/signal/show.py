@@ -16,7 +16,7 @@ FILE = "signal.json"
 
 
 def signal_table(signal: Signal) -> Table:
-    """Three rows for each setting, one for each term; beside them what its rollouts were."""
+    """Three rows per setting, one per term, with statistics of its rollouts."""
     c = signal.config
     kept = "" if signal.sketch is None else f", sketched in {signal.sketch:,} numbers"
     table = Table(

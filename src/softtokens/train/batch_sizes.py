@@ -71,9 +71,7 @@ class BatchSizes:
     def lower_positions(self, positions: int) -> None:
         """To what an update came down to."""
         if positions < self.positions:
-            log.warning(
-                "memory ran out with %d positions in a pass; the run goes on with %d", self.positions, positions
-            )
+            log.warning("out of memory with %d positions in a pass; continuing with %d", self.positions, positions)
             self.positions = positions
 
 

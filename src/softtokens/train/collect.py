@@ -21,9 +21,12 @@ from softtokens.types import Problem, Verdict
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """A batch of rollouts. rollout: this process's rows, in the order of their length, their advantages, and whether
-    their problem is in the first half of the batch; rewards: [problems, group] of all processes, as are the metrics
-    and, in the main process, the samples."""
+    """A batch of rollouts with rewards.
+
+    rollout, advantages [rows], in_first_half [rows]: this process's rows, sorted by length; in_first_half marks the
+    rows whose problem is in the first half of the batch. rewards: [problems, group], of all processes. metrics: over
+    all processes. samples: of all processes, in the main process only.
+    """
 
     rollout: Rollout
     advantages: Tensor
@@ -39,7 +42,7 @@ class Collected:
 
 
 def collect(t: Trainee, step: int) -> Collected | str:
-    """Sample this step's rollouts and score them; or why the model could not give any."""
+    """Sample this step's rollouts and score them. Returns the reason instead if the model's logits are not finite."""
     config, world, started = t.config, t.world, time.perf_counter()
     visits = problems_of_step(t.problems, step, config.problems_per_step, config.seed)
     rows = [(problem, visit * config.group_size + i) for problem, visit in visits for i in range(config.group_size)]

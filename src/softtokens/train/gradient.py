@@ -13,7 +13,7 @@ from softtokens.models.prefix import PromptStates
 from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.memory import is_out_of_memory, release
 from softtokens.rollout.record import Rollout
-from softtokens.rollout.replay import Replay, replay
+from softtokens.rollout.replay import ExpectedGradient, Replay, replay
 from softtokens.rollout.spikes import Spikes
 from softtokens.thoughts import Thought
 from softtokens.train.batch_sizes import WANTED_POSITIONS
@@ -133,15 +133,18 @@ def _until_it_fits(
 def _one_pass(
     weights: Weights, batch: Batch, terms: TermWeights, tokens: int, spikes: Spikes | None
 ) -> tuple[Replay, dict[str, float]]:
-    """Forward and backward over all rows, a group of prompts at a time."""
-    groups = _groups(batch.rollout, tokens) if weights.shares_prompts else [torch.arange(batch.rollout.rows)]
+    """Forward and backward over all rows, a group of prompts at a time. Problems whose rows all have advantage 0 add
+    nothing to the gradient: they run forward alone, for the metrics."""
+    groups = _groups(batch, tokens) if weights.shares_prompts else [torch.arange(batch.rollout.rows)]
     losses = {"loss/thought": 0.0, "loss/answer": 0.0}
     replays: list[Replay] = []
     for rows in groups:
         members = batch  # one group is all rows in their order: no copy of the thoughts
         if len(groups) > 1:
             members = dataclasses.replace(batch, rollout=batch.rollout.take(rows), advantages=batch.advantages[rows])
-        replayed, terms_of_group = _one_group(weights, members, terms, tokens, spikes)
+        learns = not weights.shares_prompts or bool(members.advantages.any())
+        with torch.set_grad_enabled(learns):
+            replayed, terms_of_group = _one_group(weights, members, terms, tokens, spikes)
         replays += replayed
         for name, value in zip(losses, terms_of_group, strict=True):
             losses[name] += value
@@ -190,7 +193,7 @@ def _part(
     spikes: Spikes | None,
 ) -> tuple[Tensor, list[float], Replay]:
     """The weighted loss of some rows, with gradient; the two terms of it without weights; their replay."""
-    rollout, advantages = batch.rollout.take(rows), batch.advantages[rows]
+    rollout, advantages, learns = batch.rollout.take(rows), batch.advantages[rows], torch.is_grad_enabled()
     if prompts is None or prompt_of_row is None:
         distinct, of_row = rollout.prompts()
         prompts = weights.policy.prompt_states(distinct)
@@ -203,7 +206,7 @@ def _part(
         answer_temperature=batch.answer_temperature,
         prompts=prompts,
         prompt_of_row=of_row,
-        expected=expected_gradient(advantages, batch.total_rows, terms),
+        expected=expected_gradient(advantages, batch.total_rows, terms) if learns else ExpectedGradient(),
         spikes=spikes,
     )
     values = policy_terms(replayed, advantages, batch.total_rows)
@@ -220,16 +223,19 @@ def _in_step(weights: Weights, parts: list[Tensor]) -> list[tuple[Tensor, bool]]
     return [(part, True) for part in parts] + [(parts[0], False)] * (wanted - len(parts))
 
 
-def _groups(rollout: Rollout, tokens: int) -> list[Tensor]:
-    """Rows whose prompts, padded to the longest of them, have at most so many positions (one prompt at least). The
-    order of rows within a group is kept."""
-    prompts, prompt_of_row = rollout.prompts()
+def _groups(batch: Batch, tokens: int) -> list[Tensor]:
+    """Rows whose prompts, padded to the longest of them, have at most so many positions (one prompt at least), and
+    which have an advantage or have not. The order of rows within a group is kept."""
+    prompts, prompt_of_row = batch.rollout.prompts()
+    with_advantage = set(prompt_of_row[batch.advantages != 0].tolist())
     groups: list[list[int]] = []
+    learned: bool | None = None
     longest = 0
-    for prompt in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
-        longest = max(longest, len(prompts[prompt]))
-        if not groups or (len(groups[-1]) + 1) * longest > tokens:
+    for prompt in sorted(range(len(prompts)), key=lambda i: (i not in with_advantage, len(prompts[i]))):
+        if learned != (prompt in with_advantage) or (len(groups[-1]) + 1) * max(longest, len(prompts[prompt])) > tokens:
             groups.append([])
+            learned, longest = prompt in with_advantage, 0
+        longest = max(longest, len(prompts[prompt]))
         groups[-1].append(prompt)
     return [torch.isin(prompt_of_row, prompt_of_row.new_tensor(group)).nonzero()[:, 0] for group in groups]
 

@@ -1,4 +1,4 @@
-"""A training run: what `step.train_step` needs; around it validation, checkpoints, logs, and an end in good order."""
+"""A training run: set-up, training steps, validation, checkpoints, logs, and an orderly end."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ Listener = Callable[[int, dict[str, float]], None]  # called with the updates do
 
 
 def train(config: TrainConfig, *, reward_func: RewardFunction | None = None, listener: Listener | None = None) -> Path:
-    """Train as configured; returns the run directory. Started by torchrun or srun, this is one of several processes.
+    """Train as configured; returns the run directory. Under torchrun or srun, this is one of several processes.
 
-    reward_func: instead of the grader, `reward_func(prompts, completions, **columns) -> list of floats`; every process
-    calls it with its own rollouts. listener: called in the main process.
-    Raises UserError for what cannot work, CheckpointError when a checkpoint cannot be written, Stopped after SIGTERM or
-    Ctrl-C when all is saved, FloatingPointError when too many steps in a row had to be left out.
+    reward_func: replaces the grader, `reward_func(prompts, completions, **columns) -> list of floats`. Every process
+    calls it with its own rollouts. listener: called in the main process after every step.
+    Raises UserError for an unusable configuration, CheckpointError when a checkpoint cannot be written, Stopped after
+    SIGTERM or Ctrl-C once everything is saved, and FloatingPointError after too many skipped steps in a row.
     """
     if reward_func is not None:
         require_reward_function(reward_func)

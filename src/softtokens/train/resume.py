@@ -38,5 +38,5 @@ def find_start(config: TrainConfig, lock: run_folder.RunLock) -> tuple[Path, Tra
         if not config.resume:  # of a run that goes on, the last one is another one tomorrow
             config = dataclasses.replace(config, start=f"{source}@{progress.step}")
     if config.resume or config.start is not None:
-        log.info("going on from %s", checkpoint[0] if checkpoint else "the start: there is no checkpoint to resume")
+        log.info("resuming from %s", checkpoint[0] if checkpoint else "the start: there is no checkpoint to resume")
     return run, config, checkpoint

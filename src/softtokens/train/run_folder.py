@@ -71,7 +71,7 @@ def check_output(config: TrainConfig) -> Path:
     if file.is_file():
         if not config.resume:
             raise UserError(
-                f"output is {config.output!r}, which already holds a run; give a new folder, or --resume to go on "
+                f"output is {config.output!r}, which already holds a run; give a new folder, or --resume to continue "
                 "with it"
             )
         _require_resumable(recorded(run), resolved(config), config.output)

@@ -103,7 +103,7 @@ def load_skipped_step(file: Path) -> SkippedStep:
             f"case is {str(file)!r}, which cannot be read ({error}); give a file RUN/repro/step-N.safetensors"
         ) from error
     if not skipped.model.is_dir():
-        raise UserError(f"case {str(file)!r} needs the model beside it, {str(skipped.model)!r}, which is gone")
+        raise UserError(f"case {str(file)!r} needs the model saved with it, {str(skipped.model)!r}, which is missing")
     return skipped
 
 

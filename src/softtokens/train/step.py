@@ -1,4 +1,4 @@
-"""The algorithm, top to bottom: sample, reward, compare within the group, follow the gradient."""
+"""One training step, top to bottom: sample rollouts, score them, compute the gradient, update the weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from softtokens.train.weights import total_norm
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What became of an update. metrics: of all processes' rows. samples: the first rollout of each problem, in the
-    main process. broken: why the update was skipped, None if it was not. batch: this process's rows, if they were
-    sampled.
+    """The result of a training step.
+
+    metrics: over the rows of all processes. samples: the first rollout of each problem, in the main process. broken:
+    why the update was skipped, or None. batch: this process's rows, or None if sampling failed.
     """
 
     metrics: dict[str, float]
@@ -39,9 +40,8 @@ class Step:
 def train_step(t: Trainee, step: int) -> Step:
     """One update: collect rollouts, take the gradient of the loss, apply it.
 
-    Two kinds of step leave the parameters as they are: one where a value that the update depends on is not finite, and
-    one where the rewards of every group are equal, so that there is nothing to learn (Adam would still follow its
-    momentum).
+    The parameters do not change if a value that the update depends on is not finite, or if the rewards of every group
+    are equal. In the second case the gradient is zero, but Adam's momentum would still move the weights.
     """
     started = time.perf_counter()
     collected = collect(t, step)
@@ -77,7 +77,7 @@ def train_step(t: Trainee, step: int) -> Step:
 
 
 def take_gradient(t: Trainee, step: int, batch: Batch) -> tuple[dict[str, float], str | None]:
-    """Write the gradient into `.grad` of the parameters; its metrics, and why it must not be followed, if so."""
+    """Write the gradient into `.grad` of the parameters. Returns metrics, and why the gradient is unusable, or None."""
     config, world = t.config, t.world
     terms = TermWeights(config.thought_weight, config.answer_weight)
     measure_apart = config.term_norms_every > 0 and step % config.term_norms_every == 0
@@ -104,7 +104,7 @@ def take_gradient(t: Trainee, step: int, batch: Batch) -> tuple[dict[str, float]
 
 
 def apply_gradient(t: Trainee, norm: float, rate: float) -> None:
-    """Clip the gradient, whose norm is known, and follow it."""
+    """Clip the gradient, given its norm, and take an optimizer step."""
     t.stop.keep()
     limit = t.config.clip_norm if t.config.clip == "sum" and t.config.clip_norm > 0 else math.inf
     torch.nn.utils.clip_grads_with_norm_(t.parameters, limit, torch.tensor(norm, device=t.world.device))
@@ -115,8 +115,8 @@ def apply_gradient(t: Trainee, norm: float, rate: float) -> None:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Of update 0, 1, ...: linear warm-up to the peak, then the schedule; cosine and linear reach zero just after the
-    last update."""
+    """The learning rate of update 0, 1, ...: linear warm-up to the peak, then the schedule. Cosine and linear schedules
+    reach zero just after the last update."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
@@ -125,6 +125,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def measure_signal(t: Trainee, batch: Batch, in_first_half: Tensor) -> dict[str, float]:
+    """How well the gradients of the two halves of the batch agree (docs/signal.md)."""
     terms = TermWeights(t.config.thought_weight, t.config.answer_weight)
     spikes = spikes_of(t) if t.config.clip_spikes else None
     return signal_of_halves(
@@ -133,7 +134,7 @@ def measure_signal(t: Trainee, batch: Batch, in_first_half: Tensor) -> dict[str,
 
 
 def spikes_of(t: Trainee) -> Spikes:
-    """What watches the thoughts' scores in one pass over the batch."""
+    """Counts, and clips if configured, the spikes among the thoughts' scores in one pass over the batch."""
     return Spikes(
         t.config.spike_norm,
         clips=t.config.clip_spikes,
@@ -143,7 +144,7 @@ def spikes_of(t: Trainee) -> Spikes:
 
 
 def _not_finite(gradient: Gradient, terms: TermWeights) -> list[str]:
-    """Which log-probabilities that take part in the loss are not finite numbers."""
+    """Names of the terms of the loss whose log-probabilities are not all finite."""
     parts = {"thoughts": (terms.thought, gradient.replay.thought_surrogate)}
     parts["answers"] = (terms.answer, gradient.replay.answer_log_prob)
     return [name for name, (weight, values) in parts.items() if weight and not values.isfinite().all()]

@@ -83,7 +83,7 @@ class Tracker:
             act()
         except Exception as error:  # a lost connection, a full disk: of any library's own kind
             self._boards.pop(name, None)
-            log.warning("%s has failed (%s) and gets nothing more; metrics.jsonl goes on", name, error)
+            log.warning("%s failed (%s) and is turned off; metrics.jsonl is still written", name, error)
 
 
 class Logs:

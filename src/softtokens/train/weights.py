@@ -1,4 +1,4 @@
-"""What the optimizer updates, and what computes with it: as it is, in bfloat16 beside float32, or sharded.
+"""What the optimizer updates, and what computes with it: the same weights, bfloat16 copies, or shards.
 
 The numbers that are updated are float32 in every case: in bfloat16 an update at these learning rates rounds away.
 """
@@ -72,7 +72,7 @@ class Weights:
 
 
 class WithMasters(Weights):
-    """The model computes in bfloat16; float32 masters beside it are updated."""
+    """The model computes in bfloat16; float32 master weights are updated."""
 
     def __init__(self, policy: HFPolicy, world: World | None = None):
         super().__init__(policy, world)
