@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
-from jaxtyping import config as shape_checking
 from jaxtyping import install_import_hook
 
-# Before the first import of the package: every call of these modules checks the shapes that its annotations name.
-SHAPED = ["ops.mixture", "ops.random", "ops.reference", "ops.streamed", "ops.vocabulary", "thoughts", "train.objective"]
-install_import_hook([f"softtokens.{module}" for module in SHAPED], "shape_checks.checked")
-
-from softtokens.models.hf import HFPolicy  # noqa: E402
+if TYPE_CHECKING:
+    from softtokens.models.hf import HFPolicy
 
 COMMON = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 COMMON |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -28,18 +26,20 @@ FAMILIES = {
 }
 
 
+SHAPED = ["ops.mixture", "ops.random", "ops.reference", "ops.streamed", "ops.vocabulary", "thoughts", "train.objective"]
+
+
+def pytest_configure(config):
+    """Every call of these modules checks the shapes that its annotations name. Not where slow tests run: some of them
+    compile, and the compiler cannot follow the checks. The package must not have been imported before."""
+    if "not slow" in config.option.markexpr:
+        install_import_hook([f"softtokens.{module}" for module in SHAPED], "shape_checks.checked")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Models this small gain nothing from a second thread, and lose much when the other core is busy."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def without_shape_checks():
-    """For what is compiled: the compiler cannot follow the checks."""
-    shape_checking.update("jaxtyping_disable", True)
-    yield
-    shape_checking.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +87,8 @@ def build_model(family: str, vocab: int, *, seed: int = 0, logit_std: float = 2.
 
 @pytest.fixture(scope="session")
 def make_policy(tokenizer):
+    from softtokens.models.hf import HFPolicy
+
     def make(family: str = "llama", **changes) -> HFPolicy:
         return HFPolicy(build_model(family, len(tokenizer) + EXTRA_ROWS, **changes), tokenizer)
 

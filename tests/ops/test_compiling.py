@@ -97,7 +97,6 @@ def test_the_compilers_limits_are_met_with_plain_steps(monkeypatch, caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_mixtures_choose_what_plain_ones_choose():

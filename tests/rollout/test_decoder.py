@@ -33,7 +33,6 @@ def test_preparing_again_keeps_what_was_compiled(policy, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize(
@@ -65,7 +64,6 @@ def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, cha
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_rows_do_not_depend_on_their_batch(make_policy, prompts):
@@ -83,7 +81,6 @@ def test_compiled_rows_do_not_depend_on_their_batch(make_policy, prompts):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
 def test_two_compiled_models_do_not_mix(make_policy, prompts):
     """Of the same widths but with other depths and constants: what is compiled for one is not run for the other."""

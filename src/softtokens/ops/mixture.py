@@ -98,8 +98,8 @@ _BLOCK = 128
 
 
 def draw(weights: Float[Tensor, "rows vocab"], uniform: Float64[Tensor, "rows"]) -> Int[Tensor, "rows"]:
-    """Tokens by inverting the cumulative sum of the weights at `uniform`, in [0, 1). Weights need not sum to one; tokens
-    of weight zero are never drawn.
+    """Tokens by inverting the cumulative sum of the weights at `uniform`, in [0, 1). Weights need not sum to one;
+    tokens of weight zero are never drawn.
 
     In two stages, block and token within it, so that few numbers need the float64 sums that give rare tokens of a large
     vocabulary their share.
