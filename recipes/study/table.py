@@ -159,9 +159,9 @@ def main() -> None:
         text = table(results)
         if arguments.write:
             content = FINDINGS.read_text()
-            begin, end = f"<!-- table {name} -->\n", "\n<!-- end -->"
+            begin, end = f"<!-- table {name} -->", "<!-- end -->"
             start = content.index(begin) + len(begin)
-            FINDINGS.write_text(content[:start] + text + content[content.index(end, start) :])
+            FINDINGS.write_text(f"{content[:start]}\n{text}\n{content[content.index(end, start) :]}")
         else:
             print(text + "\n")
 

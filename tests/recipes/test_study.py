@@ -59,3 +59,18 @@ def test_tables_of_made_up_results(tables, tmp_path):
     arms = tables.arms_table(results)
     assert "| soft | 50, 75 | +50.0 [+25.0, +75.0] | +25.0, +75.0 |" in arms
     assert "hard-sample | -25.0 [-50.0, +0.0] (2 seeds) |" in tables.claims_table(results)
+
+
+def test_tables_take_their_places_in_the_page(tables, tmp_path, monkeypatch):
+    """Twice, so that empty and full places are both met; the rest of the page stays."""
+    write(tmp_path, "base-s0", [0.25] * 10)
+    page = tmp_path / "findings.md"
+    places = "".join(f"before {name}\n<!-- table {name} -->\n<!-- end -->\n" for name in tables.TABLES)
+    page.write_text(f"{places}last\n")
+    monkeypatch.setattr(tables, "FINDINGS", page)
+    monkeypatch.setattr("sys.argv", ["table.py", "--write"])
+    tables.main()
+    first = page.read_text()
+    tables.main()
+    assert page.read_text() == first and first.endswith("<!-- end -->\nlast\n") and "| base | 1 |" in first
+    assert all(f"before {name}\n<!-- table {name} -->\n| " in first for name in tables.TABLES)
