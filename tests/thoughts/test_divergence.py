@@ -81,6 +81,13 @@ def test_noise_on_other_logits_shares_no_value(hidden, vocabulary):
     assert kl(ahead, behind).isinf().all()
 
 
+@pytest.mark.parametrize("thoughts", [(None, TOKENS), (TOKENS, None)])
+def test_noise_on_all_logits_does_not_compare_with_noise_on_as_many_sorted_ones(thoughts, hidden, vocabulary):
+    p, q = (LogitGaussian(0.5, 0.6, top_k).at(hidden[0], vocabulary) for top_k in thoughts)
+    with pytest.raises(ValueError, match="noise in different places"):
+        kl(p, q)
+
+
 def test_a_pair_without_a_closed_form_needs_a_sample(hidden, vocabulary):
     p, q = Hard().at(hidden[0], vocabulary), Gaussian(0.5, 0.5).at(hidden[1], vocabulary)
     with pytest.raises(ValueError, match=r"no closed form of KL\(HardDistribution \|\| GaussianDistribution\)"):
