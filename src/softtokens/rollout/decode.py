@@ -1,6 +1,6 @@
 """Rollouts: prefill each prompt once, then feed thoughts, the forced text and the answer, one embedding at a time.
 
-`machine` says what one step does; here the batch is filled, kept full while rollouts wait, and shrunk at the end.
+`machine` defines one step. This module fills the batch, refills it while rollouts wait, and shrinks it at the end.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def stream_rollouts(
 
 
 def similar_lengths(lengths: Mapping[int, int]) -> list[list[int]]:
-    """Prompts, by number, in groups that run together, the longest first: little of what runs should be padding. Every
-    group has 8 of them at least, where there are so many: fewer rows have other bits."""
+    """Groups of prompts (by number) that run together, longest first, so that little of the work is padding. Groups
+    have at least 8 prompts where possible, because smaller batches give other bits."""
     groups: list[list[int]] = []
     prompts = sorted(lengths, key=lambda prompt: -lengths[prompt])
     for i, prompt in enumerate(prompts):
@@ -111,8 +111,8 @@ def similar_lengths(lengths: Mapping[int, int]) -> list[list[int]]:
 
 @dataclasses.dataclass
 class _HostSlot:
-    """What the host knows of a slot, as of the last step. seat: where on the tape its row writes, the slot's number
-    when the row was admitted. end: positions written."""
+    """The host's view of a slot after the last step. seat: where its row writes on the tape, which is the slot's
+    number when the row was admitted. end: number of positions written."""
 
     seat: int
     row: int | None = None
@@ -121,9 +121,9 @@ class _HostSlot:
 
 
 class _Batch:
-    """The slots, their caches and the tape, and what the host knows of them.
+    """The slots, their caches and the tape, and the host's view of them.
 
-    The tape has one seat more than there are slots, the forgotten one: rows that only fill up a batch write there.
+    The tape has one seat more than there are slots: a scratch row that padded rows write into.
     """
 
     def __init__(
@@ -172,12 +172,12 @@ class _Batch:
 
     @property
     def wants_more(self) -> bool:
-        """Enough slots are vacant to be worth a prefill."""
+        """Whether enough slots are free to be worth a prefill."""
         return len(self.host) - self.alive >= max(1, len(self.host) // 8)
 
     def admit(self, waiting: collections.deque[int]) -> None:
-        """Put waiting rows into the vacant slots, after running the prompts that did not run yet; each emits its first
-        position."""
+        """Move waiting rows into the free slots, after running those of their prompts that have not run yet. Each
+        row emits its first position."""
         vacant = [i for i, slot in enumerate(self.host) if slot.phase >= DONE][: len(waiting)]
         rows = [waiting.popleft() for _ in vacant]
         prompt_of_slot = [self.prompt_of_row[row] for row in rows]
@@ -209,8 +209,8 @@ class _Batch:
         self._look(vacant, admitted.phase.tolist())
 
     def _run_once(self, prompts: list[int]) -> list[tuple[list[int], PromptStates]]:
-        """States of the prompts of rows that are admitted now, in parts. A prompt's are kept while more of its rows
-        wait."""
+        """States of the prompts of the rows that are admitted now, in parts. The states of a prompt are kept while
+        more of its rows wait."""
         admitted = collections.Counter(prompts)
         parts = [([prompt], self.known[prompt]) for prompt in admitted if prompt in self.known]
         self.to_admit -= admitted
@@ -240,14 +240,14 @@ class _Batch:
         self._look(range(len(self.host)), self.slots.phase.tolist())
 
     def _compute(self, view: int, mixes: bool, draws: bool) -> None:
-        """The device's part of a step; never waits for it."""
+        """The device's part of a step. It never waits for the device."""
         s = self.slots
         hidden = self.decoder.step(s.inputs, s.position, self.kv, view)
         s.position.add_((s.phase < DONE).long())
         self.decoder.emit(self.machine, hidden, s, self.tape, mixes, draws)
 
     def _look(self, slots: Sequence[int], phases: list[int]) -> None:
-        """Take note of the phases that the device reports."""
+        """Update the host's view from the phases that the device reports."""
         for slot, phase in zip((self.host[i] for i in slots), phases, strict=True):
             if phase == BROKEN:
                 self._refuse(slot)
@@ -267,10 +267,10 @@ class _Batch:
         )
 
     def shrink(self) -> None:
-        """Leave finished slots out of the steps to come: the living move into the holes in front.
+        """Drop finished slots from the following steps: active slots move into the holes in front.
 
-        The number of slots stays a multiple of 8 (a few finished ones may stay): matrix products of such sizes give
-        each row the same bits whatever the batch, which odd sizes and single rows do not.
+        The number of slots stays a multiple of 8, so a few finished slots may remain. Matrix products of such sizes
+        give each row the same bits in any batch; odd sizes and single rows do not.
         """
         wanted = -(-self.alive // _SLOT_MULTIPLE) * _SLOT_MULTIPLE
         if wanted >= len(self.host) or self.recorder is not None:
@@ -287,7 +287,7 @@ class _Batch:
         del self.host[wanted:]
 
     def take_finished(self) -> tuple[Tensor, Rollout]:
-        """The finished rows in their order; their seats may be taken by others afterwards."""
+        """The finished rows, in order. Their seats may be reused afterwards."""
         rows, seats = (list(column) for column in zip(*sorted(self.finished), strict=True))
         self.finished = []
         tape = self.tape.at(torch.tensor(seats, device=self.policy.device))
@@ -298,7 +298,7 @@ class _Batch:
 def _rollout(
     tape: Tape, machine: Machine, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], keys: Keys
 ) -> Rollout:
-    """Prompts and what is on the tape, put together."""
+    """Combine the prompts and the content of the tape into a rollout."""
     device = tape.ids.device
     prompt_lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)

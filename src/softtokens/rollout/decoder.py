@@ -20,8 +20,8 @@ Buffers = tuple[Machine, Slots, Tape, SlotKV]
 
 
 class Decoder(Generic[AnyPolicy]):
-    """Runs the decode steps of one policy. Compiled steps, recordings and the buffers that these are made on live here,
-    so keep a decoder for as long as the policy samples."""
+    """Runs the decode steps of one policy. It owns compiled steps, recordings and their buffers, so keep one decoder
+    for as long as the policy samples."""
 
     def __init__(self, policy: AnyPolicy):
         self.policy = policy
@@ -30,13 +30,12 @@ class Decoder(Generic[AnyPolicy]):
         self._compiled_emissions: dict[Hashable, Callable[..., None]] = {}
 
     def prepare(self, choice: str, steps: int, ways: int = 1) -> Decoder[AnyPolicy]:
-        """Choose how steps run; returns the decoder. choice: auto, plain or compiled; steps: about how many are to
-        come; ways: of thinking that occur in them.
+        """Choose how steps run; returns the decoder. choice: auto, plain or compiled. steps: roughly how many steps
+        will run. ways: how many different thoughts will be used.
 
-        Compiled, one graph of the model serves all sizes, and so does one for each kind of emission; they are made when
-        they are first needed, which takes half a minute each. A model that cannot be compiled, or a machine without a
-        C++ compiler, goes on as before, with a warning. A model without a cache of its own runs one operation at a
-        time.
+        When compiling, one graph of the model serves all sizes, plus one graph per kind of emission. Each is compiled
+        at its first use, which takes half a minute. A model that cannot be compiled, or a machine without a C++
+        compiler, runs uncompiled after a warning. A model without a supported cache always runs uncompiled.
         """
         device, has_cache = self.policy.device, self.policy.has_cache
         records = device.type == "cuda" and choice != "plain" and has_cache
@@ -55,12 +54,12 @@ class Decoder(Generic[AnyPolicy]):
         return (make(), None) if self.recordings is None else self.recordings.get(kind, positions, make)
 
     def step(self, inputs: Tensor, positions: Tensor, kv: SlotKV, view: int) -> Tensor:
-        """As `Policy.step`."""
+        """`Policy.step`, run in the chosen way."""
         step = self.policy.step if self._compiled_step is None else self._compiled_step
         return step(inputs, positions, kv, view)
 
     def emit(self, machine: Machine, hidden: Tensor, s: Slots, tape: Tape, mixes: bool, draws: bool) -> None:
-        """As `Machine.emit`."""
+        """`Machine.emit`, run in the chosen way."""
         emit: Callable[..., None] = Machine.emit
         if self._compiled_step is not None:
             # of each kind its own: the compiler is slow with, and at last gives up on, what it compiled before
@@ -73,6 +72,6 @@ class Decoder(Generic[AnyPolicy]):
         emit(machine, hidden, s, tape, mixes, draws)
 
     def drop_recordings(self) -> None:
-        """Give back the buffers of recorded steps; they are made again when they are needed."""
+        """Free the buffers of recorded steps. They are recorded again when needed."""
         if self.recordings is not None:
             self.recordings.clear()

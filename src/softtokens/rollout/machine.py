@@ -26,7 +26,7 @@ THINKING, FORCED, ANSWERING, DONE, BROKEN = range(5)  # BROKEN: the logits were 
 
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """What is in the batch; the first axis of everything, and changed in place."""
+    """The rows of the batch. Every tensor has the slots as its first axis and is changed in place."""
 
     seat: Tensor  # where on the tape the slot writes
     problem: Tensor  # with `rollout`: names of the random numbers, see ops.random.Keys
@@ -64,7 +64,7 @@ class Slots:
 
 @dataclasses.dataclass
 class Tape:
-    """What was emitted, one seat per rollout. The last column too takes what is to be forgotten."""
+    """What was emitted, one seat per rollout. The last column is scratch space."""
 
     ids: Tensor  # int64 [seats, emissions + 1]
     log_prob: Tensor  # float32, likewise
@@ -76,7 +76,7 @@ class Tape:
 
     @staticmethod
     def empty(seats: int, machine: Machine, *, for_replay: bool) -> Tape:
-        """One seat more, the last, takes what is to be forgotten. for_replay: keep what the thought stores."""
+        """A tape with one seat more, the last, as scratch space. for_replay: keep what the thought stores."""
         thoughts, dim = machine.limits.max_thought_steps, machine.vocabulary.table.shape[1]
         steps = thoughts + machine.forced.longest + machine.limits.max_answer_tokens
         numbers = torch.zeros(seats + 1, dtype=torch.int64, device=machine.vocabulary.table.device)
@@ -102,7 +102,8 @@ class Tape:
 
 @dataclasses.dataclass(frozen=True)
 class Emission:
-    """What each slot emits in a step. stored: of those that think. broken: logits or inputs were not numbers."""
+    """What each slot emits in a step. stored: tensors of the slots that think. broken: whether logits or inputs were
+    not finite."""
 
     token: Tensor
     log_prob: Tensor
@@ -113,7 +114,7 @@ class Emission:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What the steps of one batch have in common."""
+    """What all steps of one batch share."""
 
     thought: Thought
     vocabulary: Vocabulary
@@ -129,7 +130,7 @@ class Machine:
         return mixes, ANSWERING in phases or (THINKING in phases and self.thought.is_drawn_token)
 
     def emit(self, hidden: Tensor, s: Slots, tape: Tape, mixes: bool, draws: bool) -> None:
-        """Emit one position per slot from the hidden states [slots, dim], and move on the phases."""
+        """Emit one position per slot from the hidden states [slots, dim], and advance the phases."""
         logits = self.vocabulary.logits(hidden) if mixes or draws else None
         drawn = self._draw_tokens(logits, s) if logits is not None and draws else None
         thought = None
@@ -175,7 +176,7 @@ class Machine:
         return Emission(token, log_prob, inputs, thought.stored, broken)
 
     def _record(self, s: Slots, tape: Tape, emission: Emission) -> None:
-        """Write it on the tape, and hand it to the next step."""
+        """Write the emission on the tape, and make it the input of the next step."""
         column = torch.where(s.phase < DONE, s.emitted, tape.ids.shape[1] - 1)
         tape.ids[s.seat, column] = emission.token
         tape.log_prob[s.seat, column] = emission.log_prob
@@ -216,7 +217,7 @@ class Machine:
         s.phase.copy_(torch.where(emission.broken, BROKEN, s.phase + ended.long() + skips_forced.long()))
 
     def _ending(self, stop_state: Tensor, token: Tensor) -> tuple[Tensor, int]:
-        """The number of the first ending that the thoughts have now, or the number after the last; and that number."""
+        """The number of the first ending that matches now, or the number after the last one; and that number."""
         none = len(self.limits.endings.ways)
         by_text, by_token = self.stop.ending[stop_state], self.stop.ending_of_token[token]
         either = torch.where(by_text < 0, none, by_text), torch.where(by_token < 0, none, by_token)

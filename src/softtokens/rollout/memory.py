@@ -1,4 +1,4 @@
-"""What rollouts and their replay take of memory, and how much of both fits."""
+"""Memory that rollouts and their replay take, and how many fit."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ USABLE = 0.8  # of what an accelerator has free; the rest is lost in pieces
 
 
 def free_bytes(device: torch.device) -> float:
-    """What may be used: most of what an accelerator has free, or a quarter of a machine's memory, the others having the
-    rest."""
+    """Usable memory: most of an accelerator's free memory, or a quarter of a machine's."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for reuse
         return USABLE * (torch.cuda.mem_get_info(device)[0] + kept)
@@ -41,12 +40,12 @@ def bytes_per_row(policy: HFPolicy, positions: int, limits: Limits) -> int:
 
 
 def row_bytes(size: ModelSize, dtype: torch.dtype, positions: int, thoughts: int) -> int:
-    """Of one row its cache, logits, and thoughts, which are on the tape and then in the rollout."""
+    """Bytes of one row: its cache, its logits, and its thoughts (on the tape and then in the rollout)."""
     return size.cache_bytes(positions, dtype) + logit_bytes(size) + 2 * thought_bytes(size, thoughts)
 
 
 def logit_bytes(size: ModelSize) -> int:
-    """What one row's logits and their weights take in a decode step."""
+    """Bytes of one row's logits and their weights in a decode step."""
     return BYTES_PER_LOGIT * size.vocab
 
 
@@ -69,13 +68,15 @@ def vocabulary_bytes(size: ModelSize, kind: str, rows: int, *, ways: int) -> flo
 
 
 def rows_in(free: float, per_row: float, wanted: int) -> int:
-    """All that are wanted, or as many as fit in a multiple that gives each row the same bits; there is no less."""
+    """All wanted rows, or as many as fit, as a multiple that gives each row the same bits. At least the smallest
+    multiple."""
     rows = int(free // per_row)
     return wanted if rows >= wanted else min(wanted, max(ROW_MULTIPLE, rows // ROW_MULTIPLE * ROW_MULTIPLE))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch raises its own kind on an accelerator and a plain RuntimeError on a CPU."""
+    """Whether an error means out of memory. torch raises its own class on an accelerator and a plain RuntimeError on
+    a CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -102,8 +103,8 @@ def with_fewer_slots(slots: int, work: Callable[[int], T], decoder: Decoder) -> 
 
 
 def release(device: torch.device) -> None:
-    """Give what a failed allocation left behind back to the device. Call it when the error is no longer held: its
-    traceback keeps tensors alive."""
+    """Return the memory of a failed allocation to the device. Call it after the error is dropped: its traceback
+    keeps tensors alive."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

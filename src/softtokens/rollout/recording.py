@@ -21,10 +21,11 @@ _KEPT = 2  # sets of buffers: the training's and the validation's
 
 
 class Recorder:
-    """Runs steps: the first of a kind as it is, which also warms it up, the second recorded, the others replayed.
+    """Runs steps. The first step of a kind runs normally, which also warms it up; the second is recorded; the others
+    are replayed.
 
-    record: turns a step into a function that repeats it, without running it. Where that fails steps go on as they are,
-    which is said once.
+    record: turns a step into a function that repeats it, without running it. If that fails, steps run normally after
+    one warning.
     """
 
     def __init__(self, record: Callable[[Callable[[], None]], Callable[[], None]]):
@@ -76,8 +77,8 @@ class KeptBuffers:
 
 
 def cuda_graphs() -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Records steps as CUDA graphs. They share their memory for what is in between: nothing of one step is read in the
-    next but the buffers, which are outside of it."""
+    """Record steps as CUDA graphs. They share memory for intermediate results, because a step reads nothing of the
+    previous one except the buffers, which are allocated outside."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(step: Callable[[], None]) -> Callable[[], None]:

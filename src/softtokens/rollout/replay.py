@@ -24,13 +24,13 @@ from softtokens.thoughts import Draw, Thought
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """Stored rollouts under the present parameters, one value per step. thought_surrogate and answer_log_prob have
-    gradients, the others do not.
+    """Stored rollouts scored under the current parameters, one value per step. Only thought_surrogate and
+    answer_log_prob have gradients.
 
-    thought_surrogate: its gradient is the estimator of the thoughts' log-probability's; its value says nothing.
-    thought_log_prob: nats, as `Scores.log_prob`; build ratios and divergences on it. These, mismatch, entropy,
-    max_weight and effective_support: [rows, steps], 0 beyond a row's thoughts. answer_log_prob: nats, [rows, answer], 0
-    beyond a row's answer. The masks say which entries are steps.
+    thought_surrogate: its gradient is the estimator of the gradient of the thoughts' log-probability; its value is
+    meaningless. thought_log_prob: nats, as `Scores.log_prob`; ratios and divergences can be built on it. These,
+    mismatch, entropy, max_weight and effective_support: [rows, steps], 0 beyond a row's thoughts. answer_log_prob:
+    nats, [rows, answer], 0 beyond a row's answer. The masks mark the entries that are steps.
     """
 
     thought_surrogate: Tensor
@@ -46,7 +46,8 @@ class Replay:
 
 @dataclasses.dataclass(frozen=True)
 class ExpectedGradient:
-    """What the log-probabilities will be multiplied by, where it is known before they are: one number per row."""
+    """The factors that the log-probabilities will be multiplied by, where they are known in advance: one number per
+    row."""
 
     thought: Tensor | None = None
     answer: Tensor | None = None
@@ -69,12 +70,12 @@ def replay(
     expected: ExpectedGradient = ExpectedGradient(),
     spikes: Spikes | None = None,
 ) -> Replay:
-    """Log-probabilities of every thought and answer step under the policy's present parameters.
+    """Log-probabilities of every thought and answer step under the policy's current parameters.
 
-    prompts, prompt_of_row: states of the rollout's prompts, each run once (`Policy.prompt_states`), and which of them
-    each row has; without them every row runs its own prompt. expected: see `ops.streamed`; saves time only.
-    spikes: told of the gradient of each thought, where it is expected; may scale it down, which leaves values alone.
-    Peak memory: the body's activations of the positions that run, and what `ops.streamed` takes.
+    prompts, prompt_of_row: states of the rollout's prompts, each run once (`Policy.prompt_states`), and the prompt of
+    each row; without them every row runs its own prompt. expected: see `ops.streamed`; only saves time. spikes:
+    receives the gradient of each thought, where it is expected, and may scale it down, which does not change values.
+    Peak memory: the activations of the positions that run, and what `ops.streamed` takes.
     """
     vocabulary = policy.vocabulary
     emitted = _Emitted.of(rollout)
@@ -157,7 +158,8 @@ def _before_emissions(policy: Policy, thought: Thought, rollout: Rollout) -> Ten
 def _inputs(
     thought: Thought, vocabulary: Vocabulary, ids: Tensor, drawn: Draw, places: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """What the model was fed, [rows, seq, dim]: embeddings of tokens, and in the places of thoughts what those feed."""
+    """What the model was fed, [rows, seq, dim]: embeddings of tokens, and at thought positions what the thoughts
+    feed."""
     inputs = vocabulary.embed(ids)
     if thought.is_drawn_token:  # then these are what it fed; a second look-up would cost a second gradient of the table
         return inputs

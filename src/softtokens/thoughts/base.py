@@ -1,9 +1,9 @@
-"""What a family of thoughts has to say for itself.
+"""The interface of a family of thoughts.
 
 A *thought* is an immutable strategy (`Hard(temperature=1.0)`). Bound to the hidden states of some rows and to the
-model's vocabulary it becomes a *distribution* over what may be fed back at that step, in the language of
-torch.distributions. What is sampled (the value) and what is fed (`embed(value)`) are two things: a token id has event
-shape (), a noisy mixture (dim,), noise on the k largest logits (k,).
+model's vocabulary it becomes a *distribution* over what may be fed at that step, with the methods of
+torch.distributions. What is sampled (the value) and what is fed (`embed(value)`) differ: a token id has event shape (),
+a noisy mixture (dim,), noise on the k largest logits (k,).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Stored steps under the present parameters; gradient only through the surrogate.
+    """Stored steps scored under the current parameters. Only the surrogate has a gradient.
 
-    surrogate: its gradient is the estimator's; its value says nothing. log_prob: of what was stored, NaN where that
-    does not determine it.
+    surrogate: its gradient is the estimator's; its value is meaningless. log_prob: of the stored values, NaN where the
+    stored tensors do not determine it.
     """
 
     surrogate: Float[Tensor, "rows"]
@@ -92,7 +92,7 @@ class ThoughtDistribution(abc.ABC):
 
     @abc.abstractmethod
     def embed(self, value: Shaped[Tensor, rows * event]) -> Float[Tensor, "rows dim"]:
-        """What a value feeds into the model's first block."""
+        """The vector that a value feeds into the model's first block."""
 
     @abc.abstractmethod
     def draw(self, keys: StepKeys) -> Draw:
@@ -100,13 +100,13 @@ class ThoughtDistribution(abc.ABC):
 
     @abc.abstractmethod
     def surrogate(self, draw: Draw) -> Float[Tensor, "rows"]:
-        """An expression whose gradient is the estimator of the log-probability's. Its value need not be a
-        log-probability, and need not move with the parameters: build no ratio on it."""
+        """An expression whose gradient is the estimator of the log-probability's gradient. Its value need not be a
+        log-probability and need not depend on the parameters, so do not build a ratio on it."""
 
     @abc.abstractmethod
     def stored_log_prob(self, draw: Draw) -> Float[Tensor, "rows"]:
-        """Log-probability of a stored step under these hidden states, without gradient; NaN where what was
-        stored does not determine it."""
+        """Log-probability of a stored step under these hidden states, without gradient. NaN where the stored tensors
+        do not determine it."""
 
     @abc.abstractmethod
     def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
@@ -114,12 +114,12 @@ class ThoughtDistribution(abc.ABC):
 
     @abc.abstractmethod
     def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
-        """KL in nats between the step's distribution when it was drawn and now; NaN where what was stored
-        cannot tell. Zero but for rounding when the parameters are those of the rollout."""
+        """KL in nats between the step's distribution when it was drawn and now. NaN where the stored tensors do not
+        determine it. Zero up to rounding if the parameters are those of the rollout."""
 
 
 class Thought(abc.ABC):
-    """A way of thinking: an immutable strategy."""
+    """How a model thinks: an immutable strategy."""
 
     # a thought is a token drawn from softmax(logits / temperature) and nothing else: one draw serves thoughts and
     # answers
@@ -176,7 +176,8 @@ class Thought(abc.ABC):
 def score_in_chunks(
     thought: Thought, hidden: Float[Tensor, "rows dim"], vocabulary: Vocabulary, drawn: Draw, chunk_rows: int
 ) -> Scores:
-    """`Thought.score` for any family: the distribution of some rows at a time, computed again in the backward pass."""
+    """`Thought.score` for any family: builds the distribution for a chunk of rows at a time and recomputes it in the
+    backward pass."""
 
     def score(hidden: Float[Tensor, "rows dim"], drawn: Draw) -> tuple[Tensor, ...]:
         distribution = thought.at(hidden, vocabulary)

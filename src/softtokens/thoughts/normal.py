@@ -39,7 +39,7 @@ def replayed_score(
 def gradient_of_replayed(
     noise: Float[Tensor, "rows event"], upstream: Float[Tensor, "rows"], sigma: float
 ) -> Float[Tensor, "rows event"]:
-    """Gradient of `replayed_score` with respect to the mean, to the last bit as autograd has it."""
+    """Gradient of `replayed_score` with respect to the mean. Equals autograd's to the last bit."""
     return (upstream / sigma)[:, None] * noise.to(upstream.dtype)
 
 
@@ -49,7 +49,7 @@ def divergence(
     noise: Float[Tensor, "rows event"],
     sigma: float,
 ) -> Float[Tensor, "rows"]:
-    """KL in nats between the normal that `value` was drawn from with `noise`, and that around `mean`."""
+    """KL in nats between the normal that `value` was drawn from with `noise`, and the normal around `mean`."""
     sampled_mean = value - sigma * noise.to(mean.dtype)
     return (mean - sampled_mean).square().sum(-1) / (2 * sigma**2)
 
@@ -66,7 +66,7 @@ def entropy(event_size: int, sigma: float, like: Float[Tensor, "rows _"]) -> Flo
 
 
 def require_noise(sigma: float) -> None:
-    """A thought without noise is a function of the past: it has no density, and nothing to learn from."""
+    """Raise ValueError if sigma is 0: a thought without noise has no density and nothing to learn from."""
     if sigma == 0:
         raise ValueError("sigma is 0: a noise-free thought has no density; sample with sigma > 0 to train")
 
@@ -74,7 +74,7 @@ def require_noise(sigma: float) -> None:
 def perturb(
     location: Float[Tensor, "rows event"], sigma: float, keys: StepKeys
 ) -> tuple[Float[Tensor, "rows event"], Float[Tensor, "rows"]]:
-    """location + sigma eps, and its log-density; without noise the location itself, and 0."""
+    """location + sigma eps, and its log-density. Without noise: the location itself, and 0."""
     if sigma == 0:
         return location, torch.zeros_like(location[:, 0])
     noise = keys.normal(location.shape[-1]).to(location.dtype)

@@ -1,6 +1,7 @@
-"""How much of a training step runs at a time: chosen from memory before the run, halved when memory runs out anyway.
+"""How much of a training step runs at a time: chosen before the run from the available memory, and halved when memory
+runs out anyway.
 
-`choose` is pure. Training calls it with what its device has free, `softtokens plan` with what a device would have.
+`choose` is pure. Training calls it with the free memory of its device, `softtokens plan` with that of any device.
 """
 
 from __future__ import annotations
@@ -119,25 +120,25 @@ def choose(
 
 
 def measures_apart(config: TrainConfig) -> bool:
-    """Whether some steps hold the gradients of one term beside those of the other."""
+    """Whether some steps hold the gradients of both terms at the same time."""
     return config.term_norms_every > 0 or config.clip == "each"
 
 
 def ways_into_the_vocabulary(config: TrainConfig, *, adapters: bool) -> int:
-    """How many gradients of head or table are made beside each other: head and table of the mixture, head of the
-    answers; none where adapters are trained."""
+    """Number of gradients of head or table that are computed at the same time: head and table of the mixture, head
+    of the answers; none where adapters are trained."""
     if adapters:
         return 0
     return 2 if config.thought.mode == "hard" or config.thought.table_in_mean == "frozen" else 3
 
 
 def gradient_bytes(size: ModelSize, shards: int = 1) -> float:
-    """Gradients in float32, of one process."""
+    """Bytes of the float32 gradients of one process."""
     return 4.0 * size.trained / shards
 
 
 def moment_bytes(size: ModelSize, shards: int = 1) -> float:
-    """Adam's two moments in float32, of one process."""
+    """Bytes of Adam's two float32 moments of one process."""
     return 8.0 * size.trained / shards
 
 

@@ -1,4 +1,5 @@
-"""The gradient of a batch of rollouts, in parts that fit in memory, with the two terms apart where asked."""
+"""The gradient of a batch of rollouts, in parts that fit in memory, with the two terms measured separately if
+requested."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from softtokens.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """This process's rows of a step. total_rows: of all processes; each row's advantage is divided by it."""
+    """This process's rows of a step. total_rows: rows of all processes; the loss is divided by it."""
 
     thought: Thought
     rollout: Rollout
@@ -35,9 +36,9 @@ class Batch:
 
 
 class Gradient(NamedTuple):
-    """The replay of this process's rows, without gradient; the losses, of these rows alone; the norms of the two
-    terms' gradients, of all rows, where they were taken apart; positions per pass, fewer than asked for if memory ran
-    out."""
+    """The result of `accumulate_gradient`. replay: of this process's rows, without gradient. losses: of this
+    process's rows. norms: gradient norms of the two terms over all rows, if measured. tokens_per_backward: positions
+    per pass, fewer than requested if memory ran out."""
 
     replay: Replay
     losses: dict[str, float]
@@ -58,12 +59,11 @@ def accumulate_gradient(
 ) -> Gradient:
     """Write the gradient of the loss of all processes' rows into `.grad` of the parameters.
 
-    Rows run in parts of at most `tokens_per_backward` positions (padding included, one row at least), and so do the
-    prompts that they share. Rows should be sorted by length, then little is padding. apart: measure the (weighted)
-    terms' gradient norms, which takes a pass for each. clip_each: scale each term's gradient down to this norm before
-    adding them. spikes: receives the gradient of every thought.
-    When memory runs out, the parts are halved until a part is a single row, unless weights are sharded. Raises
-    UserError then.
+    Rows run in parts of at most `tokens_per_backward` positions (including padding; at least one row), and so do the
+    prompts they share. Sort rows by length, so that little is padding. apart: measure the gradient norms of the
+    (weighted) terms separately, which takes one pass per term. clip_each: scale each term's gradient down to this norm
+    before adding them. spikes: receives the gradient of every thought. When memory runs out, parts are halved down to a
+    single row, unless weights are sharded. Raises UserError if a single row does not fit.
     """
     passes = (
         {"thought": TermWeights(terms.thought, 0), "answer": TermWeights(0, terms.answer)} if apart else {"": terms}
@@ -103,7 +103,7 @@ def _add(gradients: list[Tensor], others: list[Tensor]) -> None:
 def _until_it_fits(
     weights: Weights, batch: Batch, terms: TermWeights, tokens: int, spikes: Spikes | None
 ) -> tuple[Replay, dict[str, float], int]:
-    """`_one_pass` with as many positions at a time as memory allows; how many those are, too."""
+    """`_one_pass` with as many positions at a time as memory allows. Also returns that number."""
     if weights.in_step:  # the other processes are in the middle of the same pass, and cannot begin it again
         return *_one_pass(weights, batch, terms, tokens, spikes), tokens
 
@@ -133,8 +133,8 @@ def _until_it_fits(
 def _one_pass(
     weights: Weights, batch: Batch, terms: TermWeights, tokens: int, spikes: Spikes | None
 ) -> tuple[Replay, dict[str, float]]:
-    """Forward and backward over all rows, a group of prompts at a time. Problems whose rows all have advantage 0 add
-    nothing to the gradient: they run forward alone, for the metrics."""
+    """Forward and backward over all rows, one group of prompts at a time. Problems whose rows all have advantage 0
+    do not contribute to the gradient, so they run forward only, for the metrics."""
     groups = _groups(batch, tokens) if weights.shares_prompts else [torch.arange(batch.rollout.rows)]
     losses = {"loss/thought": 0.0, "loss/answer": 0.0}
     replays: list[Replay] = []
@@ -154,10 +154,10 @@ def _one_pass(
 def _one_group(
     weights: Weights, batch: Batch, terms: TermWeights, tokens: int, spikes: Spikes | None
 ) -> tuple[list[Replay], list[float]]:
-    """Forward and backward over rows whose prompts are held at a time.
+    """Forward and backward over the rows of one group of prompts.
 
     Each prompt runs once where the weights allow it. The gradient with respect to its keys and values is summed over
-    the parts and taken back through the prompt at the end.
+    the parts and propagated through the prompt at the end.
     """
     ran: PromptStates | None = None
     shared: PromptStates | None = None
@@ -192,7 +192,7 @@ def _part(
     prompt_of_row: Tensor | None,
     spikes: Spikes | None,
 ) -> tuple[Tensor, list[float], Replay]:
-    """The weighted loss of some rows, with gradient; the two terms of it without weights; their replay."""
+    """The weighted loss of some rows, with gradient; its two terms without weights; and their replay."""
     rollout, advantages, learns = batch.rollout.take(rows), batch.advantages[rows], torch.is_grad_enabled()
     if prompts is None or prompt_of_row is None:
         distinct, of_row = rollout.prompts()
@@ -217,8 +217,8 @@ def _part(
 
 
 def _in_step(weights: Weights, parts: list[Tensor]) -> list[tuple[Tensor, bool]]:
-    """The parts, and whether they count: where processes must keep step, those with fewer parts run their first again
-    for nothing."""
+    """The parts, and whether they count. Where processes must stay in step, those with fewer parts repeat their
+    first part and discard the result."""
     wanted = max(weights.world.gather(len(parts))) if weights.in_step else len(parts)
     return [(part, True) for part in parts] + [(parts[0], False)] * (wanted - len(parts))
 
@@ -259,7 +259,7 @@ def _parts(rollout: Rollout, tokens: int, *, counts_prompts: bool) -> list[Tenso
 
 
 def _through_prompts(ran: PromptStates, leaves: PromptStates) -> None:
-    """Take what arrived at the prompts' states back through the prompts."""
+    """Propagate the gradients of the prompts' states through the prompts."""
     pairs = zip(ran.tensors, (leaf.grad for leaf in leaves.tensors), strict=True)
     reached = [(x, g) for x, g in pairs if x.requires_grad and g is not None]
     if reached:
@@ -271,7 +271,7 @@ def _detached(part: Replay) -> Replay:
 
 
 def _concatenated(parts: list[Replay], order: Tensor) -> Replay:
-    """Of the rows of all parts, in this order."""
+    """The replays of all parts as one, in order."""
     names = [field.name for field in dataclasses.fields(Replay)]
     joined = {name: _stack([getattr(part, name) for part in parts]) for name in names}
     return Replay(**{name: x[order.to(x.device)] for name, x in joined.items()})

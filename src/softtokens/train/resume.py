@@ -1,4 +1,4 @@
-"""Where a run starts: anew, at its own last checkpoint, or at a checkpoint of another run."""
+"""Where a run starts: from scratch, at its own last checkpoint, or at a checkpoint of another run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 
 def find_start(config: TrainConfig, lock: run_folder.RunLock) -> tuple[Path, TrainConfig, tuple[Path, Progress] | None]:
-    """The run's folder, its configuration with the checkpoint that it began at, and the one to go on from."""
+    """The run's folder, its configuration including the checkpoint it started from, and the checkpoint to resume
+    from."""
     config = run_folder.with_recorded_start(config)
     run = run_folder.check_output(config)
     lock.take()

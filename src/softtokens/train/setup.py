@@ -1,4 +1,4 @@
-"""From configuration to what a run works on: weights in the form that was asked for, and how much runs at a time."""
+"""From configuration to objects: the weights in the requested form, and how much runs at a time."""
 
 from __future__ import annotations
 
@@ -83,5 +83,5 @@ def batch_sizes_of(
 
 
 def rounding_of(config: TrainConfig) -> torch.dtype | None:
-    """What finished logits are rounded to."""
+    """The dtype that logits are rounded to, or None."""
     return None if config.logits_dtype == "float32" else getattr(torch, config.logits_dtype)

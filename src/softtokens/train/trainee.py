@@ -21,8 +21,8 @@ from softtokens.world.processes import World
 
 @dataclasses.dataclass(frozen=True)
 class Trainee:
-    """What a step works on. batch_sizes: how much of it runs at a time; falls
-    when memory runs out. decoder: of the policy that samples."""
+    """The state of a training run. batch_sizes: how much runs at a time; it shrinks when memory runs out. decoder:
+    of the policy that samples."""
 
     config: TrainConfig
     weights: Weights

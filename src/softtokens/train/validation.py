@@ -31,7 +31,8 @@ def validate(t: Trainee, problems: list[Problem], judge: Grader) -> float:
 
 
 def with_validation_of(progress: Progress, record: Record) -> Progress:
-    """The record of the best checkpoint begins anew on other problems: accuracies do not compare."""
+    """Reset the record of the best checkpoint if the validation problems changed, because accuracies are not
+    comparable."""
     validation = record["validation"]
     if not validation["problems"] or progress.validation == validation["sha256"]:
         return progress

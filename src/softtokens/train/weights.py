@@ -1,6 +1,6 @@
 """What the optimizer updates, and what computes with it: the same weights, bfloat16 copies, or shards.
 
-The numbers that are updated are float32 in every case: in bfloat16 an update at these learning rates rounds away.
+Updated values are always float32: in bfloat16, updates at these learning rates round away.
 """
 
 from __future__ import annotations
@@ -93,12 +93,12 @@ class WithMasters(Weights):
 
 
 class Sharded(Weights):
-    """FSDP2: parameters, gradients and optimizer state are split over the processes; each block is gathered while it
-    computes. Rollouts use a whole copy in every process, refreshed in place after each update: gathering the blocks for
-    every token would be several times slower.
+    """FSDP2: parameters, gradients and optimizer state are split over the processes, and each block is gathered while
+    it computes. Rollouts use a full copy in every process, refreshed in place after each update, because gathering the
+    blocks for every token would be several times slower.
 
-    load: called in the main process alone, which sends the weights to the others one by one. So a machine's memory
-    holds the model once, however many processes it has.
+    load: called in the main process only, which sends the weights to the others one by one. A machine therefore holds
+    the model once, however many processes it has.
     """
 
     in_step = True
@@ -203,12 +203,12 @@ def _empty_like(model: M, device: torch.device, dtype: torch.dtype | None = None
 
 
 def complete(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, of which this process may have a part. All processes take part."""
+    """The full tensor, of which this process may hold a part. All processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_gradient(weights: Weights) -> Iterator[Tensor]:
-    """The `.grad` of each parameter, complete, one at a time; zeros where there is none. All processes take part."""
+    """The `.grad` of each parameter, complete, one at a time; zeros where there is none. All processes must call it."""
     for parameter in weights.parameters.values():
         yield complete(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
 
@@ -230,7 +230,7 @@ class _Root(nn.Module):
 
 
 def total_norm(gradients: list[Tensor]) -> float:
-    """Of all entries together, over all processes."""
+    """The norm over all entries and all processes."""
     norm = torch.nn.utils.get_total_norm(gradients)
     return float(complete(norm))
 
