@@ -1,4 +1,4 @@
-"""How many rows are decoded together: from a memory budget, and fewer when it was too optimistic."""
+"""How many rows are decoded together: from a memory budget, and fewer if that was too optimistic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BatchSize:
         self._ceiling: int | None = None
 
     def allowed(self, prompts: list[list[int]], limits: Limits) -> int:
-        """Rows that fit with these prompts, the longest first in mind."""
+        """Number of rows that fit with these prompts, given the longest of them."""
         if self._rows is not None:
             rows = self._rows
         else:
@@ -27,7 +27,7 @@ class BatchSize:
         return rows if self._ceiling is None else min(rows, self._ceiling)
 
     def lower(self, rows: int) -> None:
-        """From now on at most so many: more of them ran out of memory."""
+        """Limit the number of rows from now on, because more ran out of memory."""
         self._ceiling = rows if self._ceiling is None else min(rows, self._ceiling)
 
     def _budget(self) -> float:

@@ -20,12 +20,12 @@ class Cell:
 
     @property
     def temperature(self) -> float:
-        """Of drawn tokens (0: arg-max) or of the mixture."""
+        """Temperature of drawn tokens (0: arg-max) or of the mixture."""
         return 0.0 if self.is_greedy and self.thought.family.draws_tokens else self.thought.temperature
 
     @property
     def gamma(self) -> float | None:
-        """The noise; None where there is none."""
+        """Noise level, or None without noise."""
         return None if self.is_greedy or self.thought.family.draws_tokens else self.thought.gamma
 
     @property
@@ -42,8 +42,8 @@ class Cell:
 
 
 def cells_of(config: EvaluateConfig, trained: ThoughtConfig | None = None) -> list[Cell]:
-    """The cells of a model and each task, in the order of the settings. trained: how the model thought in its training
-    run; without one it has no cell as-trained."""
+    """The cells of a model on each task, in the order of the settings. trained: the thought configuration of the
+    model's training run; without it the model has no cell as-trained."""
     cells = []
     for name in config.settings:
         if name == AS_TRAINED:

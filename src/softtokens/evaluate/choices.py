@@ -1,4 +1,4 @@
-"""Out of domain: what a model knows of things it was not trained on, by the likelihood of multiple-choice answers."""
+"""Out of domain: the likelihood of multiple-choice answers on topics that the model was not trained on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from softtokens.types import ChoiceItem, UserError
 
 
 def score_into(root: Path, model: str, name: str, policy: HFPolicy, items: Sequence[ChoiceItem]) -> None:
-    """Score the items into choices/MODEL/NAME.json, unless that is done. UserError when the file is of other items."""
+    """Score the items into choices/MODEL/NAME.json, unless that is done. UserError when the file belongs to other
+    items."""
     file, made_from = choices_file(root, model, name), made_from_items(items)
     if not is_done(file, made_from):
         write_json(file, describe_scores(score_choices(policy, items), model, name, "local") | made_from)
@@ -29,13 +30,13 @@ def made_from_items(items: Sequence[ChoiceItem]) -> dict[str, Any]:
 
 
 def require_same_items(root: Path, name: str, made_from: dict[str, Any]) -> None:
-    """UserError when any model of the folder has choices of this name that were made from something else."""
+    """UserError when any model of the folder has choices of this name from another source."""
     for file in sorted((root / "choices").glob(f"*/{name}.json")):
         is_done(file, made_from)
 
 
 def is_done(file: Path, made_from: dict[str, Any]) -> bool:
-    """Whether a file of results is there. UserError when it was made from something else."""
+    """Whether a result file exists. UserError when it was made from something else."""
     result = read_result(file)
     if result is None:
         return False

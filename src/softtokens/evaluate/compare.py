@@ -62,7 +62,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
 
 
 class _Impossible(Exception):
-    """A comparison that these results do not allow; the message says why."""
+    """A comparison that these results do not allow; the message explains why."""
 
 
 def _arms(results: Results, config: CompareConfig, metric: str) -> dict[Arm, list[dict[str, Any]]]:
@@ -86,7 +86,7 @@ def _pairs(arms: dict, config: CompareConfig, model: str | None, cell: str | Non
 
 
 def _reference(results: Results, arms: dict, against: str, metric: str) -> tuple[str | None, str | None]:
-    """Model and cell that `against` names; None: those of whatever is being compared with it."""
+    """Model and cell that `against` names. None stands for that of the compared cell."""
     if against in results.models:
         return against, None
     model, slash, cell = against.rpartition("/")
@@ -104,7 +104,7 @@ def _reference(results: Results, arms: dict, against: str, metric: str) -> tuple
 
 
 def _require_same_items(metric: str, results: list[dict[str, Any]], reference: list[dict[str, Any]]) -> None:
-    """Items have no names, so what is paired has to be the same list; problems are checked by evaluate."""
+    """Items have no names, so both lists must be equal; evaluate checks problems."""
     if metric in CHOICE_METRICS and any(results[0].get(key) != reference[0].get(key) for key in _SAME_ITEMS):
         raise _Impossible(f"{metric} was measured on other items, or with other options, than those of the reference")
 

@@ -1,4 +1,4 @@
-"""The models of an evaluation: what they are called, what they were trained with, and which weights they are."""
+"""The models of an evaluation: their names, their training, and the fingerprint of their weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PIECE = 1 << 26  # elements hashed at once
 
 @dataclasses.dataclass
 class Models:
-    """name -> path, loaded one at a time; the last one loaded is kept."""
+    """name -> path. Models are loaded one at a time; the last one is kept."""
 
     paths: dict[str, str]
     config: EvaluateConfig
@@ -61,7 +61,7 @@ class Models:
 
 
 def trained_with(path: str) -> dict[str, Any] | None:
-    """What a run directory, or a checkpoint in one, says of its training; None for other models."""
+    """The training of a run directory, or of a checkpoint in one; None for other models."""
     run, config = _run_of(path)
     if config is None:
         return None
@@ -76,8 +76,8 @@ def trained_with(path: str) -> dict[str, Any] | None:
 
 
 def thought_in_training(path: str) -> ThoughtConfig | None:
-    """How the model of a run directory, or of a checkpoint in one, thought while it was trained; None for other models.
-    UserError where the run's configuration has values that this version does not know."""
+    """The thought configuration that a run directory, or a checkpoint in one, was trained with; None for other
+    models. UserError if the run's configuration has values that this version does not know."""
     run, config = _run_of(path)
     return None if config is None else from_dict(ThoughtConfig, config["thought"], where=f"{run / 'config.json'}: ")
 

@@ -1,6 +1,6 @@
-"""The folder of an evaluation: docs/evaluation.md describes its files.
+"""The folder of an evaluation (docs/evaluation.md describes its files).
 
-Every file but samples.jsonl is written beside its place and renamed, so what is there is whole.
+Every file but samples.jsonl is written to a temporary place and renamed, so existing files are complete.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def preservation_file(root: Path, model: str) -> Path:
 
 
 def read_main(root: Path) -> dict[str, Any] | None:
-    """evaluation.json; None where there is none. UserError when it is no evaluation of this schema."""
+    """The content of evaluation.json, or None if it does not exist. UserError when it has another schema."""
     file = root / _MAIN
     if not file.is_file():
         return None
@@ -79,7 +79,7 @@ def register(root: Path, entry: dict[str, Any]) -> None:
 
 
 def order_models(root: Path, names: Sequence[str]) -> None:
-    """List these models first in evaluation.json, in this order: processes add theirs as they come."""
+    """Put these models first in evaluation.json, in this order; processes add theirs as they finish."""
     with locked(root, _LIST, timeout=60):
         main = read_main(root)
         assert main is not None, "every process has added its models"
@@ -102,7 +102,7 @@ def _merged(root: Path, old: dict[str, Any], new: dict[str, Any]) -> dict[str, A
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What of two entries would make other samples under the same name, in words."""
+    """The differences between two entries that would lead to other samples under the same name, in words."""
     changed = [
         f"{key} was {old['config'].get(key)}, is {new['config'].get(key)}"
         for key in _SAMPLING
@@ -136,7 +136,7 @@ def _pairs(old: list[dict], new: list[dict]) -> list[tuple[dict, dict]]:
 
 @contextlib.contextmanager
 def locked(root: Path, name: str, *, timeout: float = 0) -> Iterator[None]:
-    """Hold a lock of this folder that ends with the process, however it ends. UserError when another process has it."""
+    """Hold a lock on this folder until the process ends. UserError when another process holds it."""
     import filelock
 
     (root / _LOCKS).mkdir(parents=True, exist_ok=True)
@@ -150,8 +150,8 @@ def locked(root: Path, name: str, *, timeout: float = 0) -> Iterator[None]:
 
 
 def read_result(file: Path) -> dict[str, Any] | None:
-    """As read_json. UserError when the file is of another schema: its numbers may mean something else, and what a newer
-    version wrote must not be written over."""
+    """Like read_json. UserError when the file has another schema: its numbers may mean something else, and a newer
+    version's file must not be overwritten."""
     content = read_json(file)
     if content is not None and content.get("schema", SCHEMA) != SCHEMA:
         raise UserError(f"{file} has schema {content['schema']!r}, this version knows {SCHEMA}; give a new folder")

@@ -104,7 +104,7 @@ def adapter_of(policy: HFPolicy) -> LM:
 
 
 def _fitting(context: list[int], ids: list[int], length: int) -> tuple[list[int], list[int]]:
-    """Too long a context loses its beginning, as in lm-eval."""
+    """Cut the beginning of a context that is too long, as lm-eval does."""
     if len(ids) >= length:
         raise UserError(f"a choice has {len(ids)} tokens, but the model's context is {length}")
     return context[-(length - len(ids)) :], ids
@@ -125,7 +125,7 @@ def _scores(adapter: Any, name: str, samples: dict[str, list[dict[str, Any]]]) -
 
 
 def _right_nll(adapter: Any, sample: dict[str, Any]) -> float:
-    """Nats per token of the right choice; NaN where lm-eval does not say which that is."""
+    """Nats per token of the right choice; NaN where lm-eval does not identify it."""
     right, texts = sample["target"], [continuation for _, continuation in sample["arguments"]]
     if isinstance(right, str):
         stripped = [text.strip() for text in texts]
@@ -141,7 +141,7 @@ def _right_nll(adapter: Any, sample: dict[str, Any]) -> float:
 
 
 def _plain(results: dict[str, Any]) -> dict[str, Any]:
-    """What of lm-eval's own results is numbers and text."""
+    """The numbers and texts of lm-eval's own results."""
     return {
         task: {key: value for key, value in values.items() if isinstance(value, (int, float, str))}
         for task, values in results.items()

@@ -1,6 +1,6 @@
-"""How sure we are of a mean over problems, and of a difference of two. Numpy only.
+"""Intervals for a mean over problems, and for a difference of two means. Numpy only.
 
-All of it treats the problems as a sample of their kind; another training seed is another matter.
+The problems are treated as a sample of their kind; other training seeds are not covered.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, *, shares: bool = False) -> 
 
 
 def unseen_share(problems: int) -> float:
-    """The largest share that may well have been missed by all of so many problems: 1 - 0.025^(1/n)."""
+    """The largest share that this many problems may plausibly all have missed: 1 - 0.025^(1/n)."""
     return 1 - ((1 - LEVEL) / 2) ** (1 / problems)
 
 
@@ -110,7 +110,8 @@ def sign_flip_p(difference: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): below 0.05 all together wrong in at most 5 %."""
+    """p-values corrected for their number (Holm 1979). Values below 0.05 are all true findings in at least 95 % of
+    cases."""
     corrected = [0.0] * len(p_values)
     largest = 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):

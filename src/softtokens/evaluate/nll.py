@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood: did training on one thing cost what the model knew of others?
+"""Multiple choice by likelihood: did training on one task cost knowledge of others?
 
 Hard mode: the choices are plain text after the prompt. Nothing is generated.
 """

@@ -1,4 +1,5 @@
-"""What training left alone: KL(base || trained), top-1 agreement and NLL difference on given texts, token by token."""
+"""How much of the base is preserved: KL(base || trained), top-1 agreement and NLL difference on given texts, per
+token."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Is it really soft? Entropy, concentration and noise of each thought step, and full traces of a few generations.
+"""How soft are the thoughts? Entropy, concentration and noise of each thought step, and full traces of a few
+generations.
 
-The generations are drawn again from their numbers and scored by one teacher-forced pass, so nothing but their texts
-has to be kept, and a profile can be made of a cell that is finished.
+The generations are drawn again from their numbers and scored by one teacher-forced pass. So only their texts have to be
+kept, and a finished cell can be profiled.
 """
 
 from __future__ import annotations

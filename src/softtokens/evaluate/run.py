@@ -52,8 +52,8 @@ SAMPLES, SUMMARY, PROFILE = "samples.jsonl", "summary.json", "profile.json"
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Samples of a cell are there. done: all of them so far, those of an earlier start included; of `total`. fresh:
-    how many of them this event brought, with their tokens and the seconds they took."""
+    """New samples of a cell. done: number of all samples so far, including those of an earlier start, out of
+    `total`. fresh: number of new samples, with their tokens and the seconds they took."""
 
     model: str
     task: str
@@ -79,7 +79,7 @@ class Task:
 def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None) -> Path:
     """Evaluate as configured; returns the folder (docs/evaluation.md).
 
-    What can go wrong is looked for before anything is written: every model is loaded once, and every prompt measured.
+    Errors are detected before anything is written: every model is loaded once, and every prompt is measured.
     """
     root = check_output(config.output)
     tasks = _tasks(config)
@@ -117,7 +117,8 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
 
 
 def _require_cells(config: EvaluateConfig, cells: dict[str, list[Cell]], outside: _Outside) -> None:
-    """Log which models have no training run and so no cell as-trained; UserError when nothing is left to evaluate."""
+    """Log which models have no training run and therefore no cell as-trained. UserError when nothing is left to
+    evaluate."""
     untrained = [name for name, of_model in cells.items() if all(cell.setting != AS_TRAINED for cell in of_model)]
     if AS_TRAINED not in config.settings or not untrained:
         return
@@ -251,7 +252,7 @@ def _evaluate_task(
 def fill_cell(
     folder: Path, sampler: Sampler, thought: Thought, model: str, task: str, cell: Cell, count: _Counter
 ) -> dict[str, Any]:
-    """The summary of a cell, drawing what is missing. A cell that holds more samples than asked for stays as it is."""
+    """The summary of a cell, after drawing missing samples. A cell with more samples than requested is not changed."""
     problem_ids = [problem.id for problem in sampler.problems]
     wanted = count.samples(cell)
     summary = read_result(folder / SUMMARY)
@@ -297,7 +298,7 @@ def _thought_for(cell: Cell, policy: HFPolicy) -> Thought:
 
 
 class _Counter:
-    """Keeps count of the samples for the progress display."""
+    """Counts samples for the progress display."""
 
     def __init__(self, config: EvaluateConfig, tasks: list[Task], cells: dict[str, list[Cell]], listener: Listener):
         """cells: of each model."""

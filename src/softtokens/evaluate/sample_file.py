@@ -1,4 +1,4 @@
-"""samples.jsonl: one line per sample, appended batch by batch, so that a kill loses at most the batch at hand."""
+"""samples.jsonl: one line per sample, appended batch by batch, so that a kill loses at most the current batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _VERDICTS = {verdict.value for verdict in Verdict}
 
 
 def read_samples(file: Path, problem_ids: Sequence[int], seed: int) -> list[Sample]:
-    """The samples that are whole; a line cut in half by a kill, or damaged, is dropped from the file."""
+    """The complete samples. Lines that are damaged, or cut in half by a kill, are dropped from the file."""
     try:
         lines = file.read_bytes().split(b"\n")
     except FileNotFoundError:

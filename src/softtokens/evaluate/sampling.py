@@ -1,7 +1,7 @@
-"""Fill a cell with samples: what is missing is drawn, graded and appended to the cell's file as it ends.
+"""Fill a cell with samples: missing samples are drawn, graded and appended to the cell's file as they finish.
 
-The number of a sample names its random numbers, so what is drawn does not depend on how many run together, nor on
-whether the cell was filled at once, after a stop, or in two goes of 32.
+A sample's number determines its random numbers. What is drawn therefore does not depend on how many run together, nor
+on whether the cell was filled at once, after an interruption, or in two steps.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def count_right(
     seed: int,
     slots: int,
 ) -> int:
-    """How many of the problems are solved. slots: how many run at a time."""
+    """Number of solved problems. slots: how many run at a time."""
     right = 0
     if not problems:
         return 0
