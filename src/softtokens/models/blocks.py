@@ -1,4 +1,4 @@
-"""The transformer blocks of a model: the units that are sharded, and whose activations are computed again."""
+"""The transformer blocks of a model: the units that are sharded, and whose activations can be recomputed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softtokens.types import UserError
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """In order. UserError for a model that does not say which of its modules they are."""
+    """The blocks of a model, in order. UserError if the model does not identify them."""
     known = known_blocks(model)
     if not known:
         raise UserError(
@@ -25,14 +25,14 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def known_blocks(model: nn.Module) -> list[nn.Module]:
-    """In order; none for a model that does not say which of its modules they are."""
+    """The blocks of a model, in order; empty if the model does not identify them."""
     kinds = set(getattr(model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
 def recompute_activations(units: Iterable[nn.Module]) -> None:
-    """Keep what enters each of these blocks only, and run it again in the backward pass. Same values, same
-    gradients."""
+    """Store only the inputs of these blocks, and run the blocks again in the backward pass. Values and gradients
+    stay the same."""
     for block in units:
         # transformers' own switch works in train mode only, and turns off the cache that shares the prompts
         block.forward = functools.partial(_recomputing, block.forward)

@@ -34,7 +34,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def named_checkpoint(name: str | Path) -> Path | None:
-    """The checkpoint RUN@STEP, RUN@last or RUN@best, or the one that this folder is; None where there is none."""
+    """The checkpoint named RUN@STEP, RUN@last or RUN@best, or the checkpoint in this folder; None if there is none."""
     path = Path(name)
     if (path / STATE).is_file():
         return path
@@ -47,8 +47,8 @@ def named_checkpoint(name: str | Path) -> Path | None:
 
 
 def best_checkpoint(path: Path) -> Path:
-    """Of a run's folder the best checkpoint, or the last of a run without validation; of RUN@STEP that one; any other
-    path as it is."""
+    """For a run's folder, its best checkpoint, or the last one of a run without validation. For RUN@STEP that
+    checkpoint. Any other path is returned as it is."""
     if (named := named_checkpoint(path)) is not None:
         return named
     links = [path / FOLDER / link for link in ("best", "last")]

@@ -1,4 +1,4 @@
-"""From what a user names, a folder, a run or a hub name, to a model that is what its files say, and its tokenizer."""
+"""From a folder, a run or a hub name to a model that matches its files, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Source:
 
     @property
     def adapters(self) -> Path | None:
-        """The folder, if it is one of adapters."""
+        """The folder, if it is a folder of adapters."""
         return self.folder if self.folder is not None and lora.is_folder(self.folder) else None
 
     @property
     def options(self) -> dict[str, Any]:
-        """What a `from_pretrained` of transformers needs to load it; code that comes with a model is never run."""
+        """Arguments for transformers' `from_pretrained`. Code that comes with a model is never run."""
         place = self.name if self.folder is None else str(self.folder.resolve())
         return {
             "pretrained_model_name_or_path": place,
@@ -50,7 +50,7 @@ class Source:
         }
 
     def base(self) -> Source:
-        """The model that holds the weights: of adapters their base, else itself."""
+        """The model that holds the weights: the base of adapters, else the source itself."""
         adapters = self.adapters
         if adapters is None:
             return self
@@ -78,7 +78,7 @@ def tiny_checkpoint() -> Path:
 def load_model(
     source: Source, dtype: torch.dtype, *, merge_adapters: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and its tokenizer. UserError when the files are not of one model, naming them and the weights."""
+    """The model and its tokenizer. UserError, naming the files and weights, if they do not belong to one model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _require_loadable(source)
@@ -115,7 +115,7 @@ def load_model(
 
 
 def load_without_weights(name: str | Path) -> PreTrainedModel:
-    """The model of a folder, a run or a hub name as a module without data (on the meta device): its shapes."""
+    """The model of a folder, a run or a hub name without data (on the meta device), for its shapes."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     source = find(str(name))
@@ -149,7 +149,7 @@ def without_progress_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_noise() -> Iterator[None]:
-    """Without progress bars, and without what transformers logs about weights that do not fit: we refuse them."""
+    """Silence progress bars and transformers' messages about weights that do not fit; we raise errors for these."""
 
     def is_no_report(record: logging.LogRecord) -> bool:
         return not any(words in record.getMessage() for words in ("LOAD REPORT", "checkpoint seem corrupted"))
@@ -166,14 +166,14 @@ def _without_noise() -> Iterator[None]:
 
 
 def _has_tokenizer(source: Source) -> bool:
-    """Adapters are often saved without one: it is that of their base."""
+    """Whether the folder has a tokenizer. Adapters are often saved without one and use that of their base."""
     adapters = source.adapters
     return adapters is None or any(adapters.glob("tokenizer*")) or any(adapters.glob("vocab*"))
 
 
 def _only_cached(name: str) -> bool:
-    """Whether the hub cannot be reached. Asked once: transformers would ask for several files, each with half a minute
-    of retries."""
+    """Whether the hub cannot be reached. Asked once, because transformers would ask for each of several files and
+    retry for half a minute."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 

@@ -1,7 +1,7 @@
 """Keys and values of a batch of slots, each at its own position.
 
-Passed to a transformers model in the place of its cache: the attention layers call `update` and nothing else. That one
-call has kept its meaning over all of transformers 5, while the library's own cache classes have not.
+Passed to a transformers model instead of its cache: the attention layers only call `update`. That call has been stable
+over all of transformers 5, while the library's own cache classes have not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SlotKV:
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store new keys and values [rows, kv_heads, 1, head_dim]; return those that attention should see."""
+        """Store new keys and values [rows, kv_heads, 1, head_dim]; returns those that attention reads."""
         del args, kwargs  # older versions pass rotary tables that a plain cache does not need
         keys, values = self.layers[layer_idx]
         rows = torch.arange(key.shape[0], device=key.device)
@@ -43,7 +43,7 @@ class SlotKV:
         return self.view
 
     def fill(self, slots: Tensor, prompts: PromptStates, prompt_of_slot: Tensor) -> None:
-        """Put the keys and values of prompts, which may repeat, into slots."""
+        """Copy the keys and values of prompts, which may repeat, into slots."""
         for layer, states in prompts.layers.items():
             if layer not in self.layers:
                 # zeros, not uninitialised memory: attention weights of 0 times NaN would be NaN

@@ -44,8 +44,8 @@ def add(model: PreTrainedModel, rank: int, alpha: float | None, targets: tuple[s
 
 
 def load(model: PreTrainedModel, folder: Path, *, merge: bool) -> PreTrainedModel:
-    """The model with the adapters of a peft folder beside its layers; merge: added into its weights. UserError when
-    they are not adapters of this model."""
+    """The model with the adapters of a peft folder. merge: merge them into its weights. UserError if they are not
+    adapters of this model."""
     _require_peft()
     if not merge:
         report = model.load_adapter(str(folder), is_trainable=True)
@@ -105,7 +105,7 @@ def a_few(names: list[str]) -> str:
 
 
 def add_as_in(model: PreTrainedModel, folder: Path) -> None:
-    """Adapters of the sizes of a peft folder's, without their weights."""
+    """Add adapters with the sizes of those in a peft folder, without their weights."""
     base_of(folder)  # refuses what cannot be read
     settings = json.loads((folder / CONFIG_FILE).read_text())
     targets = settings.get("target_modules") or ()
@@ -113,7 +113,7 @@ def add_as_in(model: PreTrainedModel, folder: Path) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder holds adapters. Some trainers put the config.json of the base beside them."""
+    """Whether a folder holds adapters. Some trainers also save the config.json of the base there."""
     return (path / CONFIG_FILE).is_file()
 
 
@@ -139,7 +139,7 @@ def base_of(folder: Path) -> str:
 
 
 def _model_of_run(checkpoint: Path) -> str | None:
-    """What the run that a checkpoint lies in was started with, if that is here."""
+    """The model that the checkpoint's run was started with, if it exists here."""
     try:
         name = json.loads((checkpoint.parent.parent / "config.json").read_text())["model"]
         return name if name == "tiny" or Path(expanded(name)).is_dir() else None

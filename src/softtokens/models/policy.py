@@ -1,4 +1,4 @@
-"""What rollout and replay need of a model. `models.hf.HFPolicy` is the implementation over transformers."""
+"""The interface of a model for rollout and replay. `models.hf.HFPolicy` implements it with transformers."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Policy(Protocol):
 
     @property
     def has_cache(self) -> bool:
-        """Whether a decode step runs one position per row; else it runs the whole sequence again."""
+        """Whether a decode step runs one position per row; otherwise it runs the whole sequence again."""
         ...
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Head and table with the parameters of now."""
+        """Head and embedding table with the current parameters."""
         ...
 
     def prompt_states(self, prompts: list[list[int]]) -> PromptStates:
@@ -45,14 +45,14 @@ class Policy(Protocol):
         ...
 
     def view(self, positions: int) -> int:
-        """At least so many positions, rounded up so that few different numbers occur."""
+        """A number of positions at least this large, rounded up so that few different numbers occur."""
         ...
 
     def continuation(self, inputs: Tensor, prompts: PromptStates, prompt_of_row: Tensor) -> Tensor:
-        """Teacher-forced after a prompt that ran before: [rows, seq, dim] to [rows, seq, dim]. Padding at the end of a
-        row does no harm. prompt_of_row: int64 [rows]."""
+        """Teacher-forced after a prompt that ran before: [rows, seq, dim] to [rows, seq, dim]. Padding at the end of
+        a row is harmless. prompt_of_row: int64 [rows]."""
         ...
 
     def hidden_states(self, inputs: Tensor) -> Tensor:
-        """Teacher-forced: [rows, seq, dim] to [rows, seq, dim], each position seeing itself and those before."""
+        """Teacher-forced: [rows, seq, dim] to [rows, seq, dim]; each position attends to itself and those before."""
         ...

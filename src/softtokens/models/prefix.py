@@ -1,6 +1,6 @@
-"""Prompts run once, whose keys and values the rollouts of a problem share, in training as in sampling.
+"""Prompts run once; the rollouts of a problem share their keys and values, in training as in sampling.
 
-Passed to a transformers model in the place of its cache, like `kv.SlotKV`, but differentiable.
+Passed to a transformers model instead of its cache, like `kv.SlotKV`, but differentiable.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class PromptStates:
-    """What is known of some prompts after running them.
+    """The states of prompts after running them.
 
-    hidden: [prompts, dim], the state of each prompt's last position. layers: keys and values per layer, each
-    [prompts, kv_heads, longest, head_dim], meaningless beyond a prompt's length. lengths: int64 [prompts].
+    hidden: [prompts, dim], the state of each prompt's last position. layers: keys and values per layer, each [prompts,
+    kv_heads, longest, head_dim], meaningless beyond a prompt's length. lengths: int64 [prompts].
     """
 
     hidden: Tensor
@@ -37,8 +37,8 @@ class PromptStates:
         return PromptStates(self.hidden[one].clone(), layers, self.lengths[one].clone())
 
     def as_leaves(self) -> PromptStates:
-        """Cut off from how they were computed: gradients with respect to these tensors can be summed over parts of a
-        batch, and then be taken back through the prompts once."""
+        """The same states, detached as leaves: gradients with respect to them can be summed over parts of a batch
+        and propagated through the prompts once."""
         layers = {
             layer: (keys.detach().requires_grad_(), values.detach().requires_grad_())
             for layer, (keys, values) in self.layers.items()

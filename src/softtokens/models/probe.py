@@ -1,4 +1,5 @@
-"""Find out by trying how a model turns embeddings into logits, and refuse the ones that cannot be driven by them."""
+"""Find out by experiment how a model turns embeddings into logits, and refuse models that cannot be driven by
+embeddings."""
 
 from __future__ import annotations
 
@@ -83,9 +84,9 @@ _PROMPT_LENGTHS, _STEPS = (3, 6), 3
 
 @torch.no_grad()
 def require_same_decoding(policy: Policy, name: str) -> None:
-    """Refuse a model that gives other hidden states step by step, from the cache, than for the whole sequence.
+    """Refuse a model whose hidden states differ between step-by-step decoding with the cache and the whole sequence.
 
-    Some architectures keep no keys and values, read positions from the cache, or attend by code of their own.
+    Some architectures keep no keys and values, read positions from the cache, or use their own attention code.
     """
     vocabulary = policy.vocabulary
     table = vocabulary.table
@@ -118,7 +119,7 @@ def require_same_decoding(policy: Policy, name: str) -> None:
 
 @torch.no_grad()
 def require_same_logits(policy: Policy, model: PreTrainedModel, name: str) -> None:
-    """Refuse the policy's model if it, run as rollouts run it, gives other logits than when it is left to itself."""
+    """Refuse the policy's model if, run as rollouts run it, it gives other logits than transformers alone."""
     vocabulary = policy.vocabulary
     ids = (torch.arange(12, device=policy.device) * 7 % vocabulary.size)[None]
     expected = vocabulary.of_tokens(full_precision(model(input_ids=ids).logits[0]))

@@ -1,7 +1,7 @@
-"""Decoding for models whose cache cannot be driven from outside: each step runs the whole sequence again.
+"""Decoding for models with an unsupported cache: each step runs the whole sequence again.
 
-Slow, and right for anything causal. What is "cached" are the inputs: they take the place of the keys of an only layer,
-so slots are filled, moved and shared as those of any other model.
+Slow, and correct for any causal model. The "cache" holds the inputs instead of keys, so slots are filled, moved and
+shared as for any other model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The numbers of a model that its memory and its work follow from."""
+"""The sizes of a model that determine its memory and work."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class ModelSize:
         )
 
     def cache_bytes(self, positions: int, dtype: torch.dtype) -> int:
-        """Keys and values of one row."""
+        """Bytes of the keys and values of one row."""
         return 2 * self.layers * self.kv_dim * positions * dtype.itemsize
 
     def activation_bytes(self, dtype: torch.dtype, *, checkpointed: bool = False) -> int:
-        """What one position holds between the forward and the backward pass: per layer about 11 vectors of the hidden
-        and 4 of the inner size in the model's precision (counted for Llama and Qwen2: 9.6 to 10.3 and 4), and the keys
-        and values of the prompt, put in front of each row's own, once more. checkpointed: of one layer, and what enters
-        the others."""
+        """Bytes that one position holds between the forward and the backward pass: per layer about 11 vectors of the
+        hidden and 4 of the inner size in the model's precision (counted for Llama and Qwen2: 9.6 to 10.3 and 4),
+        plus the keys and values of the prompt, which are prepended to each row's own. checkpointed: the bytes of one
+        layer, plus the inputs of the others."""
         layer = (11 * self.dim + 4 * self.inner) * dtype.itemsize
         kept = layer + self.layers * self.dim * dtype.itemsize if checkpointed else self.layers * layer
         return kept + self.cache_bytes(1, dtype)

@@ -1,8 +1,8 @@
-"""The parameters that a family of thoughts has of its own: submodule `thought_head` of the model, saved beside it.
+"""The parameters of a family of thoughts: submodule `thought_head` of the model, saved in a file of its own.
 
-Being a part of the model, they are trained, sharded, copied for rollouts and fingerprinted with it. They lie in a file
-of their own, so that a folder stays an ordinary checkpoint. Which module they belong to only their family knows: until
-it is named, the model has `Unclaimed` ones.
+As part of the model they are trained, sharded, copied for rollouts and fingerprinted with it. The separate file keeps
+the folder an ordinary checkpoint. Only the family knows which module they belong to; until it is known, the model holds
+`Unclaimed` parameters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a prompt, and which rows of a vocabulary its tokens own."""
+"""Token ids of prompts, and the vocabulary rows that a tokenizer's tokens own."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def require_rows(policy: Policy, ids: list[int], name: str) -> None:
 
 
 def owned_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> list[int]:
-    """Of a vocabulary with so many rows those that a token owns, ascending. Ids may have holes."""
+    """Ids of the vocabulary's rows that a token owns, ascending. Ids may have holes."""
     return sorted({i for i in tokenizer.get_vocab().values() if i < rows})
 
 
 def _front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the tokenizer puts in front of every text: usually nothing, or its begin token."""
+    """The tokens that the tokenizer puts in front of every text: usually none, or its begin token."""
     whole, plain = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
     starts = range(len(whole) - len(plain) + 1)
     return whole[: next((start for start in starts if whole[start : start + len(plain)] == plain), 0)]

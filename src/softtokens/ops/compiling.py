@@ -22,10 +22,10 @@ _WORTH_COMPILING = 20_000
 
 
 def worth_compiling(choice: str, steps: int, ways: int, device: torch.device) -> bool:
-    """Whether to compile decoding. choice: auto, plain or compiled; steps: how many decode steps are to come; ways: of
-    thinking that occur in them. The model is compiled once, and what each way emits once more.
+    """Whether to compile decoding. choice: auto, plain or compiled. steps: number of decode steps. ways: number of
+    different thoughts in them. The model is compiled once, and the emission once per thought.
 
-    A rule and not a measurement, so that a run that is resumed takes the same path, to the last bit.
+    This is a rule and not a measurement, so a resumed run takes the same path and has the same bits.
     """
     if choice == "auto":
         return device.type == "cpu" and steps >= (1 + ways) * _WORTH_COMPILING
@@ -71,7 +71,8 @@ def _compiling_once() -> Iterator[None]:
 
 
 def _is_the_compilers(error: Exception) -> bool:
-    """Raised before the function ran. The compiler raises whatever it meets, also late, when it compiles once more."""
+    """Whether an error was raised before the function ran, so by the compiler. It may be of any class and may come
+    late, when a function is compiled again."""
     if type(error).__module__.startswith("torch._dynamo"):
         return True
     frames = traceback.walk_tb(error.__traceback__)
@@ -80,12 +81,13 @@ def _is_the_compilers(error: Exception) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _say(warning: str) -> None:
-    """Once: every part of a step fails for the same reason."""
+    """Warn once: every part of a step fails for the same reason."""
     log.warning(warning)
 
 
 def _of_arguments(guards: Any) -> list[bool]:
-    """Which of the conditions of a compiled function are looked at before each call: not those on modules and globals,
-    which stay as they are (parameters change in place). All of them take 0.5 ms a step."""
+    """Select which guards of a compiled function are checked before each call: those on arguments, not those on
+    modules and globals, which do not change (parameters change in place). Checking all of them takes 0.5 ms per
+    step."""
     filters = (torch.compiler.skip_guard_on_all_nn_modules_unsafe, torch.compiler.skip_guard_on_globals_unsafe)
     return [all(kept) for kept in zip(*(keep(guards) for keep in filters), strict=True)]

@@ -1,5 +1,5 @@
-"""Denormal numbers count as zero while we compute: thoughts at tau 1e-4 leave softmax tails of them, which processors
-compute very slowly."""
+"""Flush denormal numbers to zero: thoughts at tau 1e-4 leave softmax tails of them, which processors compute very
+slowly."""
 
 from __future__ import annotations
 

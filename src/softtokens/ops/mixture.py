@@ -1,4 +1,4 @@
-"""Probabilities over the vocabulary, what is drawn from them, and how concentrated they are."""
+"""Probabilities over the vocabulary, drawing from them, and how concentrated they are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _shifted(logits: Float[Tensor, "rows vocab"], temperature: float) -> Float[T
 def single_weights(
     logits: Float[Tensor, "rows vocab"], peak: Float[Tensor, "rows 1"], temperature: float
 ) -> Bool[Tensor, "rows"] | None:
-    """In which rows all weights but one are zero, not small. None where there can hardly be any."""
+    """The rows in which all weights but one are exactly zero. None where there can hardly be any."""
     limits = torch.finfo(logits.dtype)
     # beyond this distance exp gives zero, even as a denormal number
     gap = -(math.log(limits.smallest_normal) + math.log(limits.eps / 2)) * temperature

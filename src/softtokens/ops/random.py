@@ -38,8 +38,7 @@ class Stream(enum.IntEnum):
 class Keys:
     """Names of the random numbers of a batch of rollouts: one row each.
 
-    seed: the run's seed, or `evaluation_seed` of it, 0 <= seed < 2**64. problem, rollout: each in
-    0 .. 2**32 - 1.
+    seed: the run's seed, or `evaluation_seed` of it, 0 <= seed < 2**64. problem, rollout: each in 0 .. 2**32 - 1.
     """
 
     seed: int
@@ -60,8 +59,8 @@ class Keys:
 
 
 def evaluation_seed(seed: int) -> int:
-    """Seeds that users give are below 2**63 and name the random numbers of training; an evaluation has the other half.
-    With the same numbers an evaluation on the training problems would replay the noise that was reinforced."""
+    """The seed of evaluations. User seeds are below 2**63 and name the random numbers of training; evaluations use
+    the other half. Otherwise an evaluation on the training problems would replay the noise that training reinforced."""
     return seed + 2**63
 
 
@@ -141,7 +140,7 @@ def philox_by_word(counter: list[Tensor], seed: SeedWords) -> list[Tensor]:
 
 @functools.lru_cache(maxsize=16)
 def seed_words(seed: int, device: torch.device) -> SeedWords:
-    """Kept: on a GPU making them waits for the device, which a recorded step must not."""
+    """Cached: building these tensors synchronises with the GPU, which is not allowed while a CUDA graph is captured."""
     key = (seed & _LOW, seed >> 32)
     rounds = [[(k + i * weyl) & _LOW for k, weyl in zip(key, _WEYL, strict=True)] for i in range(_ROUNDS)]
     pairs = torch.tensor([_MULTIPLIERS[::-1], *rounds], device=device)[..., None]

@@ -1,4 +1,4 @@
-"""The obvious versions, in float64 and without chunks: the truth that the tests compare with."""
+"""Plain versions in float64 and without chunks: the ground truth of the tests."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def default_chunk_rows(vocabulary: Vocabulary) -> int:
 
 
 def chunk_rows_of(size: int, kind: str) -> int:
-    """For a vocabulary of this size, on a device of this kind (cpu or cuda)."""
+    """Rows per chunk for a vocabulary of this size, on a device of this kind (cpu or cuda)."""
     return max(_LEAST_ROWS, _CHUNK_ELEMENTS[kind] // size)
 
 
@@ -138,7 +138,7 @@ def _slices(hidden: Tensor, chunk_rows: int) -> list[slice]:
 
 
 class _Chunk:
-    """The weights of some rows, [rows, vocab], and what can be said about them."""
+    """The weights of some rows, [rows, vocab], and their statistics."""
 
     def __init__(self, vocabulary: Vocabulary, hidden: Tensor, readout: _AtToken | _Mean, *, with_statistics: bool):
         self.hidden = full_precision(hidden)

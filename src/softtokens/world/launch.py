@@ -1,4 +1,4 @@
-"""Which of several processes this one is, from the environment of whatever launched it. Knows no torch."""
+"""The rank of this process, from the environment that its launcher set. Knows no torch."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Launch:
 
     @property
     def is_main(self) -> bool:
-        """The process that writes and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
 
 def launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """As torchrun says it (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE), or else Slurm's srun.
+    """Rank and sizes from torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE), or from Slurm's srun.
 
-    Slurm's variables count only where MASTER_ADDR and MASTER_PORT are set too: they are there in every shell of a job,
-    also where one process is meant. UserError for a contradiction.
+    Slurm's variables count only if MASTER_ADDR and MASTER_PORT are set too, because they exist in every shell of a job,
+    also for a single process. UserError for a contradiction.
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

@@ -1,7 +1,7 @@
-"""A process of a run that fails tells the others, which may be waiting for it in the middle of a collective operation.
+"""A failing process of a run notifies the others, which may be waiting for it in a collective operation.
 
-There they notice nothing for up to half an hour: NCCL waits for as long as its timeout allows. So each process has a
-thread that looks for the news and ends the process when it has not ended by itself soon after.
+Without this they notice nothing for up to half an hour, the timeout of NCCL. Each process has a thread that watches for
+the notification and ends the process if it has not ended by itself soon after.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EXIT = 1
 
 
 class Peers:
-    """The news of one process of a run, over the store by which its processes met."""
+    """Failure notifications among the processes of a run, over the store by which they met."""
 
     def __init__(self, rank: int):
         # a connection of its own: the one of the process group may be in use, by an operation that waits
@@ -42,14 +42,15 @@ class Peers:
         self._thread.start()
 
     def tell(self, error: BaseException) -> None:
-        """Why this process ends, which it does by itself. The first one that fails is heard."""
+        """Publish why this process fails. Only the first failing process is recorded."""
         self.close()
         if isinstance(error, OtherProcessFailed) or self._store.check([self._key]):
             return
         self._store.set(self._key, f"process {self._rank} failed: {first_line(error)}")
 
     def close(self) -> None:
-        """Wait for the thread too: one that is inside the store when the interpreter ends aborts the process."""
+        """Stop the thread and wait for it: a thread inside the store when the interpreter ends would abort the
+        process."""
         self._done.set()
         self._thread.join(timeout=_JOIN_S)
 

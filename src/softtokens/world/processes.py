@@ -1,4 +1,4 @@
-"""The processes of a run: what they share out, gather and agree on. One process is a world of its own."""
+"""The processes of a run: how they share work, gather results and agree. One process is a world of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _PATIENCE = datetime.timedelta(minutes=30)  # for the slowest process at a meeti
 
 
 class World:
-    """Every method but `share` is called by all processes at the same point of the program, or they wait for ever."""
+    """The processes of a run. All processes must call every method but `share` at the same point of the program;
+    otherwise they wait forever."""
 
     def __init__(self, launch: Launch, device: torch.device):
         self.launch = launch
@@ -41,7 +42,8 @@ class World:
         return self.launch.is_main
 
     def share(self, count: int) -> range:
-        """This process's part of `count` things: neighbours, as many as the others have or one more or less."""
+        """This process's part of `count` things: contiguous, and of the same size as the others' parts, give or take
+        one."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def gather(self, value: T) -> list[T]:
@@ -59,13 +61,13 @@ class World:
                 work.wait()
 
     def broadcast_(self, tensor: Tensor) -> None:
-        """Give it the values that it has in the main process."""
+        """Set the tensor to its values in the main process."""
         if self.size > 1:
             dist.broadcast(tensor, 0)
 
     def together(self, act: Callable[[], T]) -> T:
-        """Run `act`, which has no meeting points of its own. When it fails anywhere, all fail: where it did with the
-        error, at the others with `OtherProcessFailed`."""
+        """Run `act`, which must not communicate. If it fails in any process, all processes fail: that process with
+        the error, the others with `OtherProcessFailed`."""
         try:
             result = act()
         except Exception:
@@ -77,7 +79,7 @@ class World:
         return result
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What `make` gives in the main process, which alone runs it."""
+        """The result of `make`, which only the main process runs."""
         made = self.together(lambda: make() if self.is_main else None)
         given = self.gather(made)[0]
         return cast(T, given)  # the main process has the first place
