@@ -149,7 +149,7 @@ def test_an_output_that_is_taken(run, training, tmp_path, data_file):
     code, _, err = run(*training)
     assert code == 2
     assert err == (
-        f"softtokens: output is '{output}', which already holds a run; give a new folder, or --resume to go on "
+        f"softtokens: output is '{output}', which already holds a run; give a new folder, or --resume to continue "
         "with it\n"
     )
     code, _, err = run(*training, "--resume", "--seed", "7")

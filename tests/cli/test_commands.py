@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from softtokens import cli
 from softtokens.cli import generate as generating
 from softtokens.config.thought import ALL_SETTINGS
 from softtokens.evaluate import sampling
@@ -196,3 +197,14 @@ def test_a_reader_that_has_seen_enough_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize("size", ["1", "2", "many"])
+def test_one_of_several_processes_ends_without_finalization(monkeypatch, size):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", size), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")):
+        monkeypatch.setenv(name, value)
+    codes = []
+    monkeypatch.setattr("os._exit", codes.append)
+    with pytest.raises(SystemExit) as ended:  # a patched os._exit returns
+        cli.end(3)
+    assert ended.value.code == 3 and codes == ([3] if size == "2" else [])

@@ -61,4 +61,5 @@ if __name__ == "__main__":
         os.environ["MASTER_PORT"] = str(int(sys.argv[1]) + number)
         code = cli.main(flags)
         if code:
-            sys.exit(code)
+            break
+    cli.end(code)

@@ -1,7 +1,5 @@
 """python -m softtokens.cli, for torchrun."""
 
-import sys
+from softtokens.cli.entry import run
 
-from softtokens.cli.entry import main
-
-sys.exit(main())
+run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -12,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from softtokens import __version__
 from softtokens.cli.commands import COMMANDS
@@ -29,6 +30,25 @@ _GO_ON = {
     "evaluate": " The samples so far are kept; the same command continues.",
 }
 DEBUG = "SOFTTOKENS_DEBUG"  # set in the environment: failures at run time come with their traceback
+
+
+def run() -> NoReturn:
+    """Run the command of this process, and end the process."""
+    end(main())
+
+
+def end(code: int) -> NoReturn:
+    """End the process with this exit code.
+
+    One of several processes skips the interpreter's finalization: threads of the communication libraries that still
+    hold Python objects would abort it, and the launcher would take a finished run for a failed one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(UserError):  # the command has complained about what the launcher set
+        if launch().size > 1:
+            os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
