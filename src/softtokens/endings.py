@@ -36,7 +36,7 @@ class Ending:
 
     @property
     def core(self) -> str:
-        """The text that has to be there."""
+        """The part of the text that is required."""
         return self.text.rstrip("".join(SPACES))
 
 
@@ -60,7 +60,7 @@ class Endings:
 
     @property
     def forced(self) -> tuple[str, ...]:
-        """The forced text of each ending, and that of thoughts that end in none."""
+        """The forced text of each ending, and of thoughts that match none."""
         return (*(way.forced for way in self.ways), self.otherwise)
 
 

@@ -1,4 +1,4 @@
-"""Paths as users write them, and files that are whole or not there."""
+"""Paths as users write them, and files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from softtokens.types import UserError
 
 
 def expanded(path: str | Path) -> str:
-    """With ~ and environment variables filled in: a shell does that for most flags, but not for NAME=~/x, for a TOML
-    file or for Python. What is no path, such as a hub name, stays as it is."""
+    """The path with ~ and environment variables expanded. A shell does this for most flags, but not for NAME=~/x, a
+    TOML file or Python. Anything else, such as a hub name, stays as it is."""
     return os.path.expandvars(os.path.expanduser(path))
 
 
 def new_folder(output: str) -> Path:
-    """Make the folder that results go into. UserError when it cannot be made or already holds something."""
+    """Create the folder for results. UserError if it cannot be created or is not empty."""
     folder = Path(expanded(output))
     try:
         if folder.is_dir() and any(folder.iterdir()):
@@ -31,10 +31,11 @@ def new_folder(output: str) -> Path:
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Write a file whole or not at all, also when the machine goes down: next to its place, flushed to disk, renamed.
+    """Write a file completely or not at all, even if the machine goes down: written next to its place, flushed to disk,
+    renamed.
 
-    Makes the folder where it is missing. Characters that UTF-8 has no bytes for become question marks. Raises OSError;
-    the old file is then untouched.
+    Creates the folder if it is missing. Characters that UTF-8 cannot encode become question marks. Raises OSError; the
+    old file is then unchanged.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
@@ -52,17 +53,17 @@ def write_atomically(file: Path, text: str) -> None:
 
 
 def write_json(file: Path, content: dict[str, Any], *, indent: int | None = None) -> None:
-    """Write JSON whole or not at all; numbers that are not finite become null. Raises OSError."""
+    """Write JSON completely or not at all; values that are not finite become null. Raises OSError."""
     write_atomically(file, json_text(content, indent=indent) + "\n")
 
 
 def json_text(content: dict[str, Any], *, indent: int | None = None) -> str:
-    """JSON, on one line without an indent; numbers that are not finite become null."""
+    """JSON text, on one line without an indent; values that are not finite become null."""
     return json.dumps(_without_nan(content), allow_nan=False, indent=indent)
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a file; None where it is missing or damaged."""
+    """The JSON object in a file, or None if the file is missing or damaged."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -71,7 +72,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Push a file, or the names in a folder, to disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -40,7 +40,7 @@ def problems_of(task: TaskConfig, *, default_split: str) -> list[Problem]:
 
 
 def problems_sha256(problems: Sequence[Problem]) -> str:
-    """Of problems as the model and the grader see them."""
+    """Fingerprint of problems, from what the model and the grader read."""
     shown = [[problem.id, problem.prompt, problem.answer] for problem in problems]
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
@@ -55,7 +55,7 @@ def is_arithmetic(task: TaskConfig) -> bool:
 
 
 def validation_task(config: TrainConfig) -> TaskConfig:
-    """What a training run is validated on. It has a grader of its own kind, unless the configuration names one."""
+    """The validation task of a training run. It has its own kind of grader, unless the configuration names one."""
     name = config.validation
     task = config.task if name is None else dataclasses.replace(config.task, name=name, path=None)
     return dataclasses.replace(task, split=config.validation_split, limit=config.validation_problems)

@@ -1,7 +1,7 @@
-"""The words every other module speaks: a problem, and the grader's verdict.
+"""The types that every other module uses: problems and the grader's verdicts.
 
-Axis names used in every shape comment: `problems`, `group` (rollouts per problem), `rows` (= problems * group),
-`seq`, `steps` (thought steps), `answer` (answer tokens), `dim` (embedding width), `vocab`.
+Axis names in all shape comments: `problems`, `group` (rollouts per problem), `rows` (= problems * group), `seq`,
+`steps` (thought steps), `answer` (answer tokens), `dim` (embedding width), `vocab`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user gave cannot work. The message names the parameter, what was got, what is allowed and what
-    to do; the command line prints it as one sentence without a traceback and exits with code 2.
+    """An unusable input. The message names the parameter, the value, what is allowed and what to do. The command line
+    prints it as one sentence without a traceback and exits with code 2.
 
-    No ValueError: the parser of flags would put those into a frame of its own."""
+    Deliberately not a ValueError: tyro would catch it and print it in a box.
+    """
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message, or the name of its kind where it has none."""
+    """The first line of an error's message, or its class name if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class OtherProcessFailed(Exception):
-    """Another process of the run has failed, and says why."""
+    """Another process of the run has failed; its own log has the reason."""
 
 
 class Verdict(enum.Enum):
-    """What the grader said of one completion."""
+    """The grader's verdict on one completion."""
 
     RIGHT = "right"
     WRONG = "wrong"  # an answer could be read, and it is not the right one
@@ -63,7 +64,7 @@ class ChoiceItem:
 
 
 def answers_of(problems: Iterable[Problem]) -> list[str]:
-    """For a grader, which needs the answer of every problem."""
+    """The answers of problems that all have one, for a grader."""
     answers = [problem.answer for problem in problems]
     known = [answer for answer in answers if answer is not None]
     assert len(known) == len(answers), "a problem without an answer reached a grader"

@@ -1,4 +1,4 @@
-"""The commands: what each is configured by, runs and prints. Torch is imported when a command runs."""
+"""The commands: their configuration, what they run and what they print. torch is imported when a command runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the arguments of softtokens COMMAND to an exit code: parse, run, and put failures into one line."""
+"""From the arguments of softtokens COMMAND to an exit code: parse, run, and report failures in one line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def end(code: int) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 1 for a failure at run time, 2 for something wrong in what was asked."""
+    """Run a command. Returns the exit code: 0, 1 for a failure at run time, 2 for unusable input, 75 for a run that
+    stopped and was saved."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _show_warning
     logging.basicConfig(format="softtokens: %(message)s")
@@ -102,7 +103,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def parse(name: str, flags: list[str]) -> tuple[Any, bool]:
-    """The resolved configuration of a command: defaults, then --config FILEs, then flags; and whether to stop there."""
+    """The resolved configuration of a command (defaults, then --config files, then flags), and whether --dry-run was
+    given."""
     import tyro
 
     command = COMMANDS[name]
@@ -143,7 +145,7 @@ def _complain(message: str, code: int) -> int:
 
 
 def _show_thread_error(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard writes in a thread, which says so itself when the disk is full."""
+    """Report an error of a background thread, such as TensorBoard's writer on a full disk, in one line."""
     print(f"softtokens: in the background: {failure.exc_type.__name__}: {failure.exc_value}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint as an ordinary model folder: adapters added into the weights of their base model."""
+"""Write a checkpoint as an ordinary model folder, with adapters merged into the weights of their base model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from softtokens.models.hf import load_policy
 
 
 def export(config: ExportConfig) -> Path:
-    """Write the folder. UserError when the model cannot be loaded or the folder holds something."""
+    """Write the folder. UserError when the model cannot be loaded or the folder is not empty."""
     policy = load_policy(config.model, dtype=torch.float32)
     dtype = getattr(torch, config.dtype)
     if dtype != torch.float32:

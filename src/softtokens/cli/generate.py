@@ -1,4 +1,4 @@
-"""Show what a model thinks: shadow text, the mixtures behind it, and the answer."""
+"""Show a model's thoughts: shadow text, the mixtures behind it, and the answer."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def generate(config: GenerateConfig) -> None:
 
 
 def _thought(config: GenerateConfig, policy: HFPolicy) -> Thought:
-    """UserError for as-trained with a model that lies in no training run."""
+    """How the model thinks. UserError for as-trained with a model that belongs to no training run."""
     if config.setting == AS_TRAINED:
         settings, greedy = thought_in_training(config.model), False
         if settings is None:
@@ -103,7 +103,7 @@ def trace_table(policy: HFPolicy, thought: Thought, rollout: Rollout) -> Table:
 
 
 def _plain(text: str) -> str:
-    """Model output is untrusted: no markup, and no control characters for the terminal to obey."""
+    """Text safe for the terminal. Model output is untrusted: no markup, and no control characters."""
     return escape("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
 
 

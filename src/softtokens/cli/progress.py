@@ -1,4 +1,4 @@
-"""What a person sees while a command runs."""
+"""Progress bars of the commands."""
 
 from __future__ import annotations
 

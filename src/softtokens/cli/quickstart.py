@@ -172,7 +172,7 @@ def _run_jobs(names: tuple[str, ...], output: Path, config: QuickstartConfig, li
 
 
 def _job(name: str, output: Path, config: QuickstartConfig, messages: Messages) -> None:
-    """What a process does: train one model (unless it is the base) and evaluate it; the result is left in files."""
+    """The work of one process: train one model (unless it is the base), evaluate it, and write the results to files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
@@ -206,7 +206,7 @@ def _job(name: str, output: Path, config: QuickstartConfig, messages: Messages) 
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed cannot end its processes; they notice."""
+    """End this process when its parent ends: a killed parent cannot end its processes."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "this is no child process"
     multiprocessing.connection.wait([parent.sentinel])
@@ -214,7 +214,7 @@ def _end_with_parent() -> None:
 
 
 def _forward(messages: Messages, listener: QuickstartListener) -> None:
-    """Hand on what has arrived; waits a moment when nothing has."""
+    """Pass messages on to the listener; waits a moment if there are none."""
     try:
         name, phase, done, content = messages.get(timeout=0.1)
         while True:
@@ -231,7 +231,7 @@ def _cores() -> int:
 
 
 def _totals(config: QuickstartConfig) -> dict[tuple[str, str], int]:
-    """How much there is to do, for the progress display: (name, phase) -> units."""
+    """The amount of work for the progress display: (name, phase) -> units."""
     samples = config.problems * 3 * (1 + config.samples)
     totals = {("base", "evaluate"): samples}
     for mode in MODES:

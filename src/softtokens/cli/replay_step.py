@@ -1,4 +1,4 @@
-"""Run a skipped step again, row by row, to see which values are not finite."""
+"""Re-run a skipped step row by row, to see which values are not finite."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RowFinding:
 
 
 def replay_step(config: ReplayStepConfig) -> list[RowFinding]:
-    """Every row's log-probabilities and gradient, worst first; also printed."""
+    """Log-probabilities and gradient of every row, worst first; also printed."""
     skipped = load_skipped_step(Path(config.case))
     console.print(f"step {skipped.step} was skipped: {skipped.why}", highlight=False, markup=False)
     if skipped.rollout is None or skipped.advantages is None:

@@ -16,7 +16,7 @@ _MOST_COLUMNS = 7
 
 
 def evaluation_tables(results: Results) -> Iterator[Table]:
-    """Everything that an evaluation holds."""
+    """All tables of an evaluation."""
     for task in results.tasks:
         if any(key[1] == task for key in results.summaries):
             yield settings_table(results, task, f"{task}: share of problems solved, percent")

@@ -1,1 +1,1 @@
-"""What a run will take of memory and time, before it starts."""
+"""Estimate the memory and time of a run before it starts."""

@@ -1,4 +1,4 @@
-"""What devices can do: from their data sheets, or measured here."""
+"""Memory, bandwidth and arithmetic of devices: from data sheets, or measured here."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _here(config: PlanConfig) -> Device:
 
 
 def _shared(device: Device, processes: int) -> Device:
-    """What each of several processes has of a machine's CPU."""
+    """The share that each of several processes has of a machine's CPU."""
     if device.kind != "cpu" or processes == 1:
         return device
     return dataclasses.replace(

@@ -48,7 +48,7 @@ class Part:
 
 
 def share_of(config: PlanConfig) -> Share:
-    """What one process has of a step."""
+    """One process's part of a step."""
     rows = -(-config.problems_per_step * config.group_size // config.processes)
     return Share(
         rows=rows,
@@ -144,6 +144,6 @@ def _holes(size: ModelSize, config: PlanConfig, positions: int, *, recomputes: b
 
 
 def shards_of(config: PlanConfig) -> int:
-    """Over how many processes weights, gradients and optimizer are split."""
+    """Number of processes over which weights, gradients and optimizer are sharded."""
     sharded = {"fsdp": config.processes, "hsdp": min(config.processes, config.per_machine)}
     return sharded.get(config.scale.parallel, 1)

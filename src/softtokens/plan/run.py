@@ -1,4 +1,4 @@
-"""`softtokens plan`: what a run will take, whether it fits, and what would make it fit."""
+"""`softtokens plan`: memory and time of a run, whether it fits, and which flags would make it fit."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def fits(peak: float, device: Device) -> bool:
 
 
 def plan(config: PlanConfig) -> Plan:
-    """Loads the model's configuration, not its weights. UserError for a model or device that is not known."""
+    """Make the plan. Loads the model's configuration, not its weights. UserError for an unknown model or device."""
     size = size_of(config)
     device = device_of(config)
     runtime = _CUDA_CONTEXT if device.kind == "cuda" else rehearsed_bytes()
@@ -114,7 +114,7 @@ def _tiny_rollout(policy: HFPolicy, thought: Thought) -> Rollout:
 
 
 def _changes(config: PlanConfig, device: Device, runtime: float, peak: float) -> Iterator[Change]:
-    """What helps, in the order of what it costs."""
+    """Flags that reduce memory, cheapest first."""
     flags = ""
     left = list(_CHEAPER)
     while left and not fits(peak, device):

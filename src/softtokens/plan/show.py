@@ -39,7 +39,7 @@ def time_table(plan: Plan) -> Table:
 
 
 def verdict(plan: Plan) -> list[str]:
-    """What the tables mean, in sentences."""
+    """The meaning of the tables, in sentences."""
     device, peak = plan.device, plan.peak
     share = f"{peak / 1e9:.2f} GB of the {device.memory / 1e9:.3g} GB of {device.name}, in the {plan.phase} phase"
     lines = [f"Fits: at most {share}." if plan.fits else f"Does not fit: {share}."]
@@ -61,7 +61,7 @@ def verdict(plan: Plan) -> list[str]:
 
 
 def as_json(plan: Plan) -> dict:
-    """Bytes and seconds."""
+    """The plan as JSON, in bytes and seconds."""
     return {
         "model": dataclasses.asdict(plan.size),
         "device": dataclasses.asdict(plan.device),

@@ -1,4 +1,4 @@
-"""The time of a step from the roofline: what has to be read, multiplied and sent, over what the device can do."""
+"""Roofline estimate of a step's time: what has to be read, multiplied and sent, over what the device can do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ADAM_BYTES = 28  # per parameter: weight, gradient and two moments read, all bu
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-    """Of one step in one process. At the roofline: no program is faster."""
+    """Time of one step in one process at the roofline, which no program beats."""
 
     decode: float
     update: float

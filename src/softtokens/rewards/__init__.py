@@ -1,4 +1,4 @@
-"""Graders say whether an answer is right."""
+"""Graders, which decide whether an answer is right."""
 
 from softtokens.rewards.graders import Grader, grader
 

@@ -30,7 +30,7 @@ class _Number:
 
 
 def is_equal(given: str, expected: str) -> bool:
-    """Whether the given answer equals the expected one. No time limit of its own: the caller kills the process."""
+    """Whether the given answer equals the expected one. Has no time limit of its own: the caller kills the process."""
     one, other = read_cached(expected), read_cached(given)
     one, other = one.compared_with(other, is_given=False), other.compared_with(one, is_given=True)
     if not one.may_equal(other):
@@ -151,7 +151,7 @@ def _all_same(golds: list[Any], targets: list[Any]) -> bool:
 
 
 def _matched(golds: list[Any], targets: list[Any]) -> bool:
-    """Whether each part has a partner of its own."""
+    """Whether the parts can be paired one to one."""
     rest = list(targets)
     if len(golds) != len(targets):
         return False
@@ -164,7 +164,8 @@ def _matched(golds: list[Any], targets: list[Any]) -> bool:
 
 
 def numbers_equal(one: _Number, other: _Number) -> bool:
-    """Equal, or one is a decimal and the other rounds to it. Beside another number a percentage is n or n / 100."""
+    """Whether two numbers are equal, or one is a decimal that the other rounds to. Compared with another number, a
+    percentage is n or n / 100."""
     if one.percent == other.percent:
         return _close(one, other)
     if other.percent:

@@ -26,7 +26,7 @@ class Grader(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the grader holds. It may be used again and then starts afresh."""
+        """Release the grader's resources. It may be used again afterwards and starts fresh."""
         ...
 
 

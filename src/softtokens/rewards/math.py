@@ -44,7 +44,7 @@ class MathGrader:
         )
 
     def groups(self, answers: Sequence[str]) -> list[int]:
-        """See `Grader.groups`. An answer that the workers fail on is in a group with those of the same text only."""
+        """See `Grader.groups`. An answer that the workers fail on is grouped with those of the same text only."""
         first: dict[str, int] = {}
         position = [first.setdefault(normalize(answer), i) for i, answer in enumerate(answers)]
         short = [i for i in sorted(first.values()) if len(answers[i]) <= self._max_answer_characters]
@@ -108,7 +108,7 @@ class MathGrader:
 
 
 def _may_be_near(one: float | None, other: float | None) -> bool:
-    """Whether it is worth asking if two answers are equal. Twice as far apart as the grader accepts is far enough."""
+    """Whether two answers are close enough to be worth comparing. Twice the grader's tolerance apart is not."""
     return one is None or other is None or abs(one - other) <= 1e-5 * max(abs(one), abs(other))
 
 

@@ -1,7 +1,7 @@
-"""One grading process: for each line of JSON with a pair of answers, says whether they are equal.
+"""One grading process: for each line of JSON with a pair of answers, replies whether they are equal.
 
-Started by the math grader as `python -m softtokens.rewards.worker SECONDS`. It ends when its standard input ends, and
-is killed by whoever started it when an answer takes too long.
+Started by the math grader as `python -m softtokens.rewards.worker SECONDS`. It ends when its standard input closes, and
+is killed by its caller when an answer takes too long.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _greeting() -> dict[str, Any]:
-    """The first line of a worker: ready, or the reason why it will never be."""
+    """The first line of a worker: ready, or the reason why it cannot start."""
     try:
         works = is_equal(r"\frac{1}{2}", "0.5") and not is_equal("x", "y")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What is kept of each gradient: all of it in main memory, or a sketch of fixed size."""
+"""Storage of gradients: complete in main memory, or as sketches of fixed size."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def sketch_size(wanted: int | None, *, vectors: int, parameters: int, room: floa
 
 
 def budget(memory: float | None, processes: int) -> float:
-    """Bytes of main memory for what this process keeps. memory: GB; by default a part of the machine's, whose
-    processes share it."""
+    """Bytes of main memory for gradients of this process. memory: GB; by default a part of the machine's, which its
+    processes share."""
     return 1e9 * memory if memory is not None else free_bytes(torch.device("cpu")) / processes

@@ -72,10 +72,10 @@ class Signal:
 def signal(
     config: SignalConfig, *, reward_func: RewardFunction | None = None, listener: Listener | None = None
 ) -> Signal:
-    """Measure as configured. Started by torchrun or srun, this is one of several processes, as in training.
+    """Measure as configured. Under torchrun or srun, this is one of several processes, as in training.
 
-    Raises UserError for what cannot be measured, also where no group of any setting has rewards that differ;
-    FloatingPointError when a gradient is not finite.
+    Raises UserError for an unusable configuration, and if no group of any setting has rewards that differ;
+    FloatingPointError if a gradient is not finite.
     """
     with join(launch(), config.device) as world:
         return _signal(config, world, reward_func, listener)
@@ -153,7 +153,7 @@ def _measure(t: Trainee, first: int, keep: Keep, listener: Listener | None) -> M
 
 
 def gradients_of(t: Trainee, batch: Collected, keep: Keep) -> dict[str, Tensor]:
-    """Of each term, without its weight."""
+    """The gradient of each term, unweighted."""
     rows = Batch(t.thought, batch.rollout, batch.advantages, batch.rewards.numel(), t.config.answer_temperature)
     kept = {}
     for name, terms in TERMS.items():

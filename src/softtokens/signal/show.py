@@ -1,4 +1,4 @@
-"""What was measured as a table, in a sentence for each setting, and as JSON."""
+"""The measurement as a table, as a sentence per setting, and as JSON."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def signal_table(signal: Signal) -> Table:
 
 
 def sentence(signal: Signal, one: Measured) -> str:
-    """What the setting's sum says, in words.
+    """The result for the setting's sum, in words.
 
     Noise averages out over the updates of a run as it does within one, so the noise scale is compared with the rollouts
-    of a step and with those of the whole run.
+    of a step and of the whole run.
     """
     e, drawn = one.terms["sum"], signal.rows * signal.config.batches
     steps = signal.config.steps
@@ -83,13 +83,13 @@ def _scale(e: Estimate) -> str:
 
 
 def rounded(count: float) -> str:
-    """To two digits, as more are never known."""
+    """Rounded to two digits, because more are never known."""
     digits = 0 if count < 1 else 1 - math.floor(math.log10(count))
     return f"{round(count, min(digits, 0)):,.0f}"
 
 
 def as_json(signal: Signal) -> dict:
-    """What signal.json holds; noise scales in rollouts."""
+    """The content of signal.json; noise scales in rollouts."""
     c = signal.config
     return {
         "schema": SCHEMA,

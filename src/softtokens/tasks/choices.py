@@ -1,4 +1,4 @@
-"""Multiple-choice questions, for telling whether training on one thing made a model forget another."""
+"""Multiple-choice questions, to measure whether training on one task made a model forget others."""
 
 from __future__ import annotations
 

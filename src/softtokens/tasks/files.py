@@ -1,4 +1,4 @@
-"""Rows of a data set, from a local file or folder or from the Hugging Face hub, or a sentence about what is wrong."""
+"""Rows of a data set, from a local file or folder or from the Hugging Face hub, or a clear error."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def column_in(rows: Sequence[Row], names: Sequence[str], *, source: str, advice:
 
 
 def text_at(row: Row, column: str, *, where: str) -> str:
-    """A text that has to be there; numbers and dates become text."""
+    """A required text; numbers and dates become text."""
     return as_text(present_at(row, column, where=where), what=f"{where}: {column!r}")
 
 

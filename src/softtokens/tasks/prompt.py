@@ -1,4 +1,4 @@
-"""Turns a question into the full text a model reads."""
+"""Turn a question into the full text that a model reads."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def _arithmetic(task: str, split: str | None, limit: int | None, template: str |
 
 
 def _find(task: str, path: str | None) -> tuple[TaskSpec, str]:
-    """How to read the task's rows, and where from."""
+    """How to read the task's rows, and where they are."""
     for spec in TASKS.values():
         if task in (spec.name, spec.hub):
             return spec, path or spec.hub

@@ -1,4 +1,4 @@
-"""What the library has to know of a data set to make problems of its rows."""
+"""How to make problems of a data set's rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def final_answer(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class TaskSpec:
-    """One data set: where the hub has it and how its rows read. Local copies may use any of the columns named."""
+    """One data set: its place on the hub and how to read its rows. Local copies may use any of the named columns."""
 
     name: str
     hub: str
