@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from softtokens.config.thought import ALL_SETTINGS
 from softtokens.evaluate.passk import pass_at_k
 from study import ARMS, THOUGHTS
 
@@ -26,7 +27,6 @@ HERE = Path(__file__).resolve().parent
 FINDINGS = HERE.parents[1] / "docs" / "findings.md"
 DRAWS = 4000
 CLAIMS = ("base", "hard", "soft", "fuzzy")
-SETTINGS = ("hard-greedy", "hard-sample", "soft-greedy", "soft-sample", "fuzzy-greedy", "fuzzy-sample")
 
 Result = dict[str, Any]
 
@@ -61,10 +61,10 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 def settings_table(results: dict[str, dict[int, Result]]) -> str:
     """The six settings of base and the main arms: pass@1 with half the interval, and pass@32 and @128."""
-    lines = ["| trained | seeds | " + " | ".join(SETTINGS) + " | facts |", "|" + "---|" * (len(SETTINGS) + 3)]
+    lines = ["| trained | seeds | " + " | ".join(ALL_SETTINGS) + " | facts |", "|" + "---|" * (len(ALL_SETTINGS) + 3)]
     for arm in (arm for arm in CLAIMS if arm in results):
         cells = []
-        for setting in SETTINGS:
+        for setting in ALL_SETTINGS:
             values = np.stack([shares(result, setting) for result in results[arm].values()])
             mean, low, high = mean_and_interval(values)
             text = f"{100 * mean:.1f} ±{50 * (high - low):.1f}"

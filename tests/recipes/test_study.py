@@ -1,5 +1,6 @@
 """The study's arms are runs that can be configured, and its tables say what its result files hold."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from softtokens.cli.entry import parse
+from softtokens.cli.quickstart import MODES, train_config
+from softtokens.config.commands import QuickstartConfig
+from softtokens.config.thought import ALL_SETTINGS
 
 FOLDER = Path(__file__).parents[2] / "recipes/study"
 
@@ -26,11 +30,10 @@ def tables(study, monkeypatch, tmp_path):
 
 
 def write(folder, name, right, *, samples=32, validation=None):
-    settings = ("hard-greedy", "hard-sample", "soft-greedy", "soft-sample", "fuzzy-greedy", "fuzzy-sample")
-    counts = {setting: 1 if setting.endswith("greedy") else samples for setting in settings}
+    counts = {setting: 1 if setting.endswith("greedy") else samples for setting in ALL_SETTINGS}
     result = {
         "samples": counts,
-        "right": {setting: [round(share * counts[setting]) for share in right] for setting in settings},
+        "right": {setting: [round(share * counts[setting]) for share in right] for setting in ALL_SETTINGS},
         "facts": {"accuracy": {"value": 0.875}, "nll_per_token": {"value": 0.5}},
         "training": {"validation": validation or {}},
     }
@@ -45,6 +48,13 @@ def test_every_arm_is_a_training_run(study):
         assert name.startswith(config.thought.mode)
         assert config.problems_per_step * config.group_size == 256, name  # equal rollouts in every arm
         assert f"{config.thought.mode}-sample" in arm.settings
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_main_arms_are_the_quickstart_s_runs(study, mode):
+    config, _ = parse("train", [*study.COMMON.split(), *study.ARMS[mode].flags.split()])
+    quickstart = train_config(mode, Path("runs"), QuickstartConfig())
+    assert dataclasses.replace(config, output=quickstart.output) == quickstart
 
 
 def test_tables_of_made_up_results(tables, tmp_path):

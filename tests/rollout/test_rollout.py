@@ -210,6 +210,16 @@ def test_batches_of_eight_and_more_give_the_same_bits(policy, prompts):
         same_rows(whole, range(i * 16, (i + 1) * 16), alone, bitwise=True)
 
 
+def same_as_plain(rollout, row, policy, thought, prompt, limits):
+    """One row is what the plain loop makes of it; returns that."""
+    plain = plain_rollout(policy, thought, prompt, rollout.keys[torch.tensor([row])], limits)
+    length = int(rollout.lengths[row])
+    assert rollout.ids[row, :length].tolist() == plain.ids
+    assert rollout.kind[row, :length].tolist() == plain.kind
+    assert rollout.stop_reasons[row] == plain.reason
+    return plain
+
+
 @pytest.mark.parametrize(("family", "name"), family_and_thought("hard", "soft", "fuzzy", "hidden", "logits", "top-k"))
 def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, name):
     """One row at a time, without cache, state machine or automaton. In float64, see above."""
@@ -218,11 +228,7 @@ def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, 
     limits = Limits(max_thought_steps=6, max_answer_tokens=3, answer_temperature=0.7)
     rollout = sample(policy, thought, prompts, limits=limits, group=3)
     for row in range(rollout.rows):
-        plain = plain_rollout(policy, thought, prompts[row // 3], rollout.keys[torch.tensor([row])], limits)
-        length = int(rollout.lengths[row])
-        assert rollout.ids[row, :length].tolist() == plain.ids
-        assert rollout.kind[row, :length].tolist() == plain.kind
-        assert rollout.stop_reasons[row] == plain.reason
+        plain = same_as_plain(rollout, row, policy, thought, prompts[row // 3], limits)
         if rollout.stored:
             steps = int(rollout.thought_lengths[row])
             fed = [x for x, kind in zip(plain.fed, plain.kind, strict=True) if kind == Kind.THOUGHT]
@@ -239,11 +245,7 @@ def test_thoughts_end_in_any_of_several_ways(make_policy, prompts, thought):
     limits = Limits(max_thought_steps=6, max_answer_tokens=3, endings=Endings(tuple(ways), "4"))
     rollout = sample(policy, thought, prompts, limits=limits, group=32)
     for row in range(rollout.rows):
-        plain = plain_rollout(policy, thought, prompts[row // 32], rollout.keys[torch.tensor([row])], limits)
-        length = int(rollout.lengths[row])
-        assert rollout.ids[row, :length].tolist() == plain.ids
-        assert rollout.kind[row, :length].tolist() == plain.kind
-        assert rollout.stop_reasons[row] == plain.reason
+        same_as_plain(rollout, row, policy, thought, prompts[row // 32], limits)
     assert {"token", LIMIT} < set(rollout.stop_reasons) and any(r.startswith("text") for r in rollout.stop_reasons)
     lengths = (rollout.kind == Kind.FORCED).sum(-1)
     assert 0 in lengths and len(set(lengths.tolist())) > 2

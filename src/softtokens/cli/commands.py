@@ -13,7 +13,7 @@ from softtokens.config.evaluate import CompareConfig, EvaluateConfig
 from softtokens.config.plan import PlanConfig
 from softtokens.config.signal import SignalConfig
 from softtokens.config.train import TrainConfig
-from softtokens.files import expanded, new_folder, write_atomically, write_json
+from softtokens.files import expanded, json_text, new_folder, write_json
 from softtokens.types import UserError
 from softtokens.world.launch import launch
 
@@ -65,9 +65,9 @@ def _signal(config: SignalConfig) -> None:
     with progress.signal(len(config.settings), config.batches) as listener:
         measured = signal(config, listener=listener)
     if folder is not None:
-        write_atomically(folder / FILE, json.dumps(as_json(measured), indent=1) + "\n")
+        write_json(folder / FILE, as_json(measured), indent=1)
     if config.json:
-        print(json.dumps(as_json(measured), indent=1))
+        print(json_text(as_json(measured), indent=1))
         return
     progress.console.print(signal_table(measured))
     for setting in measured.settings:

@@ -192,7 +192,8 @@ class Machine:
         count = s.count + live.long()
         is_eos = torch.isin(token, self.eos)
         stop_state = torch.where(thinking, self.stop.next_state[s.stop_state, token].long(), s.stop_state)
-        ending, none = self._ending(stop_state, token)
+        ending = torch.minimum(self.stop.ending[stop_state], self.stop.ending_of_token[token])  # the first that matches
+        none = len(self.limits.endings.ways)
         thoughts_end = thinking & ((ending < none) | is_eos | (count >= self.limits.max_thought_steps))
         forced_text = torch.where(
             thoughts_end, self.forced.index(ending, self.stop.ends_in_space[token]), s.forced_text
@@ -215,10 +216,3 @@ class Machine:
         s.count.copy_(torch.where(ended, 0, count))
         s.emitted.add_(live.long())
         s.phase.copy_(torch.where(emission.broken, BROKEN, s.phase + ended.long() + skips_forced.long()))
-
-    def _ending(self, stop_state: Tensor, token: Tensor) -> tuple[Tensor, int]:
-        """The number of the first ending that matches now, or the number after the last one; and that number."""
-        none = len(self.limits.endings.ways)
-        by_text, by_token = self.stop.ending[stop_state], self.stop.ending_of_token[token]
-        either = torch.where(by_text < 0, none, by_text), torch.where(by_token < 0, none, by_token)
-        return torch.minimum(*either), none

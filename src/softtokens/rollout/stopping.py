@@ -21,12 +21,10 @@ from softtokens.types import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_NONE = -1
-
 
 @dataclasses.dataclass(frozen=True)
 class StopTable:
-    """The automaton of a tokenizer and some endings; an ending is its number, -1 is none.
+    """The automaton of a tokenizer and some endings. An ending is its number; the number after the last is none.
 
     next_state: int16 [states, vocab]; it starts in state 0. ending: int64 [states], which ending the text has in this
     state. ending_of_token: int64 [vocab], which ending the token is by itself. ends_in_space: bool [vocab].
@@ -66,7 +64,7 @@ def stop_table(tokenizer: PreTrainedTokenizerBase, vocab: int, endings: Endings)
 
 
 def _ending_of_token(ways: Sequence[Ending], vocab: int) -> Tensor:
-    of_token = torch.full((vocab,), _NONE)
+    of_token = torch.full((vocab,), len(ways))
     for number, way in reversed(list(enumerate(ways))):
         for token in way.token_ids:
             if not 0 <= token < vocab:
@@ -81,18 +79,19 @@ def _character_automaton(cores: Sequence[str]) -> tuple[np.ndarray, np.ndarray, 
     A state is the longest beginning of a core that the text ends with (as in Aho and Corasick's automaton), and the
     ending that the text has: one that is complete stays so through white space.
     """
+    none = len(cores)
     beginnings = {core[:length] for core in cores for length in range(len(core) + 1)} | {""}
     code_of = {character: i + 1 for i, character in enumerate(dict.fromkeys("".join(cores) + "".join(SPACES)))}
 
     def after(beginning: str, ending: int, character: str) -> tuple[str, int]:
         text = beginning + character
         reached = next(text[i:] for i in range(len(text) + 1) if text[i:] in beginnings)
-        complete = next((i for i, core in enumerate(cores) if core and text.endswith(core)), _NONE)
-        if complete == _NONE and character in SPACES:
+        complete = next((i for i, core in enumerate(cores) if core and text.endswith(core)), none)
+        if complete == none and character in SPACES:
             complete = ending
         return reached, complete
 
-    start = ("", _NONE)
+    start = ("", none)
     number, rows, waiting = {start: 0}, [], [start]
     for state in waiting:  # grows while it runs
         row = [0] * (len(code_of) + 1)

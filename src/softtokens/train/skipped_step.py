@@ -1,6 +1,6 @@
 """A step whose numbers were not finite, kept so that it can be run again: RUN/repro/step-N.safetensors.
 
-Beside it lies the model as it was, repro/step-N/; steps left out in a row share one, for the model did not change.
+The model as it was is saved next to it, in repro/step-N/; consecutive skipped steps share one, for it did not change.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class SkippedStep:
 def save_skipped_step(
     run: Path, t: Trainee, done: int, step: Step, *, config: dict, model_of_step: int, keep: int
 ) -> None:
-    """Write step `done`, unless `keep` are there already. model_of_step: the first step that was left out
-    in this row. All processes take part."""
+    """Write step `done`, unless `keep` are there already. model_of_step: the first of these
+    consecutive skipped steps. All processes take part."""
     folder, world = run / _FOLDER, t.world
     enough = world.from_main(lambda: len(list(folder.glob("step-*.safetensors"))) >= keep * world.size)
     if enough:
