@@ -1,11 +1,12 @@
 """One RL step of a 3B model on one GPU, piece by piece, beside what the GPU could do. No weights, no network.
 
-    python benchmarks/gpu.py [--output benchmarks/results/gpu.json] [--dry-run]
+    python benchmarks/gpu.py [--output benchmarks/results/gpu.json] [--profile FILE] [--dry-run]
 
 The model has the shape of Llama-3.2-3B and random weights; a step has 2 prompts x 32 rollouts, 128 thoughts and 32
 answer tokens. Decoding is compared with the time that reading the weights, the table and the caches takes at the
 copying speed measured here, the update with the time of its multiplications at the speed of a large product measured
-here. The dry run does the same with a tiny model on the CPU, where the figures mean nothing.
+here. --profile writes the heaviest kernels of a rollout and of an update. The dry run does the same with a tiny model
+on the CPU, where the figures mean nothing.
 """
 
 from __future__ import annotations
@@ -72,42 +73,53 @@ def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dry-run", action="store_true", help="a tiny model, on the CPU")
     parser.add_argument("--output", type=Path, default=RESULTS / "gpu.json")
+    parser.add_argument("--profile", type=Path, help="file for the heaviest kernels")
     options = parser.parse_args(arguments)
     if not options.dry_run and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --dry-run tries the script out on the CPU")
     torch.set_flush_denormal(True)
-    report = measure(DRY if options.dry_run else Shape(), torch.device("cpu" if options.dry_run else "cuda"))
+    device = torch.device("cpu" if options.dry_run else "cuda")
+    report, profiles = measure(DRY if options.dry_run else Shape(), device, profiles=options.profile is not None)
+    if options.profile is not None:
+        options.profile.write_text("\n\n".join(f"{name}\n{table}" for name, table in profiles.items()) + "\n")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=1) + "\n")
-    for name, value in report.items():
-        print(f"{name:42} {value:.4g}" if isinstance(value, float) else f"{name:42} {value}")
     return report
 
 
-def measure(shape: Shape, device: torch.device) -> dict:
+def measure(shape: Shape, device: torch.device, *, profiles: bool) -> tuple[dict[str, object], dict[str, str]]:
+    """Figures by name; tables of kernels by name, where they are wanted."""
     started = time.perf_counter()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, figures mean nothing"
     report: dict[str, object] = {"device": name, "torch": torch.__version__, "shape": dataclasses.asdict(shape)}
     report["copy, bytes per second"] = bandwidth = copy_speed(shape, device)
+    tables: dict[str, str] = {}
     for dtype in (torch.bfloat16, torch.float32):
+        of_dtype = str(dtype).removeprefix("torch.")
         flops = product_speed(shape, device, dtype)
-        report[f"{str(dtype).removeprefix('torch.')} product, FLOP per second"] = flops
-        # the trainer takes float32 weights only; bfloat16 shows what decoding and replay in half precision would give
+        report[f"{of_dtype} product, FLOP per second"] = flops
+        # bfloat16: what --dtype bfloat16 computes with; its float32 masters and Adam's state are not here
         policy = build(shape, device, dtype)
+        of_case = shape
+        if dtype == torch.bfloat16:
+            of_case = dataclasses.replace(shape, tokens_per_backward=4 * shape.tokens_per_backward)
         for mode, thought in (("hard", Hard()), ("soft", Gaussian(0.5, 0.33 * policy.embedding_rms))):
-            measured = of_mode(shape, policy, thought, bandwidth, flops, started)
-            report |= {f"{mode}, {str(dtype).removeprefix('torch.')}: {key}": value for key, value in measured.items()}
+            measured, table = of_mode(of_case, policy, thought, bandwidth, flops, started, profiles)
+            case = f"{mode}, {of_dtype}"
+            print("\n".join(f"{case}: {key:42} {value:.4g}" for key, value in measured.items()), flush=True)
+            report |= {f"{case}: {key}": value for key, value in measured.items()}
+            tables |= {f"{case}: {key}": value for key, value in table.items()}
         del policy
         if device.type == "cuda":
             torch.cuda.empty_cache()
     report["paper, seconds per step on 8 GPUs"] = list(PAPER_SECONDS)
     report["seconds of all this"] = time.perf_counter() - started
-    return report
+    return report, tables
 
 
 def of_mode(
-    shape: Shape, policy: HFPolicy, thought: Thought, bandwidth: float, flops: float, started: float
-) -> dict[str, float]:
+    shape: Shape, policy: HFPolicy, thought: Thought, bandwidth: float, flops: float, started: float, profiles: bool
+) -> tuple[dict[str, float], dict[str, str]]:
     """Seconds of the rollout and of the update, and which share of the GPU's speed they reach."""
     decoder = Decoder(policy).prepare("auto", 1)
     first, rollout = timed(policy.device, lambda: roll(decoder, thought, shape))
@@ -123,9 +135,16 @@ def of_mode(
     peak_before(policy.device)
     timed(policy.device, update)
     updates = [timed(policy.device, update)[0] for _ in range(rounds)]
+    peak = peak_memory(policy.device)
+    tables = {}
+    if profiles:
+        short = dataclasses.replace(shape, thoughts=-(-shape.thoughts // 4), answers=3)
+        roll(decoder, thought, short)
+        tables["a short rollout"] = heaviest(policy.device, lambda: roll(decoder, thought, short))
+        tables["an update"] = heaviest(policy.device, update)
     steps = int((rollout.lengths - rollout.prompt_lengths).max())
     decode, replay = statistics.median(rollouts), statistics.median(updates)
-    return {
+    measured = {
         "first rollout, seconds": first,
         "rollout, seconds": decode,
         "decode step, milliseconds": 1e3 * decode / steps,
@@ -135,8 +154,9 @@ def of_mode(
         "replay, share of the product's speed": flops_of_replay(shape, thought, rollout) / flops / replay,
         "rollout and gradient, seconds": decode + replay,
         "times faster than the paper's 43 s": PAPER_SECONDS[0] / (decode + replay),
-        "peak memory, bytes": peak_memory(policy.device),
+        "peak memory, bytes": peak,
     }
+    return measured, tables
 
 
 def build(shape: Shape, device: torch.device, dtype: torch.dtype) -> HFPolicy:
@@ -175,6 +195,23 @@ def roll(decoder: Decoder, thought: Thought, shape: Shape) -> Rollout:
     rollout = torch.arange(shape.group).repeat(shape.problems)
     keys = Keys(0, torch.tensor(of_row, device=policy.device), rollout.to(policy.device))
     return sample_rollout(policy, thought, prompts, of_row, keys, limits, decoder=decoder)
+
+
+def heaviest(device: torch.device, run: Callable[[], object], most: int = 15) -> str:
+    """The kernels that take the most time, as a table."""
+    activity = torch.profiler.ProfilerActivity
+    activities = [activity.CPU, activity.CUDA] if device.type == "cuda" else [activity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        wait(device)
+    key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    events = [e for e in profile.key_averages() if device.type == "cpu" or e.device_type.name == "CUDA"]
+    total, kernels = sum(getattr(e, key) for e in events), sum(e.count for e in events)
+    lines = [f"{total / 1e3:.1f} ms in {kernels:,} kernels"]
+    for event in sorted(events, key=lambda event: -getattr(event, key))[:most]:
+        time_of = getattr(event, key)
+        lines.append(f"{time_of / total:6.1%} {time_of / 1e3:9.2f} ms {event.count:7,} x {event.key[:140]}")
+    return "\n".join(lines)
 
 
 def timed(device: torch.device, run: Callable[[], object]) -> tuple[float, object]:

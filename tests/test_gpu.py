@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import socket
@@ -57,6 +58,20 @@ def test_recorded_steps_do_what_plain_ones_do(make_policy, family, mode):
         torch.testing.assert_close(recorded.log_prob, plain.log_prob, rtol=1e-3, atol=1e-3)
 
 
+def test_steps_are_recorded_anew_on_new_buffers(make_policy, caplog):
+    """Longer prompts need larger buffers, and other limits evict them."""
+    policy = on(CUDA, make_policy)
+    decoder = Decoder(policy).prepare("auto", 1)
+    thought = build_thought(ThoughtConfig(mode="soft"), policy.embedding_rms)
+    for thoughts, prompt in itertools.product((12, 10, 8, 6), (PROBLEMS[0].prompt, PROBLEMS[0].prompt * 4)):
+        problems = [Problem(0, prompt, "3")]
+        for _ in range(3):
+            sample_problems(policy, thought, problems, [range(8)], Limits(thoughts, 5), seed=3, decoder=decoder)
+    decoder.drop_recordings()
+    sample_problems(policy, thought, problems, [range(8)], LIMITS, seed=3, decoder=decoder)
+    assert not [record for record in caplog.records if "recorded" in record.message]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_replay_agrees_with_the_rollout(make_policy, mode):
     policy = on(CUDA, make_policy)
@@ -73,11 +88,16 @@ def gradient_on(device, make_policy, mode, rollout=None, *, masters=False, **opt
     policy = on(device, make_policy)
     thought, own = rollouts(policy, mode)
     rollout = own if rollout is None else rollout.to(device)
-    rewards = torch.arange(16.0, device=device).view(2, 8) % 5
     weights = (WithMasters if masters else Weights)(policy)
+    return gradient_of(policy, thought, rollout, weights, **options), rollout.to(torch.device("cpu"))
+
+
+def gradient_of(policy, thought, rollout, weights=None, **options):
+    weights = weights or Weights(policy)
+    rewards = torch.arange(16.0, device=policy.device).view(2, 8) % 5
     batch = gradient.Batch(thought, rollout, leave_one_out(rewards).flatten(), rollout.rows)
     gradient.accumulate_gradient(weights, batch, TermWeights(), **options)
-    return torch.cat([p.grad.flatten().cpu() for p in weights.parameters.values()]), rollout.to(torch.device("cpu"))
+    return torch.cat([p.grad.flatten().cpu() for p in weights.parameters.values()])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -94,9 +114,10 @@ def test_parts_and_terms_apart_change_nothing(make_policy, options):
     assert (parts - whole).norm() <= 1e-3 * whole.norm()
 
 
-def test_bfloat16_is_near_float32(make_policy):
-    whole, rollout = gradient_on(CUDA, make_policy, "hard")
-    half, _ = gradient_on(CUDA, make_policy, "hard", rollout, masters=True)
+@pytest.mark.parametrize("mode", MODES)
+def test_bfloat16_is_near_float32(make_policy, mode):
+    whole, rollout = gradient_on(CUDA, make_policy, mode)
+    half, _ = gradient_on(CUDA, make_policy, mode, rollout, masters=True)
     assert 0 < (half - whole).norm() < 0.1 * whole.norm()
 
 

@@ -13,6 +13,16 @@ from softtokens.ops.mixture import Concentration, tempered_log_softmax, tempered
 from softtokens.ops.vocabulary import Vocabulary
 
 ROWS, DIM, VOCAB = 11, 5, 37
+
+
+@pytest.fixture(autouse=True, params=["in place", "in few passes"])
+def form(request, monkeypatch):
+    """Every test runs the operations as a CPU does and as a GPU does, the latter without compiling them."""
+    if request.param == "in few passes":
+        monkeypatch.setattr(streamed, "_in_few_passes", lambda x: True)
+        monkeypatch.setattr(streamed, "_compiled", lambda function: function)
+
+
 TRANSFORMS = {
     "plain": {"size": VOCAB},
     "unused rows": {"size": VOCAB - 4},

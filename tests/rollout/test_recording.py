@@ -4,6 +4,7 @@ numbers of the host that it had then. What depends on other numbers would come o
 from __future__ import annotations
 
 import logging
+import weakref
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def lively(make_policy):
 def recording(policy, made):
     """A decoder whose steps are recorded by the stand-in, which appends to `made` each time."""
     decoder = Decoder(policy)
-    decoder.recordings = KeptBuffers(lambda step: made.append(1) or step)
+    decoder.recordings = KeptBuffers(lambda: lambda step: made.append(1) or step)
     return decoder
 
 
@@ -87,10 +88,48 @@ def test_each_kind_is_run_recorded_and_replayed():
 
 def test_only_the_last_buffers_are_kept():
     made = []
-    kept = KeptBuffers(lambda step: step)
+    kept = KeptBuffers(lambda: lambda step: step)
     for kind in ("train", "validate", "train", "evaluate", "train", "validate"):
         kept.get(kind, 1, lambda kind=kind: made.append(kind))
     assert made == ["train", "validate", "evaluate", "validate"]
+
+
+class Graph:
+    """A recording, which a pool of memory lives as long as."""
+
+    def __init__(self, step):
+        self.replay = step
+
+    def __call__(self):
+        self.replay()
+
+
+def pools():
+    """Like CUDA graphs: a pool whose last graph is gone takes no more."""
+    graphs = []
+
+    def record(step):
+        if graphs and not any(graph() for graph in graphs):
+            raise RuntimeError("the pool is freed")
+        graph = Graph(step)
+        graphs.append(weakref.ref(graph))
+        return graph
+
+    return record
+
+
+def test_new_buffers_do_not_record_into_a_freed_pool(caplog):
+    kept = KeptBuffers(pools)
+    for need in (1, 2, 3):  # each replaces the buffers, and with them the only recordings
+        _, recorder = kept.get("train", need, object)
+        for _ in range(3):
+            recorder.run("step", lambda: None)
+        del recorder
+    kept.clear()
+    _, recorder = kept.get("train", 1, object)
+    for _ in range(3):
+        recorder.run("step", lambda: None)
+    assert not caplog.records
 
 
 def test_recordings_outlive_prompts_of_changing_length(lively, prompts):

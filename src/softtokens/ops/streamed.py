@@ -14,6 +14,8 @@ For the log-probability of token y and an upstream gradient g:
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,11 +23,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from softtokens.ops.compiling import compiled_or_plain
 from softtokens.ops.mixture import Concentration, single_weights
 from softtokens.ops.random import Rows
 from softtokens.ops.vocabulary import Vocabulary, full_precision, product
 
-_CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}  # logits at once; on the CPU a chunk should stay near its caches
+_CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}  # logits at once; on the CPU a chunk should stay near its caches
 _LEAST_ROWS = 128  # fewer rows make slow matrix products
 
 
@@ -141,11 +144,17 @@ class _Chunk:
     """The weights of some rows, [rows, vocab], and their statistics."""
 
     def __init__(self, vocabulary: Vocabulary, hidden: Tensor, readout: _AtToken | _Mean, *, with_statistics: bool):
-        self.hidden = full_precision(hidden)
+        self.hidden = hidden if _in_few_passes(hidden) else full_precision(hidden)
         logits, self.slope = vocabulary.logits_and_slope(self.hidden)
         peak = logits.amax(-1, keepdim=True)
         self.certain = readout.certain(logits, peak)  # bool [rows], or None if not looked for
         self.top = None if self.certain is None else logits.argmax(-1)
+        if _in_few_passes(logits):
+            self.picked = readout.pick(logits, peak)
+            weights, self.log_total, *statistics = _compiled(_softmax)(logits, peak, readout.temperature)
+            self.weights, self.statistics = weights, tuple(statistics)
+            return
+        picked = readout.pick(logits, peak)
         shifted = logits.sub_(peak)
         if vocabulary.may_be_infinite:
             shifted.clamp_(min=torch.finfo(shifted.dtype).min)  # 0 * inf is no number
@@ -154,7 +163,7 @@ class _Chunk:
             mass = p.sum(-1)
             entropy = mass.log() - torch.linalg.vecdot(p, shifted) / mass
         scaled = shifted.div_(readout.temperature)
-        self.picked = readout.pick(scaled)
+        self.picked = picked
         weights = scaled.exp_()
         total = weights.sum(-1, keepdim=True)
         self.log_total = total[:, 0].log()
@@ -162,6 +171,33 @@ class _Chunk:
         if with_statistics:
             support = 1.0 / torch.linalg.vecdot(self.weights, self.weights)
             self.statistics = (entropy, 1.0 / total[:, 0], support)
+
+
+def _in_few_passes(x: Tensor) -> bool:
+    """Whether a chunk runs as few compiled passes: on a GPU passes over memory are most of its time."""
+    return x.is_cuda
+
+
+def _softmax(logits: Tensor, peak: Tensor, temperature: float) -> tuple[Tensor, ...]:
+    """What a chunk needs of its logits, written so that it compiles to one pass for sums and one for weights."""
+    shifted = (logits - peak).clamp(min=torch.finfo(logits.dtype).min)
+    p = shifted.exp()
+    mass = p.sum(-1)
+    entropy = mass.log() - (p * shifted).sum(-1) / mass
+    weights = (shifted / temperature).exp()
+    total = weights.sum(-1)
+    support = total.square() / weights.square().sum(-1)
+    return weights / total[:, None], total.log(), entropy, 1.0 / total, support
+
+
+def _mixture_gradient(weights: Tensor, along: Tensor, temperature: float) -> Tensor:
+    """Of the logits, from the weights and the table's products with the upstream gradient."""
+    return (along - (weights * along).sum(-1, keepdim=True)) * weights / temperature
+
+
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    return compiled_or_plain(function, "operations over the vocabulary")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +213,9 @@ class _AtToken:
     def certain(self, logits: Tensor, peak: Tensor) -> None:
         del logits, peak  # what is certain still has a log-probability at another token
 
-    def pick(self, scaled: Tensor) -> Tensor:
-        return scaled.gather(-1, self.tokens[:, None])[:, 0]
+    def pick(self, logits: Tensor, peak: Tensor) -> Tensor:
+        picked = logits.gather(-1, self.tokens[:, None]) - peak
+        return picked[:, 0].clamp(min=torch.finfo(picked.dtype).min) / self.temperature
 
     def value(self, chunk: _Chunk, vocabulary: Vocabulary) -> Tensor:
         assert chunk.picked is not None, "this readout picks"
@@ -202,7 +239,7 @@ class _Mean:
     def certain(self, logits: Tensor, peak: Tensor) -> Tensor | None:
         return single_weights(logits, peak, self.temperature)
 
-    def pick(self, scaled: Tensor) -> None:
+    def pick(self, logits: Tensor, peak: Tensor) -> None:
         return None
 
     def value(self, chunk: _Chunk, vocabulary: Vocabulary) -> Tensor:
@@ -214,7 +251,9 @@ class _Mean:
 
     def gradient(self, weights: Tensor, upstream: Tensor, vocabulary: Vocabulary) -> Tensor:
         """With respect to the logits, [rows, vocab]."""
-        along = product(upstream, vocabulary.table.T) * vocabulary.table_scale
+        along = product(upstream * vocabulary.table_scale, vocabulary.table.T, rounds=True)
+        if _in_few_passes(along):
+            return _compiled(_mixture_gradient)(weights, along, self.temperature)
         along -= torch.linalg.vecdot(weights, along)[:, None]
         return along.mul_(weights).div_(self.temperature)
 
@@ -248,17 +287,20 @@ class _Gradients:
         if hidden_gradient is None and head is None and bias is None:
             return
         of_logits = readout.gradient(weights, upstream, self.vocabulary)
-        of_logits *= slope
+        if torch.is_tensor(slope) or slope != 1.0:
+            of_logits *= slope
+        if _in_few_passes(of_logits):
+            of_logits = of_logits.to(self.vocabulary.head.dtype)  # once for all three products
         if hidden_gradient is not None:
             hidden_gradient[which] = product(of_logits, self.vocabulary.head)
         if head is not None:
             self._add_product(head, of_logits.T, hidden)
         if bias is not None:
-            bias += of_logits.sum(0)
+            bias += of_logits.sum(0, dtype=bias.dtype)
 
     def _add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
         half = self.vocabulary.head.dtype
         if total.is_cuda and half != total.dtype:  # sums stay in float32
-            total += torch.mm(a.to(half), b.to(half), out_dtype=torch.float32)
+            torch.addmm(total, a.to(half), b.to(half), out_dtype=torch.float32, out=total)
         else:
             total.addmm_(a, b)

@@ -39,7 +39,7 @@ class Decoder(Generic[AnyPolicy]):
         """
         device, has_cache = self.policy.device, self.policy.has_cache
         records = device.type == "cuda" and choice != "plain" and has_cache
-        self.recordings = KeptBuffers(cuda_graphs()) if records else None
+        self.recordings = KeptBuffers(cuda_graphs) if records else None
         compiles = worth_compiling(choice, steps, ways, device) and has_cache and not records
         if compiles and self._compiled_step is None:
             self._compiled_step = compiled_or_plain(self.policy.step, "decode steps")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -19,16 +19,18 @@ from softtokens.types import first_line
 log = logging.getLogger(__name__)
 _KEPT = 2  # sets of buffers: the training's and the validation's
 
+Record: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
+"""Turns a step into a function that repeats it, without running it."""
+
 
 class Recorder:
     """Runs steps. The first step of a kind runs normally, which also warms it up; the second is recorded; the others
     are replayed.
 
-    record: turns a step into a function that repeats it, without running it. If that fails, steps run normally after
-    one warning.
+    If recording fails, steps run normally after one warning.
     """
 
-    def __init__(self, record: Callable[[Callable[[], None]], Callable[[], None]]):
+    def __init__(self, record: Record):
         self._record = record
         self._replays: dict[Hashable, Callable[[], None] | None] = {}
         self._works = True
@@ -54,10 +56,13 @@ class Recorder:
 
 class KeptBuffers:
     """Buffers and the recordings made on them, by everything that both depend on; the last few. Larger buffers serve
-    smaller needs too: the longest prompt of a batch changes from step to step."""
+    smaller needs too: the longest prompt of a batch changes from step to step.
 
-    def __init__(self, record: Callable[[Callable[[], None]], Callable[[], None]]):
-        self._record = record
+    new_record: makes what records the steps of one set of buffers.
+    """
+
+    def __init__(self, new_record: Callable[[], Record]):
+        self._new_record = new_record
         self._kept: OrderedDict[Hashable, tuple[int, Any, Recorder]] = OrderedDict()
 
     def get(self, kind: Hashable, positions: int, make: Callable[[], Any]) -> tuple[Any, Recorder]:
@@ -67,7 +72,7 @@ class KeptBuffers:
         if kind not in self._kept:
             if len(self._kept) == _KEPT:
                 self._kept.popitem(last=False)
-            self._kept[kind] = (positions, make(), Recorder(self._record))
+            self._kept[kind] = (positions, make(), Recorder(self._new_record()))
         self._kept.move_to_end(kind)
         _, buffers, recorder = self._kept[kind]
         return buffers, recorder
@@ -76,9 +81,10 @@ class KeptBuffers:
         self._kept.clear()
 
 
-def cuda_graphs() -> Callable[[Callable[[], None]], Callable[[], None]]:
-    """Record steps as CUDA graphs. They share memory for intermediate results, because a step reads nothing of the
-    previous one except the buffers, which are allocated outside."""
+def cuda_graphs() -> Record:
+    """Records steps as CUDA graphs. They share memory for intermediate results, because a step reads nothing of the
+    previous one except the buffers, which are allocated outside. Graphs that live longer than others need a pool of
+    their own: torch frees a pool with the last graph in it, and refuses to record into a freed one."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(step: Callable[[], None]) -> Callable[[], None]:
