@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ COMMON = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "n
 COMMON |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
 EXTRA_ROWS = 7  # vocabulary rows that no token owns
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama-untied": ("Llama", {"tie_word_embeddings": False}),
     "qwen2": ("Qwen2", {}),

@@ -55,7 +55,7 @@ def _imported(node: ast.AST, place: Path) -> set[str]:
     elif isinstance(node, ast.ImportFrom) and node.level == 0:
         # `from softtokens import cli` names a part after the import
         inside = [f"{node.module}.{alias.name}" for alias in node.names]
-        names = inside if node.module == "softtokens" else [node.module]
+        names = inside if node.module == "softtokens" else [node.module or ""]
     elif isinstance(node, ast.ImportFrom):
         base = ["softtokens", *place.parts[:-1]]
         base = base[: len(base) - node.level + 1]

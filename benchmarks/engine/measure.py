@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,7 +71,7 @@ def compared(
     unit: str = "",
     at_least: float | None = None,
     at_most: float | None = None,
-    **names,
+    **names: Any,
 ) -> Row:
     """The row of two competitors. work: what one run produces, in `unit`; shown as a rate then, else as seconds.
 

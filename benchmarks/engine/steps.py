@@ -6,10 +6,12 @@ import itertools
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from benchmarks.engine.measure import CLOCKS, Row, compared, take_turns
 from benchmarks.engine.subject import THOUGHTS, Sizes, decoder_of, limits_of, model_of, prompts_of, tokenizer
+from transformers import LlamaForCausalLM
 
 from softtokens.config.train import RewardConfig, TrainConfig
 from softtokens.rewards.graders import grader
@@ -31,12 +33,14 @@ def rows(sizes: Sizes) -> Iterator[Row]:
     for vocabulary in sizes.vocabularies:
         torch.compiler.reset()  # each model and each number of threads is compiled apart, and at most eight are kept
         decoder = decoder_of(model_of(sizes, vocabulary), compiles=sizes.compiles)
-        competitors = {mode: stepper(decoder, thought, sizes) for mode, thought in THOUGHTS.items()}
+        competitors: dict[str, Callable[[], object]] = {
+            mode: stepper(decoder, thought, sizes) for mode, thought in THOUGHTS.items()
+        }
         competitors["TRL"] = RLOOSteps(sizes, vocabulary)
         rounds = sizes.rounds if vocabulary < 10_000 else sizes.slow_rounds
         for clock in CLOCKS:
             seconds, busy = take_turns(competitors, clock, rounds)
-            names = {"idea": "step", "clock": clock, "busy": busy}
+            names: dict[str, Any] = {"idea": "step", "clock": clock, "busy": busy}
             yield compared(seconds, "hard", "TRL", at_least=AGAINST_TRL, what=f"hard, V = {vocabulary:,}", **names)
             for mode in ("soft", "fuzzy"):
                 most = OVER_HARD[vocabulary]
@@ -75,7 +79,7 @@ def stepper(decoder: Decoder, thought: Thought, sizes: Sizes) -> Callable[[], ob
     return lambda: train_step(trainee, next(done))
 
 
-def reward(completions, answer, **columns) -> list[float]:
+def reward(completions: list[str], answer: list[str], **columns: object) -> list[float]:
     """The grader's reward, and a little for length: random models answer nothing right, and equal rewards teach
     nothing."""
     del columns
@@ -83,7 +87,7 @@ def reward(completions, answer, **columns) -> list[float]:
     return [scale.of(v) + 0.1 * len(text) for v, text in zip(verdicts, completions, strict=True)]
 
 
-def prompts_as_texts(tokenizer, sizes: Sizes) -> list[str]:
+def prompts_as_texts(tokenizer: Any, sizes: Sizes) -> list[str]:
     """Of about the length asked for; text, because that is what both trainers take."""
     return [tokenizer.decode(prompt) for prompt in prompts_of(sizes)]
 
@@ -119,11 +123,12 @@ class RLOOSteps:
             trainer.model.zero_grad()
             trainer.state.global_step += 1
 
-    def _trainer(self, sizes: Sizes, model, parts: int):
+    def _trainer(self, sizes: Sizes, model: LlamaForCausalLM, parts: int) -> Any:
         from datasets import Dataset
         from trl import RLOOConfig, RLOOTrainer
 
         reader = tokenizer()
+        rewards: Any = reward  # TRL asks for lists that may hold None
         config = RLOOConfig(
             output_dir=self.folder.name,
             beta=0.0,
@@ -145,4 +150,4 @@ class RLOOSteps:
             max_steps=1_000_000,
         )
         data = Dataset.from_list([{"prompt": text, "answer": "1"} for text in prompts_as_texts(reader, sizes)])
-        return RLOOTrainer(model=model, reward_funcs=reward, args=config, train_dataset=data, processing_class=reader)
+        return RLOOTrainer(model=model, reward_funcs=rewards, args=config, train_dataset=data, processing_class=reader)

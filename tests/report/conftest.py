@@ -118,7 +118,10 @@ def summary(model: str, cell: str, right: list[int], samples: int, task: str = "
         solved = pass_at_k(right, samples, k)
         at[str(k)] = estimate(solved, shares=True)
     rate = sum(right) / samples / len(right)
-    rest = {"verdicts": {"right": rate, "wrong": 1 - rate}, "stops": {"phrase": 1.0, "limit": 0.0, "eos": 0.0}}
+    rest: dict[str, object] = {
+        "verdicts": {"right": rate, "wrong": 1 - rate},
+        "stops": {"phrase": 1.0, "limit": 0.0, "eos": 0.0},
+    }
     rest |= {"thought_length": {"mean": 20.0, "median": 19.0, "p95": 30.0}, "answer_length": {"mean": 4.0}}
     rest |= {
         "tokens": 5000,

@@ -33,13 +33,13 @@ def visible_text(page: str) -> str:
 
 
 def figures_of(page: str) -> dict:
-    content = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)[1]
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
     return json.loads(content)["figures"]
 
 
 def cell_of(page: str, table: str, row: str, column: str) -> str:
     """The text of a table's cell, tags removed."""
-    markup = re.search(rf'<figure id="{table}".*?</figure>', page, flags=re.DOTALL)[0]
+    (markup,) = re.findall(rf'<figure id="{table}".*?</figure>', page, flags=re.DOTALL)
     rows = [re.findall(r"<t[hd].*?</t[hd]>", part, flags=re.DOTALL) for part in markup.split("</tr>")]
     texts = [[" ".join(re.sub(r"<[^>]+>", " ", entry).split()) for entry in entries] for entries in rows]
     return next(entries for entries in texts if entries and entries[0].startswith(row))[texts[0].index(column)]

@@ -84,7 +84,8 @@ def test_a_megabyte_line_is_cut(hostile_page):
 
 
 def data(page: str) -> str:
-    return re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)[1]
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
+    return content
 
 
 def test_data_is_json_without_markup(hostile_page):

@@ -21,7 +21,7 @@ def gradients(batches: int, noise: float, signal: float, seed: int, dim: int = 4
 
 
 def estimates(batches: int, noise: float, signal: float, times: int):
-    return [estimate(gram_of(gradients(batches, noise, signal, seed)), ROWS) for seed in range(times)]
+    return [estimate(gram_of([*gradients(batches, noise, signal, seed)]), ROWS) for seed in range(times)]
 
 
 @pytest.mark.parametrize("signal", [0.0, 0.1, 4.0])

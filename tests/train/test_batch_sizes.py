@@ -157,7 +157,8 @@ class OutOfMemory:
     """Lets a function fail as a full device does while its argument is above a limit."""
 
     def __init__(self, inner, size, limit: int):
-        self.inner, self.size, self.limit, self.tried = inner, size, limit, []
+        self.inner, self.size, self.limit = inner, size, limit
+        self.tried: list[int] = []
 
     def __call__(self, *arguments, **options):
         size = self.size(arguments, options)

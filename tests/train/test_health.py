@@ -211,7 +211,7 @@ def scores_by_autograd(batch) -> torch.Tensor:
     """The gradient of each thought's log-probability with respect to its own hidden state, one after the other."""
     norms = []
 
-    class Thought(type(batch.thought)):
+    class Thought(type(batch.thought)):  # type: ignore[misc]  # a base known only here
         def score(self, hidden, vocabulary, drawn, expected_gradient=None):
             scores = super().score(hidden, vocabulary, drawn)
             for i in range(len(hidden)):
