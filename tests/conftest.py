@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,13 +27,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-SHAPED = ["ops.mixture", "ops.random", "ops.reference", "ops.streamed", "ops.vocabulary", "thoughts", "train.objective"]
+SHAPED = ["ops.mixture", "ops.random", "ops.reference", "ops.streamed", "ops.vocabulary", "thoughts"]
+SHAPED += ["rollout.machine", "rollout.record", "rollout.replay", "train.objective"]
+
+
+def checks_shapes(config) -> bool:
+    return "not slow" in config.option.markexpr
 
 
 def pytest_configure(config):
-    """Every call of these modules checks the shapes that its annotations name. Not where slow tests run: some of them
-    compile, and the compiler cannot follow the checks. The package must not have been imported before."""
-    if "not slow" in config.option.markexpr:
+    """Every call of these modules checks the shapes that its annotations name, unless slow tests run too: some of them
+    compile, and the compiler cannot follow the checks.
+
+    They must not have been imported before, and the conftest.py of a folder is loaded before.
+    """
+    if checks_shapes(config):
+        early = [module for module in SHAPED if f"softtokens.{module}" in sys.modules]
+        assert not early, f"{early} must be imported inside the functions of a conftest.py, else shapes go unchecked"
         install_import_hook([f"softtokens.{module}" for module in SHAPED], "shape_checks.checked")
 
 
