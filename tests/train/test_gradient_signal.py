@@ -29,7 +29,8 @@ def measured(batch, in_first, **options) -> dict[str, float]:
 
 def of_half(batch, chosen) -> torch.Tensor:
     """The gradient of a half as if it were the whole batch."""
-    half = dataclasses.replace(batch, rollout=batch.rollout.take(chosen), advantages=batch.advantages[chosen])
+    rows = chosen.nonzero()[:, 0]
+    half = dataclasses.replace(batch, rollout=batch.rollout.take(rows), advantages=batch.advantages[rows])
     return flat(gradient_of(half)[0])
 
 
