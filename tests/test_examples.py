@@ -24,7 +24,7 @@ def loop():
     path = Path(__file__).parent.parent / "examples/loop.py"
     spec = importlib.util.spec_from_file_location("example_loop", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped character is taken whole, so `\{` is no brace
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace `\{` is matched whole, so it does not count
 
 
 def closing_brace(text: str, start: int) -> int | None:

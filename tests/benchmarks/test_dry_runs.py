@@ -37,7 +37,7 @@ def test_each_idea_runs_dry_and_writes_its_rows(idea, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # TRL's own, and those of what it imports
+@pytest.mark.filterwarnings("ignore")  # raised by TRL and its imports
 def test_whole_steps_run_dry_beside_trl(tmp_path):
     pytest.importorskip("trl", reason="the anchor extra is not installed", exc_type=ImportError)
     from benchmarks.engine.__main__ import main
@@ -74,7 +74,7 @@ def test_memory_is_that_of_a_fresh_process():
     small, large = (peak_memory("tests.benchmarks.fill:fill", [n]) for n in (10_000_000, 110_000_000))
     assert large["peak"] - small["peak"] == pytest.approx(200e6, rel=0.05)
     assert large["peak"] - large["before"] == pytest.approx(220e6, rel=0.05)
-    assert large["peak"] < 300e6  # without this process, which holds torch
+    assert large["peak"] < 300e6  # measured in a child: this process holds torch
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ def run(capsys):
         code: int | str | None
         try:
             code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # the parser of flags ends the process itself
+        except SystemExit as stop:  # tyro exits by itself
             code = stop.code
         printed = capsys.readouterr()
         return code, printed.out, printed.err

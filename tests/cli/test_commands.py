@@ -105,7 +105,9 @@ def test_evaluate_says_what_was_asked_and_goes_on_after_ctrl_c(run, model_folder
         patch.setattr(sampling, "append_samples", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         code, _, err = run("evaluate", *flags, *limits, *where)
     assert code == 1
-    assert err == "softtokens: stopped by Ctrl-C. The samples so far are kept; the same command continues.\n"
+    assert (
+        err == "softtokens: stopped by Ctrl-C. The samples drawn so far are saved. To continue, run the same command.\n"
+    )
     assert run("evaluate", *flags, *limits, *where)[0] == 0
     code, _, err = run("evaluate", *flags, *limits, *where, "--seed", "1")
     assert code == 2
@@ -205,6 +207,6 @@ def test_one_of_several_processes_ends_without_finalization(monkeypatch, size):
         monkeypatch.setenv(name, value)
     codes = []
     monkeypatch.setattr("os._exit", codes.append)
-    with pytest.raises(SystemExit) as ended:  # a patched os._exit returns
+    with pytest.raises(SystemExit) as ended:  # the patched os._exit returns
         cli.end(3)
     assert ended.value.code == 3 and codes == ([3] if size == "2" else [])

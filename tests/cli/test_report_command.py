@@ -33,7 +33,7 @@ def test_several_folders_and_a_place(run, training_run, tmp_path):
         ([], "runs is empty; it must be one folder or more"),
         (["/nowhere/run"], "runs has '/nowhere/run', which does not exist; give folders"),
         (["{folder}"], "there is neither a training run (config.json and metrics.jsonl) nor an evaluation"),
-        (["{folder}/run/config.json"], "which is a file; give the folder that it is in"),
+        (["{folder}/run/config.json"], "which is a file; give its folder"),
         (["{folder}/run", "--output", "{folder}/run"], "which cannot be written: Is a directory"),
     ],
 )
@@ -57,5 +57,5 @@ def test_a_training_run_that_was_just_made(run, model_folder, data_file, tmp_pat
     page = (tmp_path / "run/report.html").read_text()
     assert "Reward in training" in page
     assert "not finite" not in page
-    # the run may go on: a report inside it is no obstacle
+    # a report inside a run's folder must not block resuming it
     assert run("train", *flags, *limits, *where, "--resume")[0] == 0

@@ -20,7 +20,7 @@ from softtokens.config.train import RewardConfig, TrainConfig
 from softtokens.types import UserError, Verdict
 
 COMMANDS = [TrainConfig, EvaluateConfig, CompareConfig, GenerateConfig, QuickstartConfig, SignalConfig]
-REQUIRED = {GenerateConfig: "1 + 1?", CompareConfig: "runs/eval"}  # first field, of those that need it
+REQUIRED = {GenerateConfig: "1 + 1?", CompareConfig: "runs/eval"}  # value of the first field, where it is required
 NAN, INFINITY = float("nan"), float("inf")
 
 REFUSED = [
@@ -61,7 +61,7 @@ REFUSED = [
     (SignalConfig, {"taus": (0.0,)}, "taus is 0.0; it must be numbers above 0"),
     (SignalConfig, {"gammas": (0.33, 0.0)}, "thoughts without noise have no log-probability, so no gradient"),
     (SignalConfig, {"modes": ("hard",), "gammas": (0.5,)}, "soft and fuzzy are not among the modes"),
-    (SignalConfig, {"thought": ThoughtConfig(tau=0.1), "modes": ("soft",)}, "give --taus instead"),
+    (SignalConfig, {"thought": ThoughtConfig(tau=0.1), "modes": ("soft",)}, "Give --taus instead"),
     (TrainConfig, {"clip_norm": -1.0}, "clip_norm is -1.0; it must be 0 or more"),
     (TrainConfig, {"clip_norm": NAN}, "clip_norm is nan; it must be 0 or more"),
     (TrainConfig, {"clip": "none"}, "clip is 'none'; it must be one of sum, each"),
@@ -92,7 +92,7 @@ REFUSED = [
     (EvaluateConfig, {"memory": NAN}, "memory is nan"),
     (EvaluateConfig, {"profile": -1}, "profile is -1; it must be 0 or more"),
     (EvaluateConfig, {"models": ()}, "models is empty; it must be one or more"),
-    (EvaluateConfig, {"models": ("a", "b", "a")}, "models has 'a' more than once; name each once"),
+    (EvaluateConfig, {"models": ("a", "b", "a")}, "models has 'a' more than once; list each once"),
     (EvaluateConfig, {"settings": ("hard-sample",) * 2}, "settings has 'hard-sample' more than once"),
     (EvaluateConfig, {"temperatures": (0.6, 0.6)}, "temperatures has 0.6 more than once"),
     (EvaluateConfig, {"temperatures": (0.0,)}, "temperatures is 0.0; it must be numbers above 0"),

@@ -201,7 +201,7 @@ def test_a_newer_summary_is_not_written_over(config_for):
     root = evaluate(config_for(settings=("hard-greedy",)))
     file = root / "cells/random/problems/hard-greedy/summary.json"
     write_json(file, read_json(file) | {"schema": 2})
-    with pytest.raises(UserError, match=r"summary\.json has schema 2, this version knows 1"):
+    with pytest.raises(UserError, match=r"summary\.json has schema 2, this version reads 1"):
         evaluate(config_for(settings=("hard-greedy",)))
     assert read_json(file)["schema"] == 2
 
@@ -234,7 +234,7 @@ def test_a_damaged_evaluation_is_refused(config_for, damage):
 def test_another_schema_is_refused(config_for):
     root = evaluate(config_for(settings=("hard-greedy",)))
     write_json(root / "evaluation.json", read_json(root / "evaluation.json") | {"schema": 99})
-    with pytest.raises(UserError, match="has schema 99, this version knows 1"):
+    with pytest.raises(UserError, match="has schema 99, this version reads 1"):
         evaluate(config_for(settings=("hard-greedy",)))
 
 
@@ -310,7 +310,7 @@ def test_a_second_process_on_the_same_model_is_refused(config_for, tmp_path):
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    evaluate(config_for())  # a lock ends with its process
+    evaluate(config_for())  # the lock was released with its process
     with locked(tmp_path / "out", "random"):
         pass
 
@@ -330,7 +330,7 @@ def test_profiles_and_traces_are_added_later(config_for, drawn):
     assert sum(len(set(batch)) for batch in drawn) == 2 * 3
     drawn.clear()
     evaluate(config_for(profile=2, traces=4))
-    assert sum(len(set(batch)) for batch in drawn) == 2 * 4  # the profile of 3 will do for 2
+    assert sum(len(set(batch)) for batch in drawn) == 2 * 4  # the profile of 3 covers 2
     assert read_json(root / "cells/random/problems/soft-sample/profile.json")["generations"] == 3
 
 
@@ -358,7 +358,7 @@ def test_kill_minus_nine_at_any_moment(config_for, model_folder, questions, tmp_
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         recorded.append(lines_in(cells))
-    assert sorted(set(recorded)) == recorded  # each start kept what was there and added to it
+    assert sorted(set(recorded)) == recorded  # each start keeps the existing results and adds to them
     subprocess.run([*command, "--output", str(broken)], check=True, capture_output=True)
     assert {**contents(broken), "evaluation.json": None} == {**contents(tmp_path / "whole"), "evaluation.json": None}
 

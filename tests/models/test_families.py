@@ -157,7 +157,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, make_policy):
     ("break_it", "reason"),
     [
         (lambda m: m.set_output_embeddings(torch.nn.Linear(16, 310)), "same shape"),
-        (lambda m: m.set_input_embeddings(PositionDependent(310, 32)), "multiple of its embedding table"),
+        (lambda m: m.set_input_embeddings(PositionDependent(310, 32)), "by more than a constant factor"),
         (lambda m: m.lm_head.register_forward_hook(lambda module, args, out: out**3), "other logits"),
         (lambda m: m.lm_head.weight.data.mul_(1e38), "logits that are not finite"),
     ],

@@ -75,7 +75,7 @@ def test_a_compiler_that_fails_late_is_done_without(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert [runs(1), runs(2), runs(3)] == [-1, -2, -3]
     assert [record.message for record in caplog.records] == [
-        "steps could not be compiled and run as they are, which is slower: a bug"
+        "steps could not be compiled and run uncompiled, which is slower: a bug"
     ]
 
 

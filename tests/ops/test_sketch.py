@@ -27,7 +27,7 @@ def test_inner_products_and_squares_have_no_bias(vectors):
         drawn = products(64, x, y, seeds=400)
         exact = x.double() @ y.double()
         assert abs(drawn.mean() - exact) < 4 * drawn.std() / 400**0.5
-        assert drawn.std() > 0.01 * exact  # it is no accident
+        assert drawn.std() > 0.01 * exact  # the estimate does vary
 
 
 def test_the_error_shrinks_with_the_root_of_the_size(vectors):

@@ -71,7 +71,7 @@ def test_a_saved_model_of_each_family_has_its_size(make_policy, tmp_path, family
 
 
 def test_the_size_of_a_known_model(size_3b):
-    assert size_3b.parameters == 3_212_749_824  # as published
+    assert size_3b.parameters == 3_212_749_824  # the published number
     assert size_3b.root == 128_256 * 3072 + 3072  # tied, and the last norm
     assert size_3b.parameters == size_3b.root + 28 * size_3b.block
     assert size_3b.cache_bytes(1, torch.bfloat16) == 2 * 28 * 8 * 128 * 2
@@ -160,7 +160,7 @@ def test_time_follows_the_device_and_the_work(size_3b):
     assert faster.update == pytest.approx(base.update / 2)
     eight = seconds_of(dataclasses.replace(config, processes=8), size_3b, H100, 1024)
     assert eight.update == pytest.approx(base.update / 8, rel=0.1)
-    assert eight.decode > 0.5 * base.decode  # bound by reading the weights
+    assert eight.decode > 0.5 * base.decode  # still limited by reading the weights
     assert base.network == 0 < eight.network
     measuring = seconds_of(dataclasses.replace(config, signal_every=10), size_3b, H100, 1024)
     assert measuring.update == pytest.approx(1.1 * base.update)

@@ -223,7 +223,7 @@ def write_evaluation(
         )
         for cell in cells:
             samples = 1 if "greedy" in cell else SAMPLES
-            draw = random.Random(f"{cell}")  # the same luck for every model: what differs is the skill
+            draw = random.Random(f"{cell}")  # common random numbers: models differ only in skill
             chance = [draw.random() ** 0.7 for _ in range(PROBLEMS)]
             right = [sum(draw.random() < SKILL[mode] + 0.5 * (c - 0.5) for _ in range(samples)) for c in chance]
             write(folder / "cells" / model / task / cell / "summary.json", summary(model, cell, right, samples, task))

@@ -56,7 +56,7 @@ def hostile_page(tmp_path_factory):
 def test_hostile_text_makes_no_element(hostile_page):
     elements = Elements(hostile_page)
     tags = [tag for tag, _ in elements.tags]
-    assert tags.count("script") == OWN_SCRIPTS + 1  # and the data
+    assert tags.count("script") == OWN_SCRIPTS + 1  # plus the data
     assert tags.count("style") == 1
     assert {"img", "iframe", "object", "textarea", "b", "i"}.isdisjoint(tags)
     for _, attributes in elements.tags:

@@ -34,7 +34,7 @@ def test_preparing_again_keeps_what_was_compiled(policy, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.filterwarnings("ignore")  # raised by the compiler
 @pytest.mark.parametrize(
     ("family", "changes", "thought"),
     [
@@ -59,7 +59,7 @@ def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, cha
     assert torch.equal(plain.ids, compiled.ids)
     torch.testing.assert_close(plain.log_prob, compiled.log_prob, rtol=1e-4, atol=1e-4)
     if plain.stored:
-        # what is fed is float32, and so are the norms of Gemma
+        # fed vectors and Gemma's norms are float32
         torch.testing.assert_close(plain.stored["inputs"], compiled.stored["inputs"], rtol=1e-4, atol=1e-4)
 
 

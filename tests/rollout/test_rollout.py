@@ -256,7 +256,7 @@ def test_thoughts_end_in_any_of_several_ways(make_policy, prompts, thought):
 def test_filling_free_slots_changes_nothing(make_policy, prompts, thought, slots):
     """Rows that wait for a place give what they give when all run at once, to the last bit, each once."""
     policy = make_policy()
-    policy.eos_ids = frozenset(range(0, 300, 12))  # with such noise, often enough for rows of all lengths
+    policy.eos_ids = frozenset(range(0, 300, 12))  # often enough, with this noise, for rows of all lengths
     of_row = [i % 3 for i in range(40)]
     keys = Keys(3, torch.tensor(of_row), torch.arange(40))
     # an odd number of positions, over which attention would round differently
@@ -324,7 +324,7 @@ def test_logits_that_are_no_numbers_are_named(make_policy, prompts, thought, val
     bad = next(token for token in prompts[1] if token not in prompts[0] + prompts[2])
     with torch.no_grad():
         policy.model.get_input_embeddings().weight[bad] = value
-    first = 1 if thought.is_drawn_token else 0  # a mixture has something of every token
+    first = 1 if thought.is_drawn_token else 0  # a mixture contains a part of every token
     with pytest.raises(FloatingPointError, match=f"for problem {first}, rollout 0, at step 1 after the prompt"):
         sample(policy, thought, prompts)
 
@@ -338,7 +338,7 @@ def test_what_was_fed_need_not_be_kept(policy, prompts):
 def test_leaving_the_batch_changes_nothing(policy, prompts, monkeypatch):
     """Rows that finish early leave; the others go on as if nobody had."""
     limits = Limits(max_thought_steps=30, max_answer_tokens=2)
-    thought = Hard(8.0)  # hot enough for end-of-sequence tokens at all times
+    thought = Hard(8.0)  # hot enough to draw end-of-sequence tokens at any step
     with monkeypatch.context() as patch:
         patch.setattr(decode._Batch, "shrink", lambda self: None)
         kept = sample(policy, thought, prompts, limits=limits, group=32)
@@ -433,7 +433,7 @@ def test_log_probs_move_with_the_weights(policy, prompts, name):
     steps = moved.is_thought_step
     change = moved.thought_log_prob[steps] - rollout.log_prob[rollout.is_thought]
     assert (change.abs() > 1e-3).float().mean() > 0.9
-    if name == "soft":  # the stored noise has the density that it had
+    if name == "soft":  # the stored noise keeps its density
         torch.testing.assert_close(
             moved.thought_surrogate[steps].detach(), rollout.log_prob[rollout.is_thought], rtol=1e-4, atol=1e-4
         )

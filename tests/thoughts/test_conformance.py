@@ -243,7 +243,7 @@ def test_samples_depend_on_their_key_alone(thought, hidden, vocabulary):
     fed = thought.fed(whole, vocabulary)
     torch.testing.assert_close(thought.fed(part, vocabulary), fed[order], rtol=1e-12, atol=1e-12)
     assert torch.equal(part.token, whole.token[order])
-    torch.manual_seed(0)  # global state has no say
+    torch.manual_seed(0)  # the global generator must not matter
     again = thought.at(hidden, vocabulary).draw(keys(30))
     assert torch.equal(thought.fed(again, vocabulary), fed)
     for other in (keys(30, seed=6), keys(30, step=1)):

@@ -20,7 +20,7 @@ def make_batch(make_policy):
     from train.batches import batch_of
 
     def make(mode: str = "soft", policy=None, group: int = 3):
-        # tied, a random model repeats its last token for ever
+        # with tied weights, a random model repeats its last token forever
         return batch_of(policy or make_policy("llama-untied"), mode, group)
 
     return make

@@ -84,7 +84,7 @@ def main(kills: int, seed: int, flags: list[str]) -> dict[str, int]:
         call, delay_s = chance.randint(1, most), chance.choice((0.0, 0.0005, 0.002, 0.01))
         ended_by = attempt(flags, functools.partial(kill_in, phase, call, delay_s))
         if ended_by == 0:
-            break  # the run is done: it was too short for so many kills
+            break  # the run is complete; it was too short for so many kills
         assert ended_by == signal.SIGKILL, ended_by
         kills_of[phase] += 1
     assert attempt(flags, lambda: None) == 0

@@ -18,7 +18,7 @@ from softtokens.thoughts import Hard
 from softtokens.train.objective import TermWeights, policy_terms
 
 pytest.importorskip("trl", reason="the anchor extra is not installed: pip install -e '.[anchor]'", exc_type=ImportError)
-pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's own, and those of what it imports
+pytestmark = pytest.mark.filterwarnings("ignore")  # raised by TRL and its imports
 
 GROUP = 4
 PROMPTS = ["User: Tom has 4 apples. Assistant:", "User: 3 Tom Assistant:"]
@@ -128,7 +128,7 @@ def assert_same_gradient(batch, model, trainer, inputs):
     theirs = [p.grad.clone() for p in batch.parameters]
     batch.accumulate(TermWeights(), tokens_per_backward=40)
     terms = policy_terms(replay(batch.policy, Hard(), batch.rollout), batch.advantages, batch.rollout.rows)
-    assert all(term.abs() > 0.1 for term in terms)  # thoughts and answer both have something to say
+    assert all(term.abs() > 0.1 for term in terms)  # both terms contribute
     scale = torch.nn.utils.get_total_norm(theirs)
     assert scale > 1
     for parameter, gradient in zip(batch.parameters, theirs, strict=True):

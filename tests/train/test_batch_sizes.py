@@ -83,7 +83,7 @@ def test_activations_are_recomputed_only_where_it_helps():
     assert not chosen(50e9, **scaled(activation_checkpointing="never")).recomputes
     few = dataclasses.replace(GSM8K, rows=8)  # 1,376 positions in all
     assert not chosen(70e9, few).recomputes
-    assert not chosen(55e9, size=dataclasses.replace(LLAMA_3B, block=0)).recomputes  # its blocks are not known
+    assert not chosen(55e9, size=dataclasses.replace(LLAMA_3B, block=0)).recomputes  # its blocks are unknown
     assert not chosen(1e6, kind="cpu").recomputes
 
 

@@ -53,7 +53,7 @@ def test_disk_full(flags, tmp_path, start, text_rewards, moment):
     assert process.returncode == 1, error
     assert "Traceback" not in error
     assert all(line.startswith("softtokens: ") and "File too large" in line for line in error.strip().splitlines())
-    if moment != "logging":  # there TensorBoard's thread may say it too
+    if moment != "logging":  # there TensorBoard's thread may report it too
         assert len(error.strip().splitlines()) == 1, error
         assert f"checkpoint {run}/checkpoints/step-000006 could not be saved" in error
         assert "Earlier checkpoints are untouched; make room and resume" in error

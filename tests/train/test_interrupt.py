@@ -46,8 +46,8 @@ def test_a_signal_saves_and_asks_to_be_started_again(flags, tmp_path, start, tex
     assert process.returncode == cli.EXIT_REQUEUE == 75
     done = {"rollout": 5, "update": 6}[during]  # a step that has changed nothing yet is dropped, else finished
     assert error.strip().splitlines() == [
-        f"softtokens: stopped by {number.name} after {done} of 8 steps; all of them are saved. Go on with the same "
-        "command and --resume."
+        f"softtokens: stopped by {number.name} after {done} of 8 steps; all of them are saved. To continue, run the "
+        "same command with --resume."
     ]
     _, progress = newest_checkpoint(run)
     assert progress.step == done == len(lines(run / "metrics.jsonl"))
@@ -70,7 +70,7 @@ def test_a_second_signal_does_not_wait(interruptible):
     with StopRequest().listening() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked == "SIGINT"
-        signal.signal(signal.SIGINT, lambda *_: None)  # what a second one raises must not end this process
+        signal.signal(signal.SIGINT, lambda *_: None)  # a second signal must not end this process
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -15,7 +15,7 @@ from train.test_resume import lines, without_times
 
 MODES = ("hard", "soft", "fuzzy")
 SHORT = ("--steps", "3", "--group-size", "8", "--validate-every", "2", "--term-norms-every", "2", "--warmup-steps", "0")
-SHORT += ("--signal-every", "2")  # with two processes each has one of the halves
+SHORT += ("--signal-every", "2")  # with two processes, each has one half
 ROUNDING = ("grad_norm", "loss", "signal", "mismatch", "entropy", "thought/")
 
 
@@ -206,7 +206,7 @@ def test_more_processes_than_rollouts_are_refused(flags, tmp_path, monkeypatch, 
     from softtokens.world import processes
     from softtokens.world.launch import Launch
 
-    monkeypatch.setattr(processes.World, "gather", lambda self, value: [value])  # no others are there to be met
+    monkeypatch.setattr(processes.World, "gather", lambda self, value: [value])  # there are no other processes
     config, _ = cli.parse("train", flags(tmp_path / "run")[1:])
     with pytest.raises(Exception, match="7 processes for problems_per_step \\* group_size = 6 rollouts; start fewer"):
         loop._train(

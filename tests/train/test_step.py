@@ -28,7 +28,7 @@ def test_learning_rate_warms_up_peaks_and_falls_to_zero():
     assert rates[60] == pytest.approx(3e-6)  # half-way down
     assert rates[20:] == sorted(rates[20:], reverse=True)
     assert rates[100] == pytest.approx(0, abs=1e-20)
-    assert min(rates[:100]) > 0  # no update is wasted
+    assert min(rates[:100]) > 0  # every update has a positive rate
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 20), (5, 5), (7, 0)])
@@ -101,7 +101,7 @@ def test_the_gradient_norm_is_clipped(model_folder, data_file, tmp_path, monkeyp
     assert len(norms) == 2
     assert all(0 < norm <= (1.001e-3 if clip == "sum" else 2.002e-3) for norm in norms)  # each of two terms: twice
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert all(line["grad_norm/thought"] > 1e-3 for line in lines)  # logged as they were before clipping
+    assert all(line["grad_norm/thought"] > 1e-3 for line in lines)  # logged before clipping
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])

@@ -62,8 +62,7 @@ def _encoded(policy: Policy, item: ChoiceItem, choice: str) -> tuple[list[int], 
     require_rows(policy, ids, name)
     if len(prompt) + len(ids) > policy.context_length:
         raise UserError(
-            f"{name} has {len(prompt) + len(ids)} tokens, but the model's context is "
-            f"{policy.context_length}; leave it out"
+            f"{name} has {len(prompt) + len(ids)} tokens, but the model's context is {policy.context_length}; remove it"
         )
     return prompt, ids
 

@@ -20,15 +20,15 @@ from softtokens.types import UserError
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-ROW_MULTIPLE = 8  # matrix products of such sizes give each row the same bits whatever the batch
+ROW_MULTIPLE = 8  # with such row counts, matrix products give a row the same bits in every batch
 BYTES_PER_LOGIT = 16  # logits, their weights at up to two temperatures, and a copy of either, in float32
-USABLE = 0.8  # of what an accelerator has free; the rest is lost in pieces
+USABLE = 0.8  # share of an accelerator's free memory; the rest is lost to fragmentation
 
 
 def free_bytes(device: torch.device) -> float:
     """Usable memory: most of an accelerator's free memory, or a quarter of a machine's."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for reuse
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # cached by torch for reuse
         return USABLE * (torch.cuda.mem_get_info(device)[0] + kept)
     return 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softtokens.ops.random import Keys
 
-_STORED = "stored."  # in front of such names in a file
+_STORED = "stored."  # prefix of their names in a file
 
 
 class Kind:

@@ -96,7 +96,7 @@ def replay(
         spikes.watch(hidden, coefficient)
     scores = thought.score(hidden, vocabulary, drawn, coefficient)
     surrogate = scores.surrogate
-    if scale is not None:  # of its gradient alone
+    if scale is not None:  # scale the gradient and keep the value
         surrogate = surrogate.detach() + scale * (surrogate - surrogate.detach())
 
     row, step = torch.nonzero(answers, as_tuple=True)
@@ -164,7 +164,7 @@ def _inputs(
 ) -> Float[Tensor, "rows seq dim"]:
     """What the model was fed: embeddings of tokens, and at thought positions what the thoughts feed."""
     inputs = vocabulary.embed(ids)
-    if thought.is_drawn_token:  # then these are what it fed; a second look-up would cost a second gradient of the table
+    if thought.is_drawn_token:  # it fed these embeddings; a second look-up would cost a second gradient of the table
         return inputs
     return inputs.index_put(places, thought.fed(drawn, vocabulary).to(inputs.dtype))
 

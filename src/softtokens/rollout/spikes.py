@@ -14,7 +14,7 @@ from torch import Tensor
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.thoughts import Draw, Thought
 
-_ROWS = 4096  # of the head, measured at once
+_ROWS = 4096  # rows of the head measured at a time
 
 
 class Spikes:
@@ -70,8 +70,8 @@ class Spikes:
 def unit_of(vocabulary: Vocabulary) -> float:
     """Root mean square of the lengths of the head's rows."""
     head = vocabulary.head.detach()
-    # A float32 copy of a whole head takes gigabytes. Written in place: small results kept from every piece would lie in
-    # the holes that the piece before left.
+    # A float32 copy of a whole head takes gigabytes. Results are written in place: small tensors kept from every piece
+    # would fragment the memory.
     squares = full_precision(head.new_empty(len(head)))
     for rows, into in zip(head.split(_ROWS), squares.split(_ROWS), strict=True):
         into.copy_(full_precision(rows).square().sum(-1))

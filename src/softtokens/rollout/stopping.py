@@ -93,7 +93,7 @@ def _character_automaton(cores: Sequence[str]) -> tuple[np.ndarray, np.ndarray, 
 
     start = ("", none)
     number, rows, waiting = {start: 0}, [], [start]
-    for state in waiting:  # grows while it runs
+    for state in waiting:  # the loop appends to it
         row = [0] * (len(code_of) + 1)
         for character, code in code_of.items():
             reached = after(*state, character)

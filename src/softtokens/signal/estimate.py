@@ -77,12 +77,12 @@ def _noise_scale(
     """In rollouts, and its interval. ratio: signal over noise of one batch, with its standard error."""
     if math.isinf(ratio):  # every batch has the same gradient
         return 0.0, 0.0, 0.0
-    if not math.isfinite(error):  # without one of the batches there is no gradient, or no noise
+    if not math.isfinite(error):  # leaving out some batch leaves no gradient or no noise
         return None, None, None
     margin = student(batches - 1) * error
     if ratio > margin:
         return rows / ratio, rows / (ratio + margin), rows / (ratio - margin)
-    # a ratio far below 0 is bad luck, and no reason to promise more than the margin alone would
+    # a ratio far below 0 is chance; it must not promise more than the margin alone does
     most = max(ratio + margin, margin / 2)
     return None, rows / most if most > 0 else None, None
 

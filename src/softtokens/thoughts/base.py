@@ -121,7 +121,7 @@ class ThoughtDistribution(abc.ABC):
 class Thought(abc.ABC):
     """How a model thinks: an immutable strategy."""
 
-    # a thought is a token drawn from softmax(logits / temperature) and nothing else: one draw serves thoughts and
+    # whether a thought is just a token drawn from softmax(logits / temperature); then one draw serves both thoughts and
     # answers
     is_drawn_token: bool = False
 

@@ -63,7 +63,7 @@ def _of_tokens(p: HardDistribution, q: HardDistribution) -> Tensor:
     if not p.temperature or not q.temperature:
         raise ValueError("temperature is 0: arg-max tokens have no divergence; use a positive temperature")
     log_p, log_q = (tempered_log_softmax(d.logits, d.temperature) for d in (p, q))
-    is_masked = log_p == float("-inf")  # of tokens that nobody owns: the same in both
+    is_masked = log_p == float("-inf")  # unused vocabulary rows, the same in both
     log_p, log_q = (log_prob.masked_fill(is_masked, 0.0) for log_prob in (log_p, log_q))
     return (log_p.exp() * (log_p - log_q)).masked_fill(is_masked, 0.0).sum(-1)
 

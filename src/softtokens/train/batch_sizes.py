@@ -28,12 +28,12 @@ from softtokens.rollout.memory import (
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-# Positions per pass. On the CPU activations should be reused before they leave the caches: all rows at once are three
-# times slower.
+# Positions per pass. On a CPU, activations should be used again while they are in the caches: one pass over all rows is
+# three times slower.
 WANTED_POSITIONS = {"cpu": 1 << 10, "cuda": 1 << 14}
-# Passes of fewer positions than this leave a GPU waiting for its own weights; then activations are recomputed.
+# With fewer positions per pass a GPU is limited by reading weights; then activations are recomputed instead.
 FEW_POSITIONS = 1 << 12
-MOST_VALIDATION_ROWS = 256  # at a time; more gain nothing
+MOST_VALIDATION_ROWS = 256  # at a time; more are no faster
 
 
 @dataclasses.dataclass(frozen=True)

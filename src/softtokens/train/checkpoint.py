@@ -67,7 +67,7 @@ def save_checkpoint(run: Path, weights: Weights, optimizer: torch.optim.Optimize
         complete = weights.complete()
         _save_optimizer(weights, optimizer, unfinished / _OPTIMIZER)
         world.from_main(lambda: _finish(run, unfinished, final, weights, complete, progress))
-    except (Exception, CheckpointException) as error:  # safetensors and torch raise kinds of their own for a full disk
+    except (Exception, CheckpointException) as error:  # on a full disk, safetensors and torch raise types of their own
         if world.is_main:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(
@@ -94,7 +94,7 @@ def _finish(
     (unfinished / STATE).write_text(json.dumps(state, indent=1) + "\n")
     for path in [*unfinished.rglob("*"), unfinished]:
         flush_to_disk(path)
-    if final.exists():  # written by a run that was killed before it could use it
+    if final.exists():  # left by a run that was killed before it recorded it
         shutil.rmtree(final)
     unfinished.rename(final)
     flush_to_disk(final.parent)
@@ -121,7 +121,7 @@ def checkpoint_to_start_at(name: str) -> tuple[Path, Progress]:
         if not run.is_dir():
             raise UserError(f"from is {name!r}, but there is no run {str(run)!r}; give RUN@STEP")
         there = ", ".join(str(step_of(checkpoint)) for checkpoint in checkpoints(run)) or "none"
-        raise UserError(f"from is {name!r}, which is no checkpoint; give RUN@STEP, steps in {str(run)!r}: {there}")
+        raise UserError(f"from is {name!r}, which is not a checkpoint; give RUN@STEP, steps in {str(run)!r}: {there}")
     try:
         progress = _verified(folder)
     except _DAMAGE as error:
@@ -142,8 +142,8 @@ def newest_checkpoint(run: Path) -> tuple[Path, Progress] | None:
         raise UserError(f"all checkpoints in {run / FOLDER} are damaged; restore one, or give a new output folder")
     if any((run / FOLDER / link).is_dir() for link in ("last", "best")):
         raise UserError(
-            f"{run / FOLDER} has last or best, but no folder step-N, which these are links to in a run; copy the run "
-            "whole, or rename last to step-N, where N is the step in its trainer.json, with six digits"
+            f"{run / FOLDER} has last or best, but not the folder step-N that such a link points to; copy the "
+            "whole run, or rename last to step-N, where N is the step in its trainer.json, with six digits"
         )
     return None
 

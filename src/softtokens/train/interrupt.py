@@ -17,7 +17,7 @@ class Stopped(Exception):
     """The run was asked to stop, and has saved what it had done."""
 
 
-class _Dropped(BaseException):  # so that no one who handles errors takes it for one
+class _Dropped(BaseException):  # no `except Exception` may catch it
     """Leaves a step that is worth nothing yet."""
 
 

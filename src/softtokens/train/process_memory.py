@@ -55,7 +55,7 @@ def map_blocks_apart(device: torch.device) -> None:
         mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
-_MMAP_THRESHOLD = -3  # its number in malloc.h
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD in malloc.h
 
 
 @functools.cache
