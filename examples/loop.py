@@ -3,11 +3,11 @@
     python examples/loop.py                  # soft thoughts on the embedded model; a minute for 10 updates
     python examples/loop.py --mode hard
 
-Plain transformers and torch, in place of the library's decoder, replay and trainer; the task, the grader and the named
-random numbers are the library's. It computes the gradient that `softtokens train` computes (a test holds them against
-each other), without batches over several problems, memory limits, checkpoints, or the checks of a real run.
+Plain transformers and torch take the place of the library's decoder, replay and trainer; the task, the grader and the
+keyed random numbers come from the library. It computes the same gradient as `softtokens train` (a test compares them),
+without batches over several problems, memory limits, checkpoints, or the checks of a real run.
 
-The method is "Soft Tokens, Hard Truths", arXiv 2509.19170. Shapes: rows is the rollouts of one problem.
+The method is "Soft Tokens, Hard Truths", arXiv 2509.19170. In shapes, `rows` is the rollouts of one problem.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Settings:
 @dataclasses.dataclass
 class Rollouts:
     """All rollouts of one problem. They share the prompt, so position i is position i in every row; a row that ended
-    early goes on emitting positions marked DONE, which nothing looks at."""
+    early goes on emitting positions marked DONE, which are ignored."""
 
     ids: list[Tensor]  # per position, [rows]: the token, or the most likely one of a mixture
     kinds: list[Tensor]  # per position, [rows]: PROMPT, THOUGHT, FORCED, ANSWER or DONE
@@ -62,7 +62,7 @@ class Rollouts:
 
 @torch.no_grad()
 def sample(model: Any, tokenizer: Any, prompt: str, keys: Keys, sigma: float, s: Settings) -> Rollouts:
-    """Think, force the box, answer. keys: the names of each row's random numbers. sigma: the noise per coordinate."""
+    """Think, force the box, answer. keys: determine each row's random numbers. sigma: the noise per coordinate."""
     table, rows = model.get_input_embeddings().weight, len(keys.rollout)
     ids = torch.tensor(tokenizer(prompt)["input_ids"]).expand(rows, -1)
     r = Rollouts(list(ids.T), [torch.full((rows,), PROMPT)] * ids.shape[1], list(table[ids].transpose(0, 1)), [])
