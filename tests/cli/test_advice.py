@@ -1,4 +1,4 @@
-"""What messages and help texts advise exists."""
+"""Flags and commands that messages and help texts recommend exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user gets wrong is answered by one sentence and exit code 2, before anything is written."""
+"""A user's mistake gets one sentence and exit code 2, before anything is written."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ SHORT = ["--max-thought-steps", "3", "--max-answer-tokens", "2"]
 
 @pytest.fixture
 def refused(run, tmp_path):
-    """Run something that must be refused; returns the sentence."""
+    """Run a command that must fail with code 2; returns its message."""
 
     def refused(*arguments, code=2):
         got, out, err = run(*arguments)
@@ -65,7 +65,7 @@ def test_a_data_file_that_is_not_what_its_name_says(refused, training, tmp_path)
 
 @pytest.mark.parametrize("where", ["training", "validation"])
 def test_prompts_longer_than_the_context(refused, training, tmp_path, where):
-    """Found before the first step, wherever the long problems stand."""
+    """Reported before the first step, wherever the long problems are."""
     file = tmp_path / "long.jsonl"
     rows = [{"question": "short", "answer": "1"}] * 30 + [
         {"question": "apples " * n, "answer": "1"} for n in (200, 250)
@@ -108,7 +108,7 @@ def test_a_setting_that_is_wrong(refused, training, flags, message):
     ],
 )
 def test_flags_that_cannot_be_parsed(run, training, flags, message, tmp_path):
-    """The parser answers in a frame of its own, with the flags that may have been meant."""
+    """tyro reports these in a box of its own, with suggestions."""
     code, out, err = run(*training, *flags)
     assert (code, out) == (2, "")
     assert message in " ".join(err.replace("│", " ").split())
@@ -117,7 +117,7 @@ def test_flags_that_cannot_be_parsed(run, training, flags, message, tmp_path):
 
 
 def test_a_file_named_after_a_built_in_task_is_a_file(refused, training, data_file):
-    """arithmetic.jsonl has no validation split, and is no reason to compare texts only."""
+    """A file called arithmetic.jsonl has no validation split of its own, and is graded like any file."""
     file = shutil.copy(data_file, data_file.with_name("arithmetic.jsonl"))
     message = refused(*training, "--task", file, "--validate-every", "1")
     assert "has no validation problems of its own" in message
@@ -166,7 +166,7 @@ def test_an_output_that_is_taken(run, training, tmp_path, data_file):
 
 
 def test_mistakes_leave_no_run_behind(run, training, tmp_path):
-    """After a wrong flag is put right, the same output folder is still free."""
+    """After a wrong flag is corrected, the output folder is still free."""
     assert run(*training, "--model", "/nowhere/model")[0] == 2
     assert run(*training)[0] == 0
 

@@ -1,4 +1,4 @@
-"""softtokens report, as a user types it."""
+"""The report command, as a user runs it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_cannot_be_is_one_sentence(run, training_run, tmp_path, arguments, 
 
 
 def test_a_training_run_that_was_just_made(run, model_folder, data_file, tmp_path):
-    """What train writes is what report reads."""
+    """The report can read a run that train has just written."""
     flags = ["--task", data_file, "--template", "User: {question}", "--device", "cpu", "--grader", "exact"]
     limits = ["--max-thought-steps", "3", "--max-answer-tokens", "2", "--steps", "2", "--group-size", "2"]
     where = ["--model", model_folder, "--output", tmp_path / "run", "--validation", data_file]

@@ -1,4 +1,4 @@
-"""What configurations refuse, in words; and how they are read from plain data."""
+"""What configurations reject and with which message, and how they are read from plain data."""
 
 import ast
 import dataclasses
@@ -140,7 +140,7 @@ def test_configurations_do_not_change():
 
 
 def test_every_field_is_explained():
-    """The text under a field is its help."""
+    """The docstring under a field is its help text."""
     files = Path(config.__file__).parent.glob("*.py")
     trees = [ast.parse(file.read_text()) for file in files]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -249,7 +249,7 @@ def test_files_that_cannot_be_read(tmp_path, content):
     ],
 )
 def test_numbers_that_float32_cannot_compute_with_are_refused(kind, name):
-    """Infinite ones, and ones so small that float32 has no inverse of them."""
+    """Infinite numbers, and numbers so small that their inverse overflows float32."""
     first = (REQUIRED[kind],) if kind in REQUIRED else ()
     for value in (INFINITY, 1e-40, 5e-324):
         with pytest.raises(UserError, match=rf"{name} is {value}"):

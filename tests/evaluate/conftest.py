@@ -65,7 +65,7 @@ def questions(tmp_path):
 
 @pytest.fixture
 def config_for(model_folder, questions, tmp_path, monkeypatch):
-    """Configurations of evaluations that would work, graded by text."""
+    """Valid configurations of evaluations, graded by text."""
     monkeypatch.setattr("softtokens.evaluate.run.grader_of", lambda task: ByText())
 
     def make(*, task: dict | None = None, **options):
@@ -79,7 +79,7 @@ def config_for(model_folder, questions, tmp_path, monkeypatch):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The (problem, sample) of every row that is really sampled, batch by batch."""
+    """The (problem, sample) of every row that is actually sampled, by batch."""
     from softtokens.evaluate import sampling
 
     batches: list[list[tuple[int, int]]] = []

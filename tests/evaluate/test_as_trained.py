@@ -1,4 +1,4 @@
-"""A model evaluated the way it was trained, whatever the family of its thoughts."""
+"""A model is evaluated the way it was trained, whatever its family of thoughts."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def runs(model_folder, tmp_path_factory):
 
 @pytest.fixture
 def built(monkeypatch):
-    """Every thought that an evaluation thinks with."""
+    """The thoughts that an evaluation builds."""
     from softtokens.evaluate import run
 
     made, build = [], run.build_thought

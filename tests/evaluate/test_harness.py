@@ -1,4 +1,4 @@
-"""lm-eval with our policy, on a task of its own kind that points to a local file: no network."""
+"""lm-eval with our policy, on a task of its own that reads a local file, without network."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""The matrix end to end: what is written, what is refused, and what a stop at any moment costs."""
+"""An evaluation end to end: what is written, what is rejected, and what an interruption costs."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FIVE = len(PROBLEMS)
 
 
 def contents(root):
-    """Every file but the locks, times left out."""
+    """The contents of every file except the locks, without times."""
     result = {}
     for file in sorted(root.rglob("*")):
         if file.is_file() and ".locks" not in file.parts:
@@ -207,7 +207,7 @@ def test_a_newer_summary_is_not_written_over(config_for):
 
 
 def test_a_model_may_be_called_evaluation(config_for, model_folder):
-    """While it is being evaluated others can join."""
+    """Others can join while it is being evaluated."""
     config = config_for(models=(f"evaluation={model_folder}",), settings=("hard-greedy",))
     root = evaluate(config)
     with locked(root, "evaluation"):
@@ -275,7 +275,8 @@ def test_an_output_that_is_something_else(config_for, tmp_path):
 
 
 def test_mistakes_are_found_before_anything_is_written(config_for, other_folder, tmp_path):
-    """The second model is missing, or too small for the task: the first is not evaluated for days before that."""
+    """The second model is missing, or too small for the task. This must be reported before the first is evaluated for
+    days."""
     for models, message in [
         ((str(other_folder), "/nowhere/model"), "a folder that does not exist"),
         ((str(other_folder), str(tmp_path)), "has no config.json"),
@@ -340,7 +341,7 @@ def lines_in(folder):
 
 @pytest.mark.slow
 def test_kill_minus_nine_at_any_moment(config_for, model_folder, questions, tmp_path):
-    """Killed again and again, it ends with the files of a run that was left alone."""
+    """Killed again and again, the evaluation ends with the files of an uninterrupted one."""
     flags = ["--models", str(model_folder), "--task", str(questions), "--template", "User: {question} Assistant:"]
     flags += ["--grader", "exact", "--device", "cpu", "--samples", "40", "--max-thought-steps", "30"]
     flags += ["--max-answer-tokens", "4", "--rows-per-batch", "8", "--settings", "hard-sample", "soft-sample"]

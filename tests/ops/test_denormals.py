@@ -1,4 +1,4 @@
-"""Denormal numbers count as zero inside our own calls, and mean to the caller afterwards what they meant before."""
+"""Denormal numbers count as zero inside our calls; afterwards the caller's setting is back."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Folders as training and evaluation leave them, made up: seeded, small, and with a known answer in them."""
+"""Made-up folders of training and evaluation: seeded, small, with a known answer in them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def write_run(
     changes=None,
     **config,
 ) -> Path:
-    """A training run; `changes`: what every line of metrics has instead."""
+    """A training run. `changes` replaces values in every line of the metrics."""
     draw = random.Random(repr((mode, seed)))
     thought = {"mode": mode, "tau": None, "gamma": 0.33, "noise": "input"}
     resolved = {
@@ -264,7 +264,7 @@ def write_evaluation(
 
 @pytest.fixture
 def quickstart_folder(tmp_path) -> Path:
-    """Three runs and an evaluation of them beside the base."""
+    """Three runs, and an evaluation of them and the base."""
     folder = tmp_path / "quickstart"
     for mode in ("hard", "fuzzy", "soft"):
         write_run(folder / mode, mode)

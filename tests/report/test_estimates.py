@@ -1,4 +1,4 @@
-"""Seeds are joined, differences are paired, significance is corrected."""
+"""Seeds are pooled, differences are paired, significance is corrected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is in the files stays text in the page; the page runs its own scripts and loads nothing."""
+"""Whatever the files contain stays text in the page; the page runs only its own scripts and loads nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # ruff: noqa: E501 (lists of answers read best in long lines)
 # fmt: off
-"""What the math grader finds equal. Rows are (given, expected); the grader itself is asked, without its processes."""
+"""What the math grader considers equal. Rows are (given, expected); the grader runs in this process."""
 
 import re
 from fractions import Fraction

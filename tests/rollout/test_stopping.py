@@ -1,4 +1,4 @@
-"""The stop automaton against the rule on text, and the forced text."""
+"""The stop automaton compared with the rule on text, and the forced text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def table(tokenizer, endings):
 
 
 def ending_of(table, ids):
-    """What the automaton says, None where it has no ending."""
+    """The ending that the automaton reports, None if there is none."""
     state = 0
     for token in ids:
         state = int(table.next_state[state, token])

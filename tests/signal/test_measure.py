@@ -1,4 +1,4 @@
-"""What is measured is the gradient that training would follow, on the batches that it would draw."""
+"""The measured gradient is the one that training would follow, on the batches that it would draw."""
 
 import dataclasses
 import json
@@ -152,7 +152,7 @@ def test_taus_go_to_soft_where_fuzzy_is_not_asked_for():
 
 def test_rewards_and_verdicts_are_those_of_the_rollouts(make_config):
     def first_of_group(completions, **columns):
-        """Of two groups of three the first has spread."""
+        """Of two groups of three rollouts, only the first has rewards that differ."""
         del columns
         return [float(i == 0) for i in range(len(completions))]
 
@@ -257,7 +257,7 @@ def test_counts_of_rollouts_have_two_digits(count, words):
 
 
 def test_the_command_shows_stores_and_reports(model_folder, data_file, tmp_path, capsys, monkeypatch):
-    """Rewards are the lengths of texts: a random model solves nothing."""
+    """Rewards are the lengths of texts, because a random model solves nothing."""
     monkeypatch.setattr(measure, "graded", lambda judge, scale: by_function(by_length))
     monkeypatch.setenv("COLUMNS", "80")
     output = tmp_path / "out"

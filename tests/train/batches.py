@@ -33,7 +33,7 @@ class Batch:
         return list(self.policy.model.parameters())
 
     def accumulate(self, terms: TermWeights, weights: Weights | None = None, **options) -> Gradient:
-        """Into `.grad` of the parameters, or of those of other weights."""
+        """Accumulate the gradient into `.grad` of the parameters, or of those of other weights."""
         batch = gradient.Batch(self.thought, self.rollout, self.advantages, self.rollout.rows)
         return gradient.accumulate_gradient(weights or Weights(self.policy), batch, terms, **options)
 

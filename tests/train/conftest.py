@@ -72,7 +72,7 @@ def flags(model_folder, data_file):
 
 @pytest.fixture
 def text_rewards(monkeypatch):
-    """In this process, the rewards that the driver gives in its own."""
+    """Use the driver's rewards in this process too."""
     from train import driver
 
     driver.reward_texts(monkeypatch.setattr)

@@ -27,14 +27,14 @@ REWARDS = torch.tensor([[100.0, 10.0, 0.0, 10.0], [0.0, 0.0, 10.0, 0.0]])
 
 @pytest.fixture
 def batch(make_batch, make_policy):
-    """Without rows beyond the tokenizer, which we give no probability and TRL does."""
+    """A batch without rows beyond the tokenizer, which we mask and TRL does not."""
     policy = HFPolicy(make_policy("llama-untied").model, make_policy().tokenizer, mask_unused=False)
     return make_batch("hard", policy, group=GROUP)
 
 
 @pytest.fixture
 def trainer(batch, tmp_path):
-    """TRL's trainer, which is given our completions instead of sampling its own."""
+    """TRL's trainer, given our completions instead of sampling its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from datasets import Dataset
@@ -100,7 +100,7 @@ def test_gradient_is_that_of_trl_with_forced_text_left_out(batch, trainer):
 
 
 def test_the_comparison_can_fail(batch, trainer):
-    """With advantages divided by their deviation, TRL's gradient is another."""
+    """With advantages divided by their standard deviation, TRL's gradient differs."""
     batch, inputs = scored_by_trl(batch, trainer)
     inputs["advantages"] = inputs["advantages"] / inputs["advantages"].std()
     with pytest.raises(AssertionError):

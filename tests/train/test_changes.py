@@ -1,4 +1,4 @@
-"""What a resumed run may change, and runs that begin at another run's checkpoint."""
+"""What a resumed run may change, and runs that start from another run's checkpoint."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ def changed(config: TrainConfig, name: str, value) -> TrainConfig:
 
 
 def base_of(name: str, tmp_path) -> TrainConfig:
-    """A run in which the setting may be changed at all."""
+    """A run in which the setting can be changed at all."""
     config = TrainConfig(output=str(tmp_path / "run"))
     return changed(config, "scale.lora_rank", 2) if name in ("scale.lora_alpha", "scale.lora_targets") else config
 
@@ -81,7 +81,7 @@ def test_steps_may_grow_and_not_shrink(tmp_path):
 
 
 def test_a_finished_run_goes_on_with_more_steps(flags, tmp_path, text_rewards, caplog):
-    """With a constant rate it is the run that was asked for more at once."""
+    """With a constant rate it equals a run with that many steps from the start."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     constant = ("--schedule", "constant")
     assert cli.main(flags(whole, *constant)) == 0
@@ -127,7 +127,7 @@ def test_a_crash_before_the_next_save_keeps_no_record_of_other_validation_proble
 
 
 def test_a_fork_goes_on_from_where_it_began(flags, tmp_path, text_rewards, monkeypatch, capsys):
-    """The last checkpoint of a run that goes on is another one tomorrow, and --from is given once."""
+    """`@last` of a running run changes, so the fork records the step, and --from is given only once."""
     source, fork = tmp_path / "source", tmp_path / "fork"
     constant = ("--schedule", "constant", "--validate-every", "0")
     assert cli.main(flags(source, *constant, "--steps", "6")) == 0

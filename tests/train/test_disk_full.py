@@ -1,4 +1,4 @@
-"""A disk that is full ends a run with a sentence, and takes nothing that was saved before."""
+"""A full disk ends a run with a clear message, and saved checkpoints stay intact."""
 
 import pytest
 

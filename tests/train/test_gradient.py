@@ -1,4 +1,4 @@
-"""What must not matter to the gradient does not, and what must does."""
+"""What must not affect the gradient does not, and what must does."""
 
 import dataclasses
 import math
@@ -33,7 +33,7 @@ def norm(gradients):
 
 
 def assert_close(ours, theirs):
-    """Up to rounding, measured by the whole gradient: entries of it may cancel to anything."""
+    """Up to rounding relative to the whole gradient, because single entries may cancel."""
     assert norm(theirs) > 0
     difference = norm([a - b for a, b in zip(ours, theirs, strict=True)])
     assert difference <= 1e-5 * norm(theirs), difference / norm(theirs)

@@ -1,4 +1,4 @@
-"""Steps whose numbers are not finite are left out, counted and kept; spikes of thoughts are counted and clipped."""
+"""Steps with values that are not finite are skipped, counted and saved; spikes are counted and clipped."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from train.test_resume import lines
 
 @pytest.fixture
 def spoil(monkeypatch):
-    """Make the gradient of some steps (1, 2, ...) not finite; returns the parameters as each step found them."""
+    """Make the gradient of some steps (1, 2, ...) not finite; returns the parameters before each step."""
 
     def spoil(*steps: int, value: float = float("nan")) -> list[list[torch.Tensor]]:
         parameters = []

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: nothing is lost, and a scheduler is told to start the run again."""
+"""SIGTERM and Ctrl-C: nothing is lost, and the exit code asks a scheduler to start the run again."""
 
 import os
 import signal
@@ -60,7 +60,7 @@ def test_a_signal_saves_and_asks_to_be_started_again(flags, tmp_path, start, tex
 
 @pytest.fixture
 def interruptible():
-    """Started in the background by a shell, a process ignores Ctrl-C."""
+    """A process that a shell starts in the background ignores Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""A run that was killed and resumed is the run that was not, bit for bit."""
+"""A run that was killed and resumed equals an uninterrupted one bit for bit."""
 
 import json
 import logging
@@ -295,7 +295,7 @@ def test_the_unit_of_noise_is_that_of_the_start(uninterrupted, model_folder):
 
 
 def stop_after(run: Path, flags, *, step: int) -> None:
-    """A run that ends in the middle, by an exception from the listener's side."""
+    """A run that ends in the middle, because its listener raises."""
 
     class Stop(RuntimeError):
         pass
@@ -345,6 +345,6 @@ def number_of_lines(file: Path) -> int:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """All files but TensorBoard's, which names a new one each time."""
+    """All files except TensorBoard's, which have a new name each time."""
     files = (p for p in run.rglob("*") if p.is_file() and p.parent.name != "tensorboard" and p.name != ".lock")
     return {str(p.relative_to(run)): p.read_bytes() for p in files}

@@ -1,4 +1,4 @@
-"""Two trainers on one folder: the second is told who has it, and harms nothing."""
+"""Two trainers on one folder: the second is told which process holds it, and changes nothing."""
 
 import signal
 

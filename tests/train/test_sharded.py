@@ -1,4 +1,4 @@
-"""Where sharded weights lie, without the devices: sharding is stubbed, and tensors without data stand for a GPU's."""
+"""Placement of sharded weights without devices: sharding is stubbed, and meta tensors stand for a GPU's."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from softtokens.world.processes import World, alone
 
 @pytest.fixture
 def unsharded(monkeypatch):
-    """Modules that were to be sharded, in order; they stay whole."""
+    """Modules passed to the sharding stub, in order; they stay whole."""
     sharded = []
 
     def stub(module, *, mesh, mp_policy):

@@ -1,4 +1,4 @@
-"""One update: the schedule, what is refused, and that it is the update of the loss."""
+"""One update: the schedule, what is rejected, and that the update follows the loss."""
 
 import dataclasses
 import itertools
@@ -53,7 +53,7 @@ def by_length(completions, **columns):
 
 @pytest.fixture
 def recorded_parameters(monkeypatch):
-    """The trainee's parameters before each update, copied; and the trainee itself."""
+    """Copies of the trainee's parameters before each update, and the trainee itself."""
     recorded, step = [], loop.train_step
 
     def spy(trainee, number):
@@ -131,7 +131,7 @@ def test_a_reward_function_and_a_listener(model_folder, data_file, tmp_path):
 
 
 def test_equal_rewards_make_no_update(model_folder, data_file, tmp_path, recorded_parameters):
-    """Whatever they are: 0.1 has no exact mean in float32, and momentum would go on by itself."""
+    """For any value: 0.1 has no exact mean in float32, and Adam's momentum would continue by itself."""
     calls = []
 
     def flat_at_first_and_at_last(completions, **columns):
