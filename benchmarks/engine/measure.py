@@ -141,7 +141,7 @@ def busyness() -> Iterator[list[float]]:
 
 
 def _cpu_seconds_of_others() -> float:
-    """Of all processes since the machine started, but for this one and its children; 0 where it cannot be known."""
+    """CPU seconds of all processes since the machine started, except this one and its children; 0 if unknown."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0

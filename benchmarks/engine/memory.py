@@ -1,4 +1,4 @@
-"""Peak memory of scoring long rollouts with a large vocabulary, beside keeping all logits."""
+"""Peak memory of scoring long rollouts with a large vocabulary, compared with keeping all logits."""
 
 from __future__ import annotations
 

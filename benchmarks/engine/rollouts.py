@@ -1,4 +1,4 @@
-"""Sampling: ours beside transformers' `generate` and beside a model written by hand for the purpose."""
+"""Sampling: ours compared with transformers' `generate` and with a model written by hand for the purpose."""
 
 from __future__ import annotations
 

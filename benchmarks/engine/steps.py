@@ -1,4 +1,5 @@
-"""Whole RL steps (rollout, grading, replay, update): hard beside TRL's `RLOOTrainer`, soft and fuzzy beside hard."""
+"""Whole RL steps (rollout, grading, replay, update): hard compared with TRL's `RLOOTrainer`, soft and
+fuzzy compared with hard."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ LEARNING_RATE = 1e-6
 
 def rows(sizes: Sizes) -> Iterator[Row]:
     for vocabulary in sizes.vocabularies:
-        torch.compiler.reset()  # each model and each number of threads is compiled apart, and at most eight are kept
+        torch.compiler.reset()  # each model and number of threads is compiled separately, and at most eight are kept
         decoder = decoder_of(model_of(sizes, vocabulary), compiles=sizes.compiles)
         competitors: dict[str, Callable[[], object]] = {
             mode: stepper(decoder, thought, sizes) for mode, thought in THOUGHTS.items()
@@ -48,7 +49,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 
 
 def stepper(decoder: Decoder, thought: Thought, sizes: Sizes) -> Callable[[], object]:
-    """Ours; each call is one update. The terms' norms, which cost a second backward pass, are not measured apart."""
+    """Ours; each call is one update. The terms' norms, which cost a second backward pass, are not measured."""
     policy = decoder.policy
     limits = limits_of(policy, sizes.tokens)
     config = TrainConfig(
@@ -88,14 +89,14 @@ def reward(completions: list[str], answer: list[str], **columns: object) -> list
 
 
 def prompts_as_texts(tokenizer: Any, sizes: Sizes) -> list[str]:
-    """Of about the length asked for; text, because that is what both trainers take."""
+    """Prompts of about the configured length, as text, because both trainers take text."""
     return [tokenizer.decode(prompt) for prompt in prompts_of(sizes)]
 
 
 class RLOOSteps:
-    """TRL's trainer; each call is one update. It runs in its own loop, which stands still between our calls.
+    """TRL's trainer; each call is one update. Its loop pauses between our calls.
 
-    Rows of a batch go through the update in parts, which at V = 32,000 is nearly twice as fast for it as all at once.
+    Rows of a batch go through the update in parts, which at V = 32,000 is nearly twice as fast as all at once.
     """
 
     def __init__(self, sizes: Sizes, vocabulary: int, parts: int = 8):

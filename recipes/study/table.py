@@ -113,7 +113,8 @@ def gain(both: list[tuple[Result, Result]], setting: str) -> tuple[str, str]:
 
 
 def claims_table(results: dict[str, dict[int, Result]]) -> str:
-    """What decides each of the paper's claims about soft and fuzzy training, where hard training has the same seed."""
+    """The numbers that decide each of the paper's claims about soft and fuzzy training, for seeds that hard training
+    also has."""
     hard = results.get("hard", {})
     lines = ["| claim | decided by | soft | fuzzy |", "|---|---|---|---|"]
     for claim, decided_by, difference in (

@@ -234,7 +234,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> Iter
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, pool: Sequence[Document]) -> list[tuple[list[int], list[bool]]]:
-    """The parts are encoded apart, as a rollout meets them."""
+    """Encode the parts separately, as a rollout does."""
     parts = zip(*(dataclasses.astuple(document) for document in pool), strict=True)
     encoded = [tokenizer(list(texts))["input_ids"] for texts in parts]
     rows = []
@@ -307,7 +307,7 @@ def with_noise(table: Tensor, ids: Tensor, is_noisy: Tensor, most: float) -> Ten
 
 
 def check(model: Path, count: int = 200) -> dict[str, float]:
-    """What the base model can do, in per cent, on problems it has never read."""
+    """Accuracy of the base model in percent on problems that it was not trained on."""
     with tempfile.TemporaryDirectory() as folder:
         short = EvaluateConfig(
             models=(f"base={model}",), task=TaskConfig(name="arithmetic", limit=count), max_thought_steps=64,

@@ -72,7 +72,7 @@ class SignalConfig(TrainConfig):
 
     @property
     def settings(self) -> list[ThoughtConfig]:
-        """What is measured, one after the other."""
+        """The thought configurations to measure, in order."""
         modes = self._modes
         swept = "fuzzy" if "fuzzy" in modes else "soft"
         return [

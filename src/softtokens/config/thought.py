@@ -11,7 +11,7 @@ from softtokens.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What the configuration knows of a family of thoughts."""
+    """A family of thoughts, as far as the configuration knows it."""
 
     build: str
     """As "module:function": a function of (ThoughtConfig, embedding_rms, greedy) that returns the `Thought`. Named, not imported, because the configuration knows no torch."""

@@ -139,7 +139,7 @@ def _names_of(cells: dict[str, list[Cell]], config: EvaluateConfig) -> list[str]
 
 @dataclasses.dataclass(frozen=True)
 class _Outside:
-    """What is measured besides the cells: multiple choice, and texts."""
+    """Measurements outside the cells: multiple choice, and texts."""
 
     items: dict[str, list[ChoiceItem]]
     harness: Harness | None

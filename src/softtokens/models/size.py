@@ -36,7 +36,7 @@ class ModelSize:
 
     @staticmethod
     def of(model: PreTrainedModel) -> ModelSize:
-        """Of a model that may be without data (on the meta device)."""
+        """The size of a model, which may be on the meta device."""
         config = model.config.get_text_config()
         sizes = {name: p.numel() for name, p in model.named_parameters()}
         of_blocks = [sum(p.numel() for p in block.parameters()) for block in known_blocks(model)]

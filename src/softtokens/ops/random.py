@@ -28,7 +28,7 @@ Rows = slice | Tensor | list[int]  # a range, indices, or a bool mask [rows]
 
 
 class Stream(enum.IntEnum):
-    """What the numbers are for; different streams of one step are independent."""
+    """The purpose of the numbers; different streams of one step are independent."""
 
     THOUGHT = 0
     ANSWER = 1
@@ -66,7 +66,7 @@ def evaluation_seed(seed: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class SeedWords:
-    """What a seed puts into Philox, one number for each pair of words. Made by `seed_words`."""
+    """A seed's contribution to Philox, one number for each pair of words. Made by `seed_words`."""
 
     multipliers: Int[Tensor, "2 1"]
     of_round: Int[Tensor, "10 2 1"]

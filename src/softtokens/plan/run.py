@@ -92,8 +92,8 @@ def size_of(config: PlanConfig) -> ModelSize:
 
 
 def rehearsed_bytes() -> float:
-    """What this process holds after it has done everything that a step does, with a model of no size: libraries, and
-    what they set up when they are first used."""
+    """Bytes that this process holds after doing everything a step does with a model of no size: libraries, and what
+    they allocate on first use."""
     policy = load_policy("tiny")
     thought = build_thought(PlanConfig().thought, policy.embedding_rms)
     rollout = _tiny_rollout(policy, thought)

@@ -33,7 +33,7 @@ def without_currency(text: str) -> tuple[str, Unit]:
 
 
 def last_letter(text: str) -> tuple[str, Unit, bool] | None:
-    """Of an answer such as `5 m` the rest, the unit that the letter may be, and whether a space is between."""
+    """For an answer such as `5 m`: the rest, the unit that the letter may be, and whether a space separates them."""
     match = _LAST_LETTER.fullmatch(text)
     return (match[1], unit_of(match[3]), bool(match[2])) if match else None
 

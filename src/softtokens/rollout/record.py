@@ -17,7 +17,7 @@ _STORED = "stored."  # prefix of their names in a file
 
 
 class Kind:
-    """What a position of a rollout is. An explicit mark: no token id and no weight has a second meaning."""
+    """The kind of a position of a rollout. An explicit mark: no token id and no weight has a second meaning."""
 
     PAD, PROMPT, THOUGHT, FORCED, ANSWER = range(5)
 

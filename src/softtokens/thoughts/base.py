@@ -128,7 +128,7 @@ class Thought(abc.ABC):
     @property
     @abc.abstractmethod
     def temperature(self) -> float:
-        """Of the weights over tokens; 0: arg-max."""
+        """Temperature of the weights over tokens; 0: arg-max."""
 
     def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
         """What of a step a replay needs besides its token: name -> (numbers per step, their dtype). What was fed, or

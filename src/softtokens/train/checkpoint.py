@@ -1,13 +1,13 @@
 """Save a run so that it can be killed at any moment, and resume it as if it had not been.
 
     checkpoints/step-000050/              a Hugging Face folder (or a peft folder of adapters), and
-    checkpoints/step-000050/optimizer/    the optimizer's state, a safetensors file per process that held some
-    checkpoints/step-000050/trainer.json  where the run was
+    checkpoints/step-000050/optimizer/    the optimizer's state, a safetensors file per process that held a part
+    checkpoints/step-000050/trainer.json  the run's progress
     checkpoints/last, best                links to two of them
 
-A checkpoint is written beside its place, flushed to disk and then renamed, so a folder `step-*` is whole. Randomness
-and data order are functions of the seed and the step (`ops.random`, `train.data`), so there is no further state. A run
-may be resumed by another number of processes. On several machines the folder must be on a disk that all share.
+A checkpoint is written under a temporary name, flushed and then renamed, so a folder `step-*` is always complete.
+Randomness and data order are functions of the seed and the step (`ops.random`, `train.data`), so there is no further
+state. A run may be resumed by another number of processes. On several machines the folder must be on a shared disk.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class CheckpointError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is. step: updates done. validation: SHA-256 of the problems that best_accuracy is of. skipped_in_row:
-    how many of the last updates were skipped for values that are not finite. *_bytes: length of the run's files at that
-    moment."""
+    """The progress of a run. step: updates done. validation: SHA-256 of the problems behind best_accuracy.
+    skipped_in_row: how many of the last updates were skipped for values that are not finite. *_bytes: length of the
+    run's files at that moment."""
 
     step: int = 0
     best_step: int | None = None
@@ -152,7 +152,7 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def _verified(folder: Path) -> Progress:
-    """Where the run was. One of _DAMAGE when a file is missing or has another size than when it was written."""
+    """The recorded progress. Raises one of _DAMAGE if a file is missing or does not have its original size."""
     state = json.loads((folder / STATE).read_text())
     sizes = state.pop("files")
     bad = [n for n, size in sizes.items() if not (folder / n).is_file() or (folder / n).stat().st_size != size]
@@ -162,7 +162,8 @@ def _verified(folder: Path) -> Progress:
 
 
 def load_optimizer(folder: Path, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
-    """Into the shards of this process, whatever the processes that saved it. Before the first update there is none."""
+    """Load the optimizer's state into the shards of this process, whatever the number of processes that saved it.
+    Before the first update there is none."""
     if not any((folder / _OPTIMIZER).iterdir()):
         return
     for parameter in weights.parameters.values():
@@ -207,7 +208,7 @@ def _no_warning_of_one_process() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What a distributed save reports of several processes, without their tracebacks."""
+    """The first reason that a distributed save reports, without tracebacks."""
     return str(_cause(error))
 
 

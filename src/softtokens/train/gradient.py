@@ -224,8 +224,8 @@ def _in_step(weights: Weights, parts: list[Tensor]) -> list[tuple[Tensor, bool]]
 
 
 def _groups(batch: Batch, tokens: int) -> list[Tensor]:
-    """Rows whose prompts, padded to the longest of them, have at most so many positions (one prompt at least), and
-    which have an advantage or have not. The order of rows within a group is kept."""
+    """Groups of rows whose prompts, padded to the longest, have at most this many positions (one prompt at least).
+    Prompts with an advantage and prompts without any are in separate groups. The order of rows in a group is kept."""
     prompts, prompt_of_row = batch.rollout.prompts()
     with_advantage = set(prompt_of_row[batch.advantages != 0].tolist())
     groups: list[list[int]] = []

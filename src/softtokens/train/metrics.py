@@ -63,7 +63,7 @@ def replay_tally(rollout: Rollout, replay: Replay) -> Tally:
 
 
 def means(tallies: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
-    """Of the values of all processes together; NaN where there were none."""
+    """Means over the values of all processes together; NaN if there are none."""
     sums: dict[str, tuple[float, float]] = {}
     for tally in tallies:
         for name, (total, count) in tally.items():

@@ -1,4 +1,5 @@
-"""What the optimizer updates, and what computes with it: the same weights, bfloat16 copies, or shards.
+"""The weights that the optimizer updates, and those that compute: the same ones, bfloat16 copies, or shards. Updated
+values are always float32: in bfloat16, updates at these learning rates round away.
 
 Updated values are always float32: in bfloat16, updates at these learning rates round away.
 """
