@@ -20,11 +20,11 @@ help:
 	@echo "make test-slow    the tests marked slow: repeated kill and resume, the quickstart in small, learning on the toy"
 	@echo "make test-oldest  models and rollouts against the oldest supported transformers"
 	@echo "make gpu          on a machine with a CUDA card: its tests, and the benchmark of a step (minutes)"
-	@echo "make benchmark    speed and memory beside other ways to do it (an hour on two cores; ARGS=--quick for less)"
+	@echo "make benchmark    speed and memory compared with other ways (an hour on two cores; ARGS=--quick for less)"
 	@echo "make lint         ruff and mypy"
 	@echo "make audit        known vulnerabilities of the pinned versions (needs the network)"
 	@echo "make base         rebuild the embedded checkpoint"
-	@echo "make study        train a real small model in several modes and seeds, in parts that go on (recipes/smollm2)"
+	@echo "make study        train a real small model in several modes and seeds, in parts that continue (recipes/smollm2)"
 
 quickstart: $(VENV)/.installed
 	$(BIN)/softtokens quickstart $(ARGS)

@@ -196,8 +196,9 @@ def structures(answer: str) -> list[str]:
         forms.append(rf"\left({answer}\right)")
     forms.append(answer.replace(r"\left", "").replace(r"\right", ""))
     forms.append(re.sub(r"(?<=[,])\s*", " ", answer))
-    if TUPLE.fullmatch(answer):
-        forms.append(rf"\left({TUPLE.fullmatch(answer)[1]}\right)")
+    entries = TUPLE.fullmatch(answer)
+    if entries:
+        forms.append(rf"\left({entries[1]}\right)")
     root = ROOT.fullmatch(answer)
     if root:
         forms += [

@@ -3,11 +3,11 @@
     python examples/loop.py                  # soft thoughts on the embedded model; a minute for 10 updates
     python examples/loop.py --mode hard
 
-Plain transformers and torch, in place of the library's decoder, replay and trainer; the task, the grader and the named
-random numbers are the library's. It computes the gradient that `softtokens train` computes (a test holds them against
-each other), without batches over several problems, memory limits, checkpoints, or the checks of a real run.
+Plain transformers and torch take the place of the library's decoder, replay and trainer; the task, the grader and the
+keyed random numbers come from the library. It computes the same gradient as `softtokens train` (a test compares them),
+without batches over several problems, memory limits, checkpoints, or the checks of a real run.
 
-The method is "Soft Tokens, Hard Truths", arXiv 2509.19170. Shapes: rows is the rollouts of one problem.
+The method is "Soft Tokens, Hard Truths", arXiv 2509.19170. In shapes, `rows` is the rollouts of one problem.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from softtokens import leave_one_out, load_policy, load_problems
 from softtokens.endings import PAPER
 from softtokens.ops.random import Keys, Stream
 from softtokens.rewards.exact import ExactGrader
+from softtokens.types import Problem
 
 ENDING = PAPER.ways[0]  # "The final answer is: "
 REWARD = {"right": 100.0, "wrong": 10.0, "none": 0.0}
@@ -50,7 +52,7 @@ class Settings:
 @dataclasses.dataclass
 class Rollouts:
     """All rollouts of one problem. They share the prompt, so position i is position i in every row; a row that ended
-    early goes on emitting positions marked DONE, which nothing looks at."""
+    early goes on emitting positions marked DONE, which are ignored."""
 
     ids: list[Tensor]  # per position, [rows]: the token, or the most likely one of a mixture
     kinds: list[Tensor]  # per position, [rows]: PROMPT, THOUGHT, FORCED, ANSWER or DONE
@@ -59,14 +61,15 @@ class Rollouts:
 
 
 @torch.no_grad()
-def sample(model, tokenizer, prompt: str, keys: Keys, sigma: float, s: Settings) -> Rollouts:
-    """Think, force the box, answer. keys: the names of each row's random numbers. sigma: the noise per coordinate."""
+def sample(model: Any, tokenizer: Any, prompt: str, keys: Keys, sigma: float, s: Settings) -> Rollouts:
+    """Think, force the box, answer. keys: determine each row's random numbers. sigma: the noise per coordinate."""
     table, rows = model.get_input_embeddings().weight, len(keys.rollout)
     ids = torch.tensor(tokenizer(prompt)["input_ids"]).expand(rows, -1)
     r = Rollouts(list(ids.T), [torch.full((rows,), PROMPT)] * ids.shape[1], list(table[ids].transpose(0, 1)), [])
     r.noise = [torch.zeros(rows, table.shape[1])] * ids.shape[1]
     kind, count = torch.full((rows,), THOUGHT), torch.zeros(rows, dtype=torch.long)
-    text, queue = [""] * rows, [[] for _ in range(rows)]  # of the thoughts so far; forced tokens to come
+    text = [""] * rows  # of the thoughts so far
+    queue: list[list[int]] = [[] for _ in range(rows)]  # forced tokens to come
     cache, inputs = DynamicCache(config=model.config), table[ids]
     while (kind != DONE).any():
         logits = model(inputs_embeds=inputs, past_key_values=cache, logits_to_keep=1).logits[:, 0].float()
@@ -112,14 +115,14 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, uniform[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def answers(r: Rollouts, tokenizer) -> list[str]:
+def answers(r: Rollouts, tokenizer: Any) -> list[str]:
     """What the grader reads: the forced text and the answer of each row."""
     ids, kinds = torch.stack(r.ids, 1), torch.stack(r.kinds, 1)
     read = (kinds == FORCED) | (kinds == ANSWER)
     return [tokenizer.decode(row[chosen], skip_special_tokens=True) for row, chosen in zip(ids, read, strict=True)]
 
 
-def loss(model, r: Rollouts, advantages: Tensor, sigma: float, total_rows: int, s: Settings) -> Tensor:
+def loss(model: Any, r: Rollouts, advantages: Tensor, sigma: float, total_rows: int, s: Settings) -> Tensor:
     """-1/(B G) * sum over rollouts of A * (w_t * sum of the thoughts' log pi + w_a * sum of the answer's log pi)."""
     table = model.get_input_embeddings().weight
     ids, kinds, noise = (torch.stack(x, 1) for x in (r.ids, r.kinds, r.noise))
@@ -142,13 +145,13 @@ def loss(model, r: Rollouts, advantages: Tensor, sigma: float, total_rows: int, 
     return -(advantages * terms.sum(-1)).sum() / total_rows
 
 
-def gradient(model, tokenizer, problems: list, sigma: float, s: Settings) -> Tensor:
+def gradient(model: Any, tokenizer: Any, problems: list[Problem], sigma: float, s: Settings) -> Tensor:
     """Add one batch's gradient to `.grad` of the parameters; returns the rewards [problems, group]."""
     grader, rewards = ExactGrader(), []
     for problem in problems:
         keys = Keys(s.seed, torch.full((s.group,), problem.id), torch.arange(s.group))
         rollouts = sample(model, tokenizer, problem.prompt, keys, sigma, s)
-        verdicts = grader.grade(answers(rollouts, tokenizer), [problem.answer] * s.group)
+        verdicts = grader.grade(answers(rollouts, tokenizer), [str(problem.answer)] * s.group)
         rewards.append(torch.tensor([REWARD[verdict.value] for verdict in verdicts]))
         advantages = leave_one_out(rewards[-1][None])[0]
         if advantages.any():

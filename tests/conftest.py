@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ COMMON = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "n
 COMMON |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
 EXTRA_ROWS = 7  # vocabulary rows that no token owns
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "llama-untied": ("Llama", {"tie_word_embeddings": False}),
     "qwen2": ("Qwen2", {}),
@@ -26,13 +27,23 @@ FAMILIES = {
 }
 
 
-SHAPED = ["ops.mixture", "ops.random", "ops.reference", "ops.streamed", "ops.vocabulary", "thoughts", "train.objective"]
+SHAPED = ["ops.mixture", "ops.random", "ops.reference", "ops.streamed", "ops.vocabulary", "thoughts"]
+SHAPED += ["rollout.machine", "rollout.record", "rollout.replay", "train.objective"]
+
+
+def checks_shapes(config) -> bool:
+    return "not slow" in config.option.markexpr
 
 
 def pytest_configure(config):
-    """Every call of these modules checks the shapes that its annotations name. Not where slow tests run: some of them
-    compile, and the compiler cannot follow the checks. The package must not have been imported before."""
-    if "not slow" in config.option.markexpr:
+    """Every call of these modules checks the shapes that its annotations name, unless slow tests run too: some of them
+    compile, and the compiler cannot follow the checks.
+
+    They must not have been imported before, and the conftest.py of a folder is loaded before.
+    """
+    if checks_shapes(config):
+        early = [module for module in SHAPED if f"softtokens.{module}" in sys.modules]
+        assert not early, f"{early} must be imported inside the functions of a conftest.py, else shapes go unchecked"
         install_import_hook([f"softtokens.{module}" for module in SHAPED], "shape_checks.checked")
 
 

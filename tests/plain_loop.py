@@ -1,5 +1,5 @@
 """Rollouts as one would write them on a whiteboard: one row at a time, the whole sequence through the model at each
-step, rules on text. The truth that the engine is compared with."""
+step, rules on text. The engine is compared with this ground truth."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row:
 
 @torch.no_grad()
 def plain_rollout(policy, thought, prompt, keys: Keys, limits) -> Row:
-    """keys: of the one row."""
+    """keys: the key of the one row."""
     vocabulary = policy.vocabulary
     row = Row(list(prompt), [Kind.PROMPT] * len(prompt), [vocabulary.embed(torch.tensor(i)).float() for i in prompt])
 

@@ -1,4 +1,4 @@
-"""How annotations are checked while testing: an int will do for a float, as it does for type checkers."""
+"""How annotations are checked while testing: an int is accepted for a float, as type checkers do."""
 
 from __future__ import annotations
 

@@ -24,14 +24,14 @@ def loop():
     path = Path(__file__).parent.parent / "examples/loop.py"
     spec = importlib.util.spec_from_file_location("example_loop", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
 def gradients_of_steps():
-    """What optimizers are about to follow, one list of gradients for each step."""
+    """The gradients at each optimizer step, one list per step."""
     steps = []
 
     def note(optimizer, args, kwargs):
@@ -66,7 +66,7 @@ def test_its_gradient_is_that_of_a_training_step(loop, gradients_of_steps, tmp_p
 
 
 def test_settings_are_those_of_the_paper(loop):
-    """Its defaults stand for the library's, but for the sizes of the run."""
+    """Its defaults equal the library's, except for the sizes of the run."""
     config, s = TrainConfig(), loop.Settings()
     assert (s.mode, s.gamma, s.thought_weight, s.answer_weight, s.clip_norm) == (
         config.thought.mode, config.thought.gamma, config.thought_weight, config.answer_weight, config.clip_norm,

@@ -1,4 +1,4 @@
-"""~ and environment variables are filled in wherever a user names a path; files are written whole."""
+"""~ and environment variables are expanded wherever a user gives a path; files are written atomically."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_models_tasks_and_texts_are_found(home, tmp_path):
 
 
 def test_a_whole_life_of_a_run(home, tmp_path):
-    """Everything from one TOML file, where no shell fills anything in."""
+    """All settings come from one TOML file, where no shell expands anything."""
     (tmp_path / "train.toml").write_text(
         f'output = "{home}/runs/a"\nvalidation = "{home}/rows.jsonl"\nsteps = 1\ngroup_size = 2\n'
         f'max_thought_steps = 4\nmax_answer_tokens = 4\n[task]\nname = "{home}/rows.jsonl"\n'

@@ -55,7 +55,7 @@ def _imported(node: ast.AST, place: Path) -> set[str]:
     elif isinstance(node, ast.ImportFrom) and node.level == 0:
         # `from softtokens import cli` names a part after the import
         inside = [f"{node.module}.{alias.name}" for alias in node.names]
-        names = inside if node.module == "softtokens" else [node.module]
+        names = inside if node.module == "softtokens" else [node.module or ""]
     elif isinstance(node, ast.ImportFrom):
         base = ["softtokens", *place.parts[:-1]]
         base = base[: len(base) - node.level + 1]
@@ -97,7 +97,7 @@ def test_every_part_is_written_out():
     ],
 )
 def test_an_upward_arrow_is_found(tmp_path, file, line):
-    """The check itself, broken on purpose."""
+    """The check fails when it is broken on purpose."""
     planted = tmp_path / file
     planted.parent.mkdir(exist_ok=True)
     planted.write_text(f"{(PACKAGE / file).read_text()}\n{line}\n")
@@ -106,7 +106,7 @@ def test_an_upward_arrow_is_found(tmp_path, file, line):
 
 
 def test_report_takes_of_evaluate_only_what_needs_no_torch():
-    """A report is made where no torch is; the rest of evaluate needs it."""
+    """Reports are built where torch is missing; the rest of evaluate needs it."""
     lines = [line for file in (PACKAGE / "report").glob("*.py") for line in file.read_text().splitlines()]
     taken = {line.split()[1] for line in lines if "import" in line and "softtokens.evaluate" in line}
     assert taken == {f"softtokens.evaluate.{name}" for name in ("folder", "intervals", "passk")}

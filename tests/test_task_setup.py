@@ -1,4 +1,4 @@
-"""What a configuration names does not depend on what lies about in the working directory."""
+"""What a configuration refers to does not depend on files in the working directory."""
 
 import pytest
 

@@ -14,6 +14,7 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 # Spinning threads that lose their core make everybody slower when the machine is busy; set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -39,7 +40,8 @@ def main(arguments: list[str] | None = None) -> Path:
 
     # as in training: thoughts at tau 1e-4 leave softmax tails of denormal numbers
     torch.set_flush_denormal(True)
-    started, report = time.perf_counter(), {"machine": machine(), "size": size}
+    started = time.perf_counter()
+    report: dict[str, Any] = {"machine": machine(), "size": size}
     file = options.output / "engine.json"
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     options.output.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,7 @@ def _attention(step: Callable[[], object]) -> float:
     return sum(event.self_cpu_time_total for event in kernels) / 1e6
 
 
-def _step(sizes: Sizes, changed: dict[str, int]):
+def _step(sizes: Sizes, changed: dict[str, int]) -> Callable[[], object]:
     """Decoding is not compiled: this is about growth, and each shape would be compiled again."""
     setting = BASE | changed if sizes.compiles else {k: v[0] for k, v in sizes.growth.items()} | changed
     problems, group, tokens = setting["problems"], setting["group"], setting["thoughts"]

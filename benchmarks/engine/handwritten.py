@@ -6,18 +6,20 @@ random numbers, log-probabilities), so its speed is the ceiling that the library
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention, silu
-from transformers import LlamaForCausalLM
 
 
 class Handwritten:
-    """Decodes `rows` rollouts of equal length on the weights of a transformers Llama."""
+    """Decodes `rows` rollouts of equal length on the weights of `model`, a LlamaForCausalLM."""
 
-    def __init__(self, model: LlamaForCausalLM, rows: int, capacity: int, *, compiles: bool):
+    def __init__(self, model: Any, rows: int, capacity: int, *, compiles: bool):
         config = model.config
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
         self.head_dim = config.hidden_size // self.heads
         self.epsilon = config.rms_norm_eps
         self.table = model.get_input_embeddings().weight.detach()
@@ -111,7 +113,7 @@ class Handwritten:
         return x[:, -1]
 
 
-def _fused(layer) -> tuple[Tensor, ...]:
+def _fused(layer: Any) -> tuple[Tensor, ...]:
     attention, mlp = layer.self_attn, layer.mlp
     weights = (
         layer.input_layernorm.weight,

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,7 +71,7 @@ def compared(
     unit: str = "",
     at_least: float | None = None,
     at_most: float | None = None,
-    **names,
+    **names: Any,
 ) -> Row:
     """The row of two competitors. work: what one run produces, in `unit`; shown as a rate then, else as seconds.
 
@@ -140,7 +141,7 @@ def busyness() -> Iterator[list[float]]:
 
 
 def _cpu_seconds_of_others() -> float:
-    """Of all processes since the machine started, but for this one and its children; 0 where it cannot be known."""
+    """CPU seconds of all processes since the machine started, except this one and its children; 0 if unknown."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0.0

@@ -1,4 +1,4 @@
-"""Peak memory of scoring long rollouts with a large vocabulary, beside keeping all logits."""
+"""Peak memory of scoring long rollouts with a large vocabulary, compared with keeping all logits."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def rows(sizes: Sizes) -> Iterator[Row]:
     with busyness() as busy:
         ours = _peak("ours", rollouts, thoughts, vocab, dim, fresh=fresh)
     one_tensor = 4.0 * rollouts * thoughts * vocab
-    names = {"idea": "memory", "clock": "peak memory"}
     yield Row(
+        idea="memory",
+        clock="peak memory",
         what=f"soft update, {rollouts} x {thoughts:,} thoughts, V = {vocab:,}, d = {dim}, whole process",
         ours=_shown(ours),
         compared_with="one float32 tensor of logits, computed",
@@ -39,7 +40,6 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         samples={"ours": [ours["peak"], ours["before"], ours["seconds"]], "one tensor": [one_tensor]},
         busy=busy[0],
         at_most=OF_ONE_TENSOR,
-        **names,
     )
     with busyness() as busy:
         few = {
@@ -47,6 +47,8 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         }
     taken = {way: max(1.0, measured["peak"] - measured["before"]) for way, measured in few.items()}
     yield Row(
+        idea="memory",
+        clock="peak memory",
         what=f"the same with {sizes.naive_rollouts} rollouts, what the update adds",
         ours=f"+{taken['ours'] / MEGABYTE:,.0f} MB",
         compared_with="logits of all thoughts kept, measured",
@@ -54,7 +56,6 @@ def rows(sizes: Sizes) -> Iterator[Row]:
         ratio=taken["ours"] / taken["materialised"],
         samples={way: [measured["peak"], measured["before"], measured["seconds"]] for way, measured in few.items()},
         busy=busy[0],
-        **names,
     )
 
 
@@ -67,7 +68,7 @@ def _shown(measured: dict[str, float]) -> str:
     return f"{measured['peak'] / MEGABYTE:,.0f} MB (+{added / MEGABYTE:,.0f}), {measured['seconds']:.0f} s"
 
 
-def prepare(way: str, rollouts: int, thoughts: int, vocab: int, dim: int) -> Callable[[], None]:
+def prepare(way: str, rollouts: int, thoughts: int, vocab: int, dim: int) -> Callable[[], object]:
     """The gradient of one batch of soft rollouts on a model of two layers. What was thought is made up: memory does
     not depend on it."""
     torch.set_flush_denormal(True)  # also in a process of its own

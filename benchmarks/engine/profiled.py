@@ -34,7 +34,7 @@ def main() -> None:
     rollout = roll(decoder, thought, sizes)
     weights, batch = Weights(decoder.policy), Batch(thought, rollout, torch.randn(rollout.rows), rollout.rows)
 
-    def work():
+    def work() -> None:
         if options.part == "decode":
             roll(decoder, thought, sizes)
         else:

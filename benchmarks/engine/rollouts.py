@@ -1,8 +1,9 @@
-"""Sampling: ours beside transformers' `generate` and beside a model written by hand for the purpose."""
+"""Sampling: ours compared with transformers' `generate` and with a model written by hand for the purpose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from benchmarks.engine.handwritten import Handwritten
@@ -52,9 +53,10 @@ def rows(sizes: Sizes) -> Iterator[Row]:
                     )
 
 
-def _competitors(sizes: Sizes, vocabulary: int):
+def _competitors(sizes: Sizes, vocabulary: int) -> tuple[dict[str, Callable[[], object]], int]:
     """Everyone emits the same number of tokens per row after the same prompts; `generate` has its own copy."""
-    theirs, model = model_of(sizes, vocabulary), model_of(sizes, vocabulary)
+    theirs: Any = model_of(sizes, vocabulary)
+    model = model_of(sizes, vocabulary)
     decoder = decoder_of(model, compiles=sizes.compiles)
     policy = decoder.policy
     work = emitted(roll(decoder, THOUGHTS["hard"], sizes))
@@ -64,15 +66,15 @@ def _competitors(sizes: Sizes, vocabulary: int):
     hand = Handwritten(model, sizes.rows, sizes.prompt + sizes.tokens, compiles=sizes.compiles)
     prompts = torch.tensor(prompts_of(sizes))
 
-    def generate():
+    def generate() -> None:
         new = work // sizes.rows
         with torch.no_grad():
             theirs.generate(repeated_prompts(sizes), do_sample=True, top_k=0, max_new_tokens=new, pad_token_id=0)
 
-    def by_hand(sigma):
+    def by_hand(sigma: float | None) -> None:
         hand.generate(prompts, sizes.group, limits.max_thought_steps, forced_ids, limits.max_answer_tokens, sigma)
 
-    competitors = {
+    competitors: dict[str, Callable[[], object]] = {
         "hard": lambda: roll(decoder, THOUGHTS["hard"], sizes),
         "soft": lambda: roll(decoder, THOUGHTS["soft"], sizes),
         "generate": generate,

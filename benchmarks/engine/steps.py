@@ -1,4 +1,5 @@
-"""Whole RL steps (rollout, grading, replay, update): hard beside TRL's `RLOOTrainer`, soft and fuzzy beside hard."""
+"""Whole RL steps (rollout, grading, replay, update): hard compared with TRL's `RLOOTrainer`, soft and
+fuzzy compared with hard."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import itertools
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from benchmarks.engine.measure import CLOCKS, Row, compared, take_turns
 from benchmarks.engine.subject import THOUGHTS, Sizes, decoder_of, limits_of, model_of, prompts_of, tokenizer
+from transformers import LlamaForCausalLM
 
 from softtokens.config.train import RewardConfig, TrainConfig
 from softtokens.rewards.graders import grader
@@ -29,14 +32,16 @@ LEARNING_RATE = 1e-6
 
 def rows(sizes: Sizes) -> Iterator[Row]:
     for vocabulary in sizes.vocabularies:
-        torch.compiler.reset()  # each model and each number of threads is compiled apart, and at most eight are kept
+        torch.compiler.reset()  # each model and number of threads is compiled separately, and at most eight are kept
         decoder = decoder_of(model_of(sizes, vocabulary), compiles=sizes.compiles)
-        competitors = {mode: stepper(decoder, thought, sizes) for mode, thought in THOUGHTS.items()}
+        competitors: dict[str, Callable[[], object]] = {
+            mode: stepper(decoder, thought, sizes) for mode, thought in THOUGHTS.items()
+        }
         competitors["TRL"] = RLOOSteps(sizes, vocabulary)
         rounds = sizes.rounds if vocabulary < 10_000 else sizes.slow_rounds
         for clock in CLOCKS:
             seconds, busy = take_turns(competitors, clock, rounds)
-            names = {"idea": "step", "clock": clock, "busy": busy}
+            names: dict[str, Any] = {"idea": "step", "clock": clock, "busy": busy}
             yield compared(seconds, "hard", "TRL", at_least=AGAINST_TRL, what=f"hard, V = {vocabulary:,}", **names)
             for mode in ("soft", "fuzzy"):
                 most = OVER_HARD[vocabulary]
@@ -44,7 +49,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
 
 
 def stepper(decoder: Decoder, thought: Thought, sizes: Sizes) -> Callable[[], object]:
-    """Ours; each call is one update. The terms' norms, which cost a second backward pass, are not measured apart."""
+    """Ours; each call is one update. The terms' norms, which cost a second backward pass, are not measured."""
     policy = decoder.policy
     limits = limits_of(policy, sizes.tokens)
     config = TrainConfig(
@@ -75,7 +80,7 @@ def stepper(decoder: Decoder, thought: Thought, sizes: Sizes) -> Callable[[], ob
     return lambda: train_step(trainee, next(done))
 
 
-def reward(completions, answer, **columns) -> list[float]:
+def reward(completions: list[str], answer: list[str], **columns: object) -> list[float]:
     """The grader's reward, and a little for length: random models answer nothing right, and equal rewards teach
     nothing."""
     del columns
@@ -83,15 +88,15 @@ def reward(completions, answer, **columns) -> list[float]:
     return [scale.of(v) + 0.1 * len(text) for v, text in zip(verdicts, completions, strict=True)]
 
 
-def prompts_as_texts(tokenizer, sizes: Sizes) -> list[str]:
-    """Of about the length asked for; text, because that is what both trainers take."""
+def prompts_as_texts(tokenizer: Any, sizes: Sizes) -> list[str]:
+    """Prompts of about the configured length, as text, because both trainers take text."""
     return [tokenizer.decode(prompt) for prompt in prompts_of(sizes)]
 
 
 class RLOOSteps:
-    """TRL's trainer; each call is one update. It runs in its own loop, which stands still between our calls.
+    """TRL's trainer; each call is one update. Its loop pauses between our calls.
 
-    Rows of a batch go through the update in parts, which at V = 32,000 is nearly twice as fast for it as all at once.
+    Rows of a batch go through the update in parts, which at V = 32,000 is nearly twice as fast as all at once.
     """
 
     def __init__(self, sizes: Sizes, vocabulary: int, parts: int = 8):
@@ -119,11 +124,12 @@ class RLOOSteps:
             trainer.model.zero_grad()
             trainer.state.global_step += 1
 
-    def _trainer(self, sizes: Sizes, model, parts: int):
+    def _trainer(self, sizes: Sizes, model: LlamaForCausalLM, parts: int) -> Any:
         from datasets import Dataset
         from trl import RLOOConfig, RLOOTrainer
 
         reader = tokenizer()
+        rewards: Any = reward  # TRL asks for lists that may hold None
         config = RLOOConfig(
             output_dir=self.folder.name,
             beta=0.0,
@@ -145,4 +151,4 @@ class RLOOSteps:
             max_steps=1_000_000,
         )
         data = Dataset.from_list([{"prompt": text, "answer": "1"} for text in prompts_as_texts(reader, sizes)])
-        return RLOOTrainer(model=model, reward_funcs=reward, args=config, train_dataset=data, processing_class=reader)
+        return RLOOTrainer(model=model, reward_funcs=rewards, args=config, train_dataset=data, processing_class=reader)

@@ -12,6 +12,7 @@ import torch
 from benchmarks.engine.fresh import MEGABYTE, peak_memory
 from benchmarks.engine.measure import CLOCKS, WALL, Row, busyness, compared, take_turns
 from benchmarks.engine.subject import Sizes
+from torch import Tensor
 from torch.nn.functional import log_softmax, scaled_dot_product_attention
 
 from softtokens.ops import streamed
@@ -25,7 +26,7 @@ def rows(sizes: Sizes) -> Iterator[Row]:
     for shape in sizes.streamed:
         for what, ways in WAYS.items():
             name = f"{what}, {' x '.join(f'{n:,}' for n in shape)}"
-            competitors = {way: prepare(what, way, *shape) for way in ways}
+            competitors: dict[str, Callable[[], object]] = {way: prepare(what, way, *shape) for way in ways}
             for clock in CLOCKS:
                 rounds = sizes.rounds if clock == WALL else sizes.slow_rounds
                 seconds, busy = take_turns(competitors, clock, rounds, warm=clock != WALL)
@@ -64,7 +65,7 @@ def prepare(what: str, way: str, count: int, dim: int, vocab: int) -> Callable[[
     tokens = torch.randint(vocab, (count,), generator=generator)
     upstream = torch.randn((count, dim) if what == "mixture" else (count,), generator=generator)
 
-    def forward():
+    def forward() -> Tensor:
         if way == "ours":
             vocabulary = Vocabulary(table, table, vocab)
             if what == "mixture":

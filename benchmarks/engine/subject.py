@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ def model_of(sizes: Sizes, vocabulary: int, *, tied: bool = True) -> LlamaForCau
     return model
 
 
-def tokenizer():
+def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(tiny_checkpoint())
 
 

@@ -1,4 +1,4 @@
-"""What `softtokens plan` says beside what a run takes, and what a second process gives: as a table and a JSON file.
+"""The plan's memory compared with real runs, and the speed-up of a second process, as a table and a JSON file.
 
     python -m benchmarks.scaling [--dry-run] [--only memory speed] [--output benchmarks/results]
 

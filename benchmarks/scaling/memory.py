@@ -1,4 +1,4 @@
-"""Memory that `softtokens plan` predicts beside the peak of the run's largest process."""
+"""Memory that `softtokens plan` predicts, compared with the peak of the run's largest process."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.engine.measure import Row, busyness
 from benchmarks.scaling.runs import FLAGS, random_model, trained
@@ -18,11 +19,11 @@ WAYS = {
     "2 processes, ddp": (2, 1, ["--parallel", "ddp"]),
     "2 processes, fsdp": (2, 1, ["--parallel", "fsdp"]),
 }
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "V = 512": {"dim": 256, "layers": 4, "vocabulary": 512},
     "V = 32,000": {"dim": 256, "layers": 4, "vocabulary": 32_000},
 }
-DRY = {"tiny": {"dim": 64, "layers": 1, "vocabulary": 512}}
+DRY: dict[str, dict[str, Any]] = {"tiny": {"dim": 64, "layers": 1, "vocabulary": 512}}
 SKIPPED = 1  # the first step warms up
 
 

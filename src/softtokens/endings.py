@@ -6,7 +6,7 @@ import dataclasses
 
 from softtokens.types import UserError
 
-LIMIT, EOS = "limit", "eos"  # stop reasons that no ending names: max_thought_steps taken; an end-of-sequence token
+LIMIT, EOS = "limit", "eos"  # stop reasons besides the endings: max_thought_steps reached; an end-of-sequence token
 SPACES = (" ", "\t", "\n")
 
 

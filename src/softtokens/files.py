@@ -23,10 +23,10 @@ def new_folder(output: str) -> Path:
     folder = Path(expanded(output))
     try:
         if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"output is {output!r}, which already holds something; give a new folder")
+            raise UserError(f"output is {output!r}, which already exists and is not empty; give a new folder")
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"output is {output!r}, which cannot be made: {error}") from error
+        raise UserError(f"output is {output!r}, which cannot be created: {error}") from error
     return folder
 
 

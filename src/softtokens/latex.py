@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped character is taken whole, so `\{` is no brace
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace `\{` is matched whole, so it does not count
 
 
 def closing_brace(text: str, start: int) -> int | None:
-    """Where the brace closes that was opened just before `start`; None where it never does. Linear in the length."""
+    """Position of the brace that closes the one opened just before `start`; None if none does. Takes linear time."""
     depth = 1
     for match in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)

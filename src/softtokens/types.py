@@ -33,9 +33,9 @@ class Verdict(enum.Enum):
     """The grader's verdict on one completion."""
 
     RIGHT = "right"
-    WRONG = "wrong"  # an answer could be read, and it is not the right one
+    WRONG = "wrong"  # an answer was read, and it is not right
     NO_ANSWER = "no_answer"  # no finished \\boxed{...} in the text
-    GRADER_TIMEOUT = "grader_timeout"  # grading took longer than its limit; the text is to blame
+    GRADER_TIMEOUT = "grader_timeout"  # grading this text took longer than the limit
     GRADER_ERROR = "grader_error"  # the grader failed on this text (crash, out of memory)
 
 

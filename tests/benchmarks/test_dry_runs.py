@@ -1,4 +1,4 @@
-"""Every benchmark runs, at sizes where its figures mean nothing; and the hand-written competitor is the same model."""
+"""Every benchmark runs at sizes where its figures mean nothing, and the hand-written competitor is the same model."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
-    """Benchmarks are no part of the package: they run from the root of the repository."""
+    """Benchmarks are not part of the package: they run from the root of the repository."""
     monkeypatch.syspath_prepend(str(ROOT))
     threads = torch.get_num_threads()
     yield
@@ -37,7 +37,7 @@ def test_each_idea_runs_dry_and_writes_its_rows(idea, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # TRL's own, and those of what it imports
+@pytest.mark.filterwarnings("ignore")  # raised by TRL and its imports
 def test_whole_steps_run_dry_beside_trl(tmp_path):
     pytest.importorskip("trl", reason="the anchor extra is not installed", exc_type=ImportError)
     from benchmarks.engine.__main__ import main
@@ -68,13 +68,13 @@ def test_gpu_runs_dry(tmp_path):
 
 @pytest.mark.slow
 def test_memory_is_that_of_a_fresh_process():
-    """100 MB more in the child (twice: the work holds two copies) are 200 MB more, whatever this process holds."""
+    """100 MB more in the child take 200 MB more (the work holds two copies), whatever this process holds."""
     from benchmarks.engine.fresh import peak_memory
 
     small, large = (peak_memory("tests.benchmarks.fill:fill", [n]) for n in (10_000_000, 110_000_000))
     assert large["peak"] - small["peak"] == pytest.approx(200e6, rel=0.05)
     assert large["peak"] - large["before"] == pytest.approx(220e6, rel=0.05)
-    assert large["peak"] < 300e6  # without this process, which holds torch
+    assert large["peak"] < 300e6  # measured in a child: this process holds torch
 
 
 @torch.no_grad()

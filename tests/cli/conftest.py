@@ -27,11 +27,12 @@ def data_file(tmp_path) -> Path:
 def run(capsys):
     """Run the command line in this process: exit code, standard output, standard error."""
 
-    def run(*arguments: object) -> tuple[int, str, str]:
+    def run(*arguments: object) -> tuple[int | str | None, str, str]:
         capsys.readouterr()
+        code: int | str | None
         try:
             code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # the parser of flags ends the process itself
+        except SystemExit as stop:  # tyro exits by itself
             code = stop.code
         printed = capsys.readouterr()
         return code, printed.out, printed.err

@@ -1,4 +1,4 @@
-"""What messages and help texts advise exists."""
+"""Flags and commands that messages and help texts recommend exist."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import re
 import typing
 from pathlib import Path
+from typing import Any
 
 import softtokens
 from softtokens import cli
@@ -16,7 +17,7 @@ COMMON = {"--config", "--dry-run", "--help", "--version"}
 OTHERS = {"--nproc-per-node", "--local-dir", "--plot-background"}  # of torchrun, the hub's client, the page's styles
 
 
-def flags_of(kind: type) -> set[str]:
+def flags_of(kind: Any) -> set[str]:
     """The flags of a configuration class, as its parser names them."""
     flags = set()
     for field in dataclasses.fields(kind):

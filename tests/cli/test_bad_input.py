@@ -1,4 +1,4 @@
-"""What a user gets wrong is answered by one sentence and exit code 2, before anything is written."""
+"""A user's mistake gets one sentence and exit code 2, before anything is written."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ SHORT = ["--max-thought-steps", "3", "--max-answer-tokens", "2"]
 
 @pytest.fixture
 def refused(run, tmp_path):
-    """Run something that must be refused; returns the sentence."""
+    """Run a command that must fail with code 2; returns its message."""
 
     def refused(*arguments, code=2):
         got, out, err = run(*arguments)
@@ -60,12 +60,12 @@ def test_a_data_file_that_is_wrong(refused, training, data_file, content, messag
 def test_a_data_file_that_is_not_what_its_name_says(refused, training, tmp_path):
     file = tmp_path / "problems.jsonl.gz"
     file.write_bytes(gzip.compress(b'{"question": "1", "answer": "1"}\n' * 100)[:30])
-    assert "Is it complete, and is its ending right?" in refused(*training, "--task", file)
+    assert "Check that the file is complete and that its extension is right." in refused(*training, "--task", file)
 
 
 @pytest.mark.parametrize("where", ["training", "validation"])
 def test_prompts_longer_than_the_context(refused, training, tmp_path, where):
-    """Found before the first step, wherever the long problems stand."""
+    """Reported before the first step, wherever the long problems are."""
     file = tmp_path / "long.jsonl"
     rows = [{"question": "short", "answer": "1"}] * 30 + [
         {"question": "apples " * n, "answer": "1"} for n in (200, 250)
@@ -88,7 +88,7 @@ def test_prompts_longer_than_the_context(refused, training, tmp_path, where):
         (["--gamma", "0"], "gamma is 0 with mode soft; thoughts without noise explore nothing"),
         (["--reward.right", "nan"], "right is nan; it must be a finite number"),
         (["--device", "toaster"], "device is 'toaster'; it must be auto, cpu, cuda or cuda:N"),
-        (["--task", "gsm9k"], "task is 'gsm9k'; there is arithmetic, arithmetic-long, gsm8k"),
+        (["--task", "gsm9k"], "task is 'gsm9k'; it must be one of arithmetic, arithmetic-long, gsm8k"),
         (["--task", "./none.jsonl"], "there is no file or folder './none.jsonl'"),
         (["--template", "Hello"], "template is 'Hello'; it has to say where the question goes: {question}"),
         (["--validate-every", "1"], "has no validation problems of its own; name some with --validation FILE"),
@@ -108,7 +108,7 @@ def test_a_setting_that_is_wrong(refused, training, flags, message):
     ],
 )
 def test_flags_that_cannot_be_parsed(run, training, flags, message, tmp_path):
-    """The parser answers in a frame of its own, with the flags that may have been meant."""
+    """tyro reports these in a box of its own, with suggestions."""
     code, out, err = run(*training, *flags)
     assert (code, out) == (2, "")
     assert message in " ".join(err.replace("│", " ").split())
@@ -117,7 +117,7 @@ def test_flags_that_cannot_be_parsed(run, training, flags, message, tmp_path):
 
 
 def test_a_file_named_after_a_built_in_task_is_a_file(refused, training, data_file):
-    """arithmetic.jsonl has no validation split, and is no reason to compare texts only."""
+    """A file called arithmetic.jsonl has no validation split of its own, and is graded like any file."""
     file = shutil.copy(data_file, data_file.with_name("arithmetic.jsonl"))
     message = refused(*training, "--task", file, "--validate-every", "1")
     assert "has no validation problems of its own" in message
@@ -149,8 +149,8 @@ def test_an_output_that_is_taken(run, training, tmp_path, data_file):
     code, _, err = run(*training)
     assert code == 2
     assert err == (
-        f"softtokens: output is '{output}', which already holds a run; give a new folder, or --resume to continue "
-        "with it\n"
+        f"softtokens: output is '{output}', which already holds a run; give a new folder, or add --resume to "
+        "continue that run\n"
     )
     code, _, err = run(*training, "--resume", "--seed", "7")
     assert code == 2
@@ -158,7 +158,7 @@ def test_an_output_that_is_taken(run, training, tmp_path, data_file):
     assert {p: p.read_bytes() for p in output.rglob("*") if p.is_file()} == before
 
     code, _, err = run(*training, "--output", tmp_path)
-    assert (code, "a folder with other things in it; give a new or empty folder" in err) == (2, True)
+    assert (code, "a folder that holds other files; give a new or empty folder" in err) == (2, True)
     code, _, err = run(*training, "--output", data_file)
     assert (code, "which is a file; give a folder" in err) == (2, True)
     code, _, err = run(*training, "--output", data_file / "run")
@@ -166,7 +166,7 @@ def test_an_output_that_is_taken(run, training, tmp_path, data_file):
 
 
 def test_mistakes_leave_no_run_behind(run, training, tmp_path):
-    """After a wrong flag is put right, the same output folder is still free."""
+    """After a wrong flag is corrected, the output folder is still free."""
     assert run(*training, "--model", "/nowhere/model")[0] == 2
     assert run(*training)[0] == 0
 
@@ -178,8 +178,8 @@ def test_mistakes_leave_no_run_behind(run, training, tmp_path):
         (["--samples", "0"], "samples is 0; it must be at least 1"),
         (["--gammas", "0"], "gammas is 0.0; it must be numbers above 0"),
         (["--models", "a=tiny", "a=tiny"], "models has 'a=tiny' more than once"),
-        (["--models", "a=tiny", "a=x/y"], "models: 'tiny' and 'x/y' would both be called 'a'; give one a name of"),
-        (["--models", ".."], "'..' gives no name to call it by"),
+        (["--models", "a=tiny", "a=x/y"], "models: 'tiny' and 'x/y' would both be named 'a'; give one another name"),
+        (["--models", ".."], "no name can be made from '..'"),
         (["--texts", "/nowhere/texts.txt"], "texts is '/nowhere/texts.txt', which cannot be read"),
         (["--choices", "facts", "--choices-limit", "9999"], "count is 9999"),
         (["--split", "exam"], "split is 'exam'; the arithmetic task has train, validation, test"),

@@ -54,7 +54,7 @@ def test_evaluate_gsm8k_from_a_local_file(run, model_folder, tmp_path):
 
 
 def test_evaluate_asks_math_verify(run, model_folder, tmp_path, monkeypatch):
-    """What the model says is put in its mouth; what is thought of it comes from the grader's own processes."""
+    """The model's answers are made up; the verdicts come from the grader's own processes."""
     file = tmp_path / "test.jsonl.gz"
     file.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in GSM8K_ROWS).encode()))
     stream = sampling.stream_problems
@@ -105,7 +105,9 @@ def test_evaluate_says_what_was_asked_and_goes_on_after_ctrl_c(run, model_folder
         patch.setattr(sampling, "append_samples", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         code, _, err = run("evaluate", *flags, *limits, *where)
     assert code == 1
-    assert err == "softtokens: stopped by Ctrl-C. The samples so far are kept; the same command continues.\n"
+    assert (
+        err == "softtokens: stopped by Ctrl-C. The samples drawn so far are saved. To continue, run the same command.\n"
+    )
     assert run("evaluate", *flags, *limits, *where)[0] == 0
     code, _, err = run("evaluate", *flags, *limits, *where, "--seed", "1")
     assert code == 2
@@ -133,7 +135,7 @@ HOSTILE = ["[bold]Tom[/bold]", "[/red]", "[link=https://example.org]x", "\\[bold
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("setting", ["hard-sample", "soft-sample"])
 def test_generate_shows_hostile_text_as_it_is(run, model_folder, monkeypatch, text, setting):
-    """In the question, and in whatever the model says."""
+    """Hostile text in the question and in the model's output."""
     sample = generating.sample_problems
 
     def saying(*arguments, **options):
@@ -170,7 +172,7 @@ def test_trace_names_the_tokens_and_their_weights(run, model_folder, make_policy
 
 
 def test_secrets_of_the_environment_stay_there(run, model_folder, data_file, tmp_path, monkeypatch):
-    """Runs, evaluations, reports and what is printed hold no environment variable, also when something fails."""
+    """Runs, evaluations, reports and output contain no environment variable, even when something fails."""
     for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "SOME_PASSWORD"):
         monkeypatch.setenv(name, f"secret-{name}")
     task = ["--task", data_file, "--template", "User: {question}", "--max-thought-steps", "3"]
@@ -205,6 +207,6 @@ def test_one_of_several_processes_ends_without_finalization(monkeypatch, size):
         monkeypatch.setenv(name, value)
     codes = []
     monkeypatch.setattr("os._exit", codes.append)
-    with pytest.raises(SystemExit) as ended:  # a patched os._exit returns
+    with pytest.raises(SystemExit) as ended:  # the patched os._exit returns
         cli.end(3)
     assert ended.value.code == 3 and codes == ([3] if size == "2" else [])

@@ -36,7 +36,7 @@ def test_file_over_defaults_and_flags_over_file(run, tmp_path):
     assert config == dataclasses.replace(TrainConfig(), steps=9, group_size=4, thought=thought)
 
 
-# for every command: flags that it cannot do without, a file that sets something, and what that was
+# per command: its required flags, a file that sets something, and the expected value
 FILES = {
     "quickstart": ([], "problems = 7", ("problems", 7)),
     "train": ([], "steps = 7", ("steps", 7)),
@@ -64,7 +64,7 @@ def test_every_command_takes_a_file(run, tmp_path, command):
 def test_a_file_can_give_what_a_command_requires(run, tmp_path):
     file = tmp_path / "compare.toml"
     file.write_text('evaluation = "runs/eval"\n')
-    # a positional argument stays one, so what the file says is the default that the command line may repeat
+    # a positional argument stays positional; the file gives the default that the command line may repeat
     assert json.loads(run("compare", "--config", file, "--dry-run")[1])["evaluation"] == "runs/eval"
 
 

@@ -42,7 +42,7 @@ def test_overview_names_every_command(run):
     code, out, _ = run("--help")
     assert code == 0
     assert all(f"  {name}" in out for name in cli.COMMANDS)
-    assert run()[0] == 2  # nothing was asked
+    assert run()[0] == 2  # no command given
 
 
 def test_version(run):
@@ -54,6 +54,6 @@ def test_console_script_exits_with_the_code():
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr == (
-        "softtokens: unknown command 'nonsense'; there is quickstart, train, plan, signal, evaluate, compare, "
+        "softtokens: unknown command 'nonsense'; the commands are quickstart, train, plan, signal, evaluate, compare, "
         "report, export, replay-step, generate. See softtokens --help.\n"
     )

@@ -1,4 +1,4 @@
-"""The main job end to end, and that training teaches."""
+"""The quickstart end to end; and training improves the reward."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_quickstart_trains_and_evaluates_every_mode(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_hard_training_raises_the_reward(tmp_path):
-    """On the toy the mean reward of sampled rollouts climbs by tens of points within 30 updates; a rise of 8 is asked
-    for, several times the standard error of a mean over 5 batches of 128 rollouts."""
+    """On the toy task the mean reward of sampled rollouts rises by tens of points within 30 updates. The test requires
+    8, several times the standard error of a mean over 5 batches of 128 rollouts."""
     config = TrainConfig(
         output=str(tmp_path / "run"),
         thought=ThoughtConfig(mode="hard"),

@@ -1,4 +1,4 @@
-"""softtokens report, as a user types it."""
+"""The report command, as a user runs it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_several_folders_and_a_place(run, training_run, tmp_path):
         ([], "runs is empty; it must be one folder or more"),
         (["/nowhere/run"], "runs has '/nowhere/run', which does not exist; give folders"),
         (["{folder}"], "there is neither a training run (config.json and metrics.jsonl) nor an evaluation"),
-        (["{folder}/run/config.json"], "which is a file; give the folder that it is in"),
+        (["{folder}/run/config.json"], "which is a file; give its folder"),
         (["{folder}/run", "--output", "{folder}/run"], "which cannot be written: Is a directory"),
     ],
 )
@@ -48,7 +48,7 @@ def test_what_cannot_be_is_one_sentence(run, training_run, tmp_path, arguments, 
 
 
 def test_a_training_run_that_was_just_made(run, model_folder, data_file, tmp_path):
-    """What train writes is what report reads."""
+    """The report can read a run that train has just written."""
     flags = ["--task", data_file, "--template", "User: {question}", "--device", "cpu", "--grader", "exact"]
     limits = ["--max-thought-steps", "3", "--max-answer-tokens", "2", "--steps", "2", "--group-size", "2"]
     where = ["--model", model_folder, "--output", tmp_path / "run", "--validation", data_file]
@@ -57,5 +57,5 @@ def test_a_training_run_that_was_just_made(run, model_folder, data_file, tmp_pat
     page = (tmp_path / "run/report.html").read_text()
     assert "Reward in training" in page
     assert "not finite" not in page
-    # the run may go on: a report inside it is no obstacle
+    # a report inside a run's folder must not block resuming it
     assert run("train", *flags, *limits, *where, "--resume")[0] == 0

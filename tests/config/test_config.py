@@ -1,4 +1,4 @@
-"""What configurations refuse, in words; and how they are read from plain data."""
+"""What configurations reject and with which message, and how they are read from plain data."""
 
 import ast
 import dataclasses
@@ -20,7 +20,7 @@ from softtokens.config.train import RewardConfig, TrainConfig
 from softtokens.types import UserError, Verdict
 
 COMMANDS = [TrainConfig, EvaluateConfig, CompareConfig, GenerateConfig, QuickstartConfig, SignalConfig]
-REQUIRED = {GenerateConfig: "1 + 1?", CompareConfig: "runs/eval"}  # first field, of those that need it
+REQUIRED = {GenerateConfig: "1 + 1?", CompareConfig: "runs/eval"}  # value of the first field, where it is required
 NAN, INFINITY = float("nan"), float("inf")
 
 REFUSED = [
@@ -61,7 +61,7 @@ REFUSED = [
     (SignalConfig, {"taus": (0.0,)}, "taus is 0.0; it must be numbers above 0"),
     (SignalConfig, {"gammas": (0.33, 0.0)}, "thoughts without noise have no log-probability, so no gradient"),
     (SignalConfig, {"modes": ("hard",), "gammas": (0.5,)}, "soft and fuzzy are not among the modes"),
-    (SignalConfig, {"thought": ThoughtConfig(tau=0.1), "modes": ("soft",)}, "give --taus instead"),
+    (SignalConfig, {"thought": ThoughtConfig(tau=0.1), "modes": ("soft",)}, "Give --taus instead"),
     (TrainConfig, {"clip_norm": -1.0}, "clip_norm is -1.0; it must be 0 or more"),
     (TrainConfig, {"clip_norm": NAN}, "clip_norm is nan; it must be 0 or more"),
     (TrainConfig, {"clip": "none"}, "clip is 'none'; it must be one of sum, each"),
@@ -92,7 +92,7 @@ REFUSED = [
     (EvaluateConfig, {"memory": NAN}, "memory is nan"),
     (EvaluateConfig, {"profile": -1}, "profile is -1; it must be 0 or more"),
     (EvaluateConfig, {"models": ()}, "models is empty; it must be one or more"),
-    (EvaluateConfig, {"models": ("a", "b", "a")}, "models has 'a' more than once; name each once"),
+    (EvaluateConfig, {"models": ("a", "b", "a")}, "models has 'a' more than once; list each once"),
     (EvaluateConfig, {"settings": ("hard-sample",) * 2}, "settings has 'hard-sample' more than once"),
     (EvaluateConfig, {"temperatures": (0.6, 0.6)}, "temperatures has 0.6 more than once"),
     (EvaluateConfig, {"temperatures": (0.0,)}, "temperatures is 0.0; it must be numbers above 0"),
@@ -140,7 +140,7 @@ def test_configurations_do_not_change():
 
 
 def test_every_field_is_explained():
-    """The text under a field is its help."""
+    """The docstring under a field is its help text."""
     files = Path(config.__file__).parent.glob("*.py")
     trees = [ast.parse(file.read_text()) for file in files]
     classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -249,7 +249,7 @@ def test_files_that_cannot_be_read(tmp_path, content):
     ],
 )
 def test_numbers_that_float32_cannot_compute_with_are_refused(kind, name):
-    """Infinite ones, and ones so small that float32 has no inverse of them."""
+    """Infinite numbers, and numbers so small that their inverse overflows float32."""
     first = (REQUIRED[kind],) if kind in REQUIRED else ()
     for value in (INFINITY, 1e-40, 5e-324):
         with pytest.raises(UserError, match=rf"{name} is {value}"):

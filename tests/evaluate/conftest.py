@@ -8,8 +8,6 @@ import pytest
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.task import TaskConfig
 from softtokens.config.thought import SETTINGS
-from softtokens.evaluate import run
-from softtokens.evaluate.cells import Cell
 from softtokens.types import Problem, Verdict
 
 QUESTIONS = ["Tom has 4 apples.", "3", "Tom has 12 apples. so. User", "so. 12", "User has 4."]
@@ -17,8 +15,10 @@ PROBLEMS = [Problem(10 * i, f"User: {q} Assistant:", str(i)) for i, q in enumera
 LIMITS = {"max_thought_steps": 6, "max_answer_tokens": 4}
 
 
-def make_cell(setting: str, **changes) -> Cell:
+def make_cell(setting: str, **changes):
     """The cell of a setting with some values of its thought changed."""
+    from softtokens.evaluate.cells import Cell
+
     named = SETTINGS[setting]
     return Cell(setting, dataclasses.replace(named.thought, **changes), named.is_greedy)
 
@@ -65,8 +65,8 @@ def questions(tmp_path):
 
 @pytest.fixture
 def config_for(model_folder, questions, tmp_path, monkeypatch):
-    """Configurations of evaluations that would work, graded by text."""
-    monkeypatch.setattr(run, "grader_of", lambda task: ByText())
+    """Valid configurations of evaluations, graded by text."""
+    monkeypatch.setattr("softtokens.evaluate.run.grader_of", lambda task: ByText())
 
     def make(*, task: dict | None = None, **options):
         named = {"name": str(questions), "template": "User: {question} Assistant:", "grader": "exact"}
@@ -79,7 +79,7 @@ def config_for(model_folder, questions, tmp_path, monkeypatch):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The (problem, sample) of every row that is really sampled, batch by batch."""
+    """The (problem, sample) of every row that is actually sampled, by batch."""
     from softtokens.evaluate import sampling
 
     batches: list[list[tuple[int, int]]] = []

@@ -1,4 +1,4 @@
-"""A model evaluated the way it was trained, whatever the family of its thoughts."""
+"""A model is evaluated the way it was trained, whatever its family of thoughts."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def runs(model_folder, tmp_path_factory):
 
 @pytest.fixture
 def built(monkeypatch):
-    """Every thought that an evaluation thinks with."""
+    """The thoughts that an evaluation builds."""
     from softtokens.evaluate import run
 
     made, build = [], run.build_thought
@@ -87,7 +87,7 @@ def test_each_model_thinks_as_it_was_trained(config_for, model_folder, runs, bui
 def test_nothing_to_evaluate(config_for, model_folder, runs):
     with pytest.raises(UserError, match="no training run belongs to random; give run directories"):
         evaluate(config_for(settings=("as-trained",)))
-    evaluate(config_for(settings=("as-trained",), choices=("facts",), choices_limit=2))  # which is something
+    evaluate(config_for(settings=("as-trained",), choices=("facts",), choices_limit=2))  # choices are enough
 
 
 def test_a_run_of_another_version_is_refused(config_for, runs, tmp_path):

@@ -97,12 +97,12 @@ def test_a_path_with_an_equals_sign_that_exists_is_a_path(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("text", ["..", "/", "...", "*", "<>"])
 def test_what_gives_no_name(text):
-    with pytest.raises(UserError, match="gives no name to call it by"):
+    with pytest.raises(UserError, match="no name can be made from"):
         split_name(text)
 
 
 def test_two_of_the_same_name():
-    with pytest.raises(UserError, match="models: 'a/hard' and 'b/hard' would both be called 'hard'"):
+    with pytest.raises(UserError, match="models: 'a/hard' and 'b/hard' would both be named 'hard'"):
         named_sources("models", ["a/hard", "b/hard"])
     assert named_sources("models", ["a/hard", "other=b/hard"]) == {"hard": "a/hard", "other": "b/hard"}
 
@@ -133,7 +133,7 @@ def voted(*answers, grader=None):
 
 
 def test_a_vote_counts_as_right_exactly_the_answers_that_are_graded_right():
-    wrong, right = ("1 1/2", "wrong"), ("11/2", "right")  # once white space is gone they are one text
+    wrong, right = ("1 1/2", "wrong"), ("11/2", "right")  # the same text once white space is removed
     assert voted(wrong, right, wrong, wrong) == [[3, 0], [1, 1]]
     assert voted(*((text, "wrong") for text in ("+5", "5", r"\$5.0", "-0", "0"))) == [[3, 0], [2, 0]]
 
@@ -153,7 +153,7 @@ def test_answers_that_the_grader_fails_on_are_not_shown_to_it_again():
 
 
 def test_votes_do_not_depend_on_the_order_of_samples():
-    class Near(ExactGrader):  # equal to the next, so not transitive
+    class Near(ExactGrader):  # each equals the next, which is not transitive
         def groups(self, answers):
             leaders = []
             for i, answer in enumerate(answers):

@@ -15,12 +15,12 @@ ITEMS = [
 
 @pytest.fixture(scope="module")
 def plain_policy(make_policy, tokenizer):
-    """One whose logits are those of transformers, rows beyond the tokenizer included."""
+    """A policy with the logits of transformers, including rows beyond the tokenizer."""
     return HFPolicy(make_policy("llama-untied").model, tokenizer, mask_unused=False)
 
 
 def log_probs(policy, item):
-    """Of each choice's tokens after the prompt: one text at a time, transformers alone, float64."""
+    """Log-probabilities of each choice's tokens after the prompt: one text at a time, with transformers, in float64."""
     result = []
     for choice in item.choices:
         prompt = policy.tokenizer.encode(item.prompt)

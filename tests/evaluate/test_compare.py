@@ -165,7 +165,7 @@ def test_items_without_a_value_are_not_compared(folder, metric, values, reason):
 def test_a_newer_summary_is_not_guessed_at(folder):
     file = Path(folder) / "cells/hard/sums/hard-sample/summary.json"
     write_json(file, json.loads(file.read_text()) | {"schema": 2})
-    with pytest.raises(UserError, match=r"summary\.json has schema 2, this version knows 1"):
+    with pytest.raises(UserError, match=r"summary\.json has schema 2, this version reads 1"):
         compare(CompareConfig(folder))
 
 

@@ -1,4 +1,4 @@
-"""lm-eval with our policy, on a task of its own kind that points to a local file: no network."""
+"""lm-eval with our policy, on a task of its own that reads a local file, without network."""
 
 import json
 import warnings
@@ -36,7 +36,7 @@ metric_list:
   - metric: acc_norm
 """
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval's own
+pytestmark = pytest.mark.filterwarnings("ignore")  # raised by lm-eval
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_the_two_scorers_agree_on_a_shared_task(random_policy, tasks):
     reported = theirs["lm_eval"]["results"]["mine"]
     assert reported["acc,none"] == pytest.approx(theirs["accuracy"]["value"])
     assert reported["acc_norm,none"] == pytest.approx(theirs["accuracy_normalized"]["value"])
-    assert 0 < theirs["accuracy"]["value"] < 1  # or the agreement would say little
+    assert 0 < theirs["accuracy"]["value"] < 1  # otherwise agreement means little
 
 
 def test_it_agrees_with_lm_evals_own_model(make_policy, tokenizer, tasks):
@@ -108,7 +108,7 @@ def test_in_the_matrix(config_for, tasks, tmp_path):
     assert (root / "choices/random/mine.json").stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"mine\.json was made from other items"):
         evaluate(config_for(choices_limit=2, **options))
-    with pytest.raises(UserError, match="would both be called 'mine'"):
+    with pytest.raises(UserError, match="would both be named 'mine'"):
         evaluate(config_for(choices=(f"mine={file}",), **options))
 
 
@@ -128,14 +128,14 @@ def test_long_contexts_lose_their_beginning(random_policy, tasks):
 
 @pytest.mark.slow
 def test_a_task_that_lm_eval_does_not_have():
-    with pytest.raises(UserError, match="harness is 'no_such_task', which is no task of lm-eval"):
+    with pytest.raises(UserError, match="harness is 'no_such_task', which is not an lm-eval task"):
         Harness(["hellaswag", "no_such_task"])
 
 
 def test_what_is_refused(random_policy, tasks):
     folder, _ = tasks
     harness = Harness(["spoken"], str(folder))
-    with pytest.raises(UserError, match="lm-eval tasks that generate text are not supported here"):
+    with pytest.raises(UserError, match="lm-eval tasks that generate text are not supported"):
         harness.score(random_policy, "m", "spoken", limit=None)
 
 

@@ -32,7 +32,7 @@ def test_few_problems_get_wider_intervals_than_plain_percentiles():
     """At n problems by sqrt(n / (n - 1)) times Student's quantile over the normal one: 1.22 for 10."""
     values = np.random.default_rng(3).normal(size=10)
     low, high = bootstrap_interval(values)
-    plain = 2 * 1.96 * values.std() / np.sqrt(10)  # what the percentiles of the resamples come to
+    plain = 2 * 1.96 * values.std() / np.sqrt(10)  # expected width of the bootstrap interval
     assert (high - low) / plain == pytest.approx(2.262 / 1.960 * np.sqrt(10 / 9), rel=0.06)
 
 
@@ -49,7 +49,7 @@ def test_all_wrong_and_all_right_still_leave_doubt():
     Clopper and Pearson's: 0.0711 for 0 of 50."""
     assert estimate(np.zeros(50), shares=True) == {"value": 0.0, "low": 0.0, "high": pytest.approx(0.0711, abs=1e-4)}
     assert estimate(np.ones(50), shares=True) == {"value": 1.0, "low": pytest.approx(0.9289, abs=1e-4), "high": 1.0}
-    assert estimate(np.zeros(50)) == {"value": 0.0, "low": 0.0, "high": 0.0}  # no share: nothing bounds it
+    assert estimate(np.zeros(50)) == {"value": 0.0, "low": 0.0, "high": 0.0}  # not a share, so nothing bounds it
 
 
 def test_a_single_problem_has_no_interval():
@@ -69,7 +69,7 @@ def test_columns_are_treated_as_if_alone():
     for column, interval in zip(values.T, estimates(values), strict=True):
         assert interval["value"] == pytest.approx(column.mean())
         alone = estimate(column)
-        assert interval["low"] == pytest.approx(alone["low"], abs=0.01)  # other resamples
+        assert interval["low"] == pytest.approx(alone["low"], abs=0.01)  # drawn from other resamples
         assert interval["high"] == pytest.approx(alone["high"], abs=0.01)
 
 

@@ -13,7 +13,7 @@ from softtokens.evaluate.passk import MAX_VOTERS, ks_up_to, maj_at_k, pass_at_k
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(samples):
     for k in range(1, samples + 1):
         subsets = list(itertools.combinations(range(samples), k))
-        for right in range(samples + 1):  # say the first ones are right
+        for right in range(samples + 1):  # without loss of generality the first ones are right
             share = sum(subset[0] < right for subset in subsets) / len(subsets)
             assert pass_at_k([right], samples, k)[0] == pytest.approx(share, abs=1e-12)
 

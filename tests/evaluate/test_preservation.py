@@ -59,7 +59,7 @@ def test_other_tokens_cannot_be_compared(random_policy, make_policy):
     from softtokens.models.hf import HFPolicy
 
     unmasked = HFPolicy(make_policy("llama-untied").model, random_policy.tokenizer, mask_unused=False)
-    with pytest.raises(UserError, match="models 'a' and 'b' have different tokens"):
+    with pytest.raises(UserError, match="models 'a' and 'b' have different vocabularies"):
         preservation(random_policy, unmasked, TEXTS, ("a", "b"))
 
 
@@ -75,8 +75,8 @@ def test_texts_from_files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.txt", b"", "holds no text; put one on each line"),
-        ("t.txt", b"\n \n", "holds no text"),
+        ("t.txt", b"", "contains no text; put one on each line"),
+        ("t.txt", b"\n \n", "contains no text"),
         ("t.txt", b"\xff\xfe", "cannot be read as a text file"),
         ("t.jsonl", b"", "holds no rows"),
         ("t.jsonl", b'{"body": "x"}', "'text' is missing or null"),
@@ -104,7 +104,10 @@ def test_in_the_matrix(config_for, model_folder, other_folder, tmp_path):
     texts.write_text("other texts")
     with pytest.raises(UserError, match=r"a\.json was made from other"):
         evaluate(config_for(**options))
-    for wrong, message in (({"base": "c"}, "base is 'c', which is none of the models: a, b"), ({}, "only one model")):
+    for wrong, message in (
+        ({"base": "c"}, "base is 'c', which is not one of the models: a, b"),
+        ({}, "only one model"),
+    ):
         models = options["models"] if wrong else options["models"][:1]
         with pytest.raises(UserError, match=message):
             evaluate(config_for(**options | {"models": models} | wrong))

@@ -89,7 +89,7 @@ def test_steps_by_hand(sampler, cell, monkeypatch):
 
 
 def test_the_table_is_embedded_once_for_all_steps(sampler, monkeypatch):
-    """Not once for every few of them: it has a hundred thousand rows."""
+    """Not once per batch: the table has a hundred thousand rows."""
     thought = thought_of(CELLS[0], sampler.policy.embedding_rms)
     rollout = sampler.draw(thought, [(0, 0), (2, 1), (3, 0)])
     embed, embedded = Vocabulary.embed, []
@@ -100,7 +100,7 @@ def test_the_table_is_embedded_once_for_all_steps(sampler, monkeypatch):
 
 
 def test_tokens_are_no_distance_from_themselves(random_policy):
-    """Exactly 0: the expanded square alone would leave 1e-3."""
+    """Exactly 0: the expanded square alone would give 1e-3."""
     vocabulary = random_policy.vocabulary
     table = vocabulary.embed(torch.arange(vocabulary.size)).detach()
     assert distance_to_nearest(table, table[::7]).tolist() == [0.0] * len(table[::7])

@@ -1,4 +1,4 @@
-"""The matrix end to end: what is written, what is refused, and what a stop at any moment costs."""
+"""An evaluation end to end: what is written, what is rejected, and what an interruption costs."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FIVE = len(PROBLEMS)
 
 
 def contents(root):
-    """Every file but the locks, times left out."""
+    """The contents of every file except the locks, without times."""
     result = {}
     for file in sorted(root.rglob("*")):
         if file.is_file() and ".locks" not in file.parts:
@@ -201,13 +201,13 @@ def test_a_newer_summary_is_not_written_over(config_for):
     root = evaluate(config_for(settings=("hard-greedy",)))
     file = root / "cells/random/problems/hard-greedy/summary.json"
     write_json(file, read_json(file) | {"schema": 2})
-    with pytest.raises(UserError, match=r"summary\.json has schema 2, this version knows 1"):
+    with pytest.raises(UserError, match=r"summary\.json has schema 2, this version reads 1"):
         evaluate(config_for(settings=("hard-greedy",)))
     assert read_json(file)["schema"] == 2
 
 
 def test_a_model_may_be_called_evaluation(config_for, model_folder):
-    """While it is being evaluated others can join."""
+    """Others can join while it is being evaluated."""
     config = config_for(models=(f"evaluation={model_folder}",), settings=("hard-greedy",))
     root = evaluate(config)
     with locked(root, "evaluation"):
@@ -234,7 +234,7 @@ def test_a_damaged_evaluation_is_refused(config_for, damage):
 def test_another_schema_is_refused(config_for):
     root = evaluate(config_for(settings=("hard-greedy",)))
     write_json(root / "evaluation.json", read_json(root / "evaluation.json") | {"schema": 99})
-    with pytest.raises(UserError, match="has schema 99, this version knows 1"):
+    with pytest.raises(UserError, match="has schema 99, this version reads 1"):
         evaluate(config_for(settings=("hard-greedy",)))
 
 
@@ -275,7 +275,8 @@ def test_an_output_that_is_something_else(config_for, tmp_path):
 
 
 def test_mistakes_are_found_before_anything_is_written(config_for, other_folder, tmp_path):
-    """The second model is missing, or too small for the task: the first is not evaluated for days before that."""
+    """The second model is missing, or too small for the task. This must be reported before the first is evaluated for
+    days."""
     for models, message in [
         ((str(other_folder), "/nowhere/model"), "a folder that does not exist"),
         ((str(other_folder), str(tmp_path)), "has no config.json"),
@@ -310,7 +311,7 @@ def test_a_second_process_on_the_same_model_is_refused(config_for, tmp_path):
         holder.kill()
         holder.wait()
         holder.stdout.close()
-    evaluate(config_for())  # a lock ends with its process
+    evaluate(config_for())  # the lock was released with its process
     with locked(tmp_path / "out", "random"):
         pass
 
@@ -330,7 +331,7 @@ def test_profiles_and_traces_are_added_later(config_for, drawn):
     assert sum(len(set(batch)) for batch in drawn) == 2 * 3
     drawn.clear()
     evaluate(config_for(profile=2, traces=4))
-    assert sum(len(set(batch)) for batch in drawn) == 2 * 4  # the profile of 3 will do for 2
+    assert sum(len(set(batch)) for batch in drawn) == 2 * 4  # the profile of 3 covers 2
     assert read_json(root / "cells/random/problems/soft-sample/profile.json")["generations"] == 3
 
 
@@ -340,7 +341,7 @@ def lines_in(folder):
 
 @pytest.mark.slow
 def test_kill_minus_nine_at_any_moment(config_for, model_folder, questions, tmp_path):
-    """Killed again and again, it ends with the files of a run that was left alone."""
+    """Killed again and again, the evaluation ends with the files of an uninterrupted one."""
     flags = ["--models", str(model_folder), "--task", str(questions), "--template", "User: {question} Assistant:"]
     flags += ["--grader", "exact", "--device", "cpu", "--samples", "40", "--max-thought-steps", "30"]
     flags += ["--max-answer-tokens", "4", "--rows-per-batch", "8", "--settings", "hard-sample", "soft-sample"]
@@ -358,7 +359,7 @@ def test_kill_minus_nine_at_any_moment(config_for, model_folder, questions, tmp_
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         recorded.append(lines_in(cells))
-    assert sorted(set(recorded)) == recorded  # each start kept what was there and added to it
+    assert sorted(set(recorded)) == recorded  # each start keeps the existing results and adds to them
     subprocess.run([*command, "--output", str(broken)], check=True, capture_output=True)
     assert {**contents(broken), "evaluation.json": None} == {**contents(tmp_path / "whole"), "evaluation.json": None}
 

@@ -34,7 +34,7 @@ def sampler_of(policy, *, problems=PROBLEMS, rows=256, seed=0, limits=None):
 
 
 def fill(sampler, setting, file, *, samples=5, have=()):
-    """What a cell holds in the end, in order, without its times."""
+    """The final samples of a cell, in order, without times."""
     thought = thought_of(CELLS[setting], sampler.policy.embedding_rms)
     result = sampler.fill(thought, samples, list(have), file, lambda drawn: None)
     result = [{k: v for k, v in sample.items() if k != "seconds"} for sample in result]
@@ -96,7 +96,7 @@ def test_what_the_file_holds_is_what_was_found(random_policy, files):
 
 
 def test_greedy_accuracy_is_that_of_the_greedy_setting(random_policy, files):
-    """Validation in training and the greedy setting of evaluation are the same thing."""
+    """Validation during training equals the greedy setting of an evaluation."""
     for mode in ("hard", "soft", "fuzzy"):
         thought = build_thought(ThoughtConfig(mode=mode), random_policy.embedding_rms, greedy=True)
         right = count_right(Decoder(random_policy), thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0, slots=8)
@@ -206,7 +206,7 @@ GOOD = {
     ],
 )
 def test_damaged_lines_are_dropped_and_whole_ones_kept(tmp_path, garbage):
-    """A kill cuts the last line; other damage may be anywhere."""
+    """A kill truncates the last line; other damage can be anywhere."""
     file = tmp_path / "samples.jsonl"
     second = GOOD | {"sample": 1}
     append_samples(file, [GOOD])

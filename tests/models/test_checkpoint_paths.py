@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is meant, also where the run was copied without its links."""
+"""Which checkpoint of a run is used, also if the run was copied without its links."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The adapter against transformers itself, for every architecture."""
+"""The adapter compared with transformers itself, for every architecture."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_logits_from_embeddings_are_those_from_tokens(family, make_policy, promp
 @every_family
 @torch.no_grad()
 def test_decoding_with_the_cache_is_the_teacher_forced_pass(family, make_policy, prompts):
-    """Prompts of mixed length in one batch, each at its own position, against each alone and whole."""
+    """Prompts of mixed length in one batch, each at its own position, compared with each alone and whole."""
     policy = make_policy(family)
     steps = 12  # beyond the sliding window of 8
     fed = torch.randn(len(prompts), steps, 32, generator=torch.Generator().manual_seed(0))
@@ -157,7 +157,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, make_policy):
     ("break_it", "reason"),
     [
         (lambda m: m.set_output_embeddings(torch.nn.Linear(16, 310)), "same shape"),
-        (lambda m: m.set_input_embeddings(PositionDependent(310, 32)), "multiple of its embedding table"),
+        (lambda m: m.set_input_embeddings(PositionDependent(310, 32)), "by more than a constant factor"),
         (lambda m: m.lm_head.register_forward_hook(lambda module, args, out: out**3), "other logits"),
         (lambda m: m.lm_head.weight.data.mul_(1e38), "logits that are not finite"),
     ],
@@ -200,7 +200,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_an_architecture_that_decodes_otherwise_runs_whole_sequences(tokenizer, prompts, name, caplog):
-    """They attend by code of their own, or keep no keys and values. Up to the last position of their context."""
+    """These models have their own attention code or no keys and values. Up to the last position of their context."""
     import transformers
 
     forced, thoughts, answer = forced_texts(tokenizer, torch.device("cpu"), PAPER).longest, 5, 3
@@ -259,7 +259,7 @@ def test_a_single_position_may_be_far_off_by_rounding_in_half_precision(tokenize
 
 
 def test_capped_attention_is_understood(tokenizer, prompts):
-    """Gemma 2, against the library's own attention."""
+    """Gemma 2, compared with transformers' own attention."""
     import transformers
 
     config = transformers.Gemma2Config(

@@ -1,4 +1,4 @@
-"""A model that is not what its files say is refused, in a sentence that names the files and the weights."""
+"""A model that does not match its files is rejected, with a message that names the files and the weights."""
 
 from __future__ import annotations
 

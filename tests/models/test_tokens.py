@@ -1,4 +1,4 @@
-"""Tokenizers as people have them: with tokens around every text, with holes between ids, with tokens added alone."""
+"""Real-world tokenizers: with tokens around every text, with holes between ids, with added tokens."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_unit_of_scores_is_measured_in_pieces(monkeypatch):
 
 
 def test_an_end_token_that_nobody_owns_is_warned_of(make_policy, caplog):
-    """It is masked, so no answer would ever end."""
+    """The token is masked, so no answer would ever end."""
     policy = make_policy("llama")
     policy.model.generation_config.eos_token_id = len(policy.tokenizer) + 1  # a padding row of the table
     tokenizer = copy.deepcopy(policy.tokenizer)

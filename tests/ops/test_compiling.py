@@ -1,4 +1,4 @@
-"""Compiled decode steps give what plain ones give, and a model that cannot be compiled goes on without."""
+"""Compiled decode steps equal plain ones, and a model that cannot be compiled continues uncompiled."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_failures_of_the_function_itself_are_its_own(monkeypatch):
 
 
 def test_a_compiler_that_fails_late_is_done_without(monkeypatch, caplog):
-    """Whatever it raises, and also when it ran before: other sizes may be compiled apart."""
+    """Whatever error it raises, also after it has run before: other sizes may be compiled separately."""
     inner = types.FunctionType(
         compile("def convert(x):\n    raise AssertionError('a bug')", "?", "exec").co_consts[0],
         {"__name__": "torch._dynamo.convert_frame", "__builtins__": {"AssertionError": AssertionError}},
@@ -75,7 +75,7 @@ def test_a_compiler_that_fails_late_is_done_without(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert [runs(1), runs(2), runs(3)] == [-1, -2, -3]
     assert [record.message for record in caplog.records] == [
-        "steps could not be compiled and run as they are, which is slower: a bug"
+        "steps could not be compiled and run uncompiled, which is slower: a bug"
     ]
 
 
@@ -100,7 +100,7 @@ def test_the_compilers_limits_are_met_with_plain_steps(monkeypatch, caplog):
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_mixtures_choose_what_plain_ones_choose():
-    """Of single weights the token's own embedding, without a product; and the mean otherwise."""
+    """The token's embedding without a product where all rows have a single weight; the mean otherwise."""
     table = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
     vocabulary = Vocabulary(head=table, table=table, size=300, table_scale=2.0)
     distinct = torch.arange(300.0).repeat(8, 1)

@@ -1,4 +1,4 @@
-"""Denormal numbers count as zero inside our own calls, and mean to the caller afterwards what they meant before."""
+"""Denormal numbers count as zero inside our calls; afterwards the caller's setting is back."""
 
 import sys
 
@@ -48,7 +48,7 @@ def test_rollouts_and_their_replay_flush_for_themselves(before, policy, prompts,
     rollout = sample_rollout(policy, thought, prompts, of_row, keys, limits)
     assert flushes() == before
     for _ in stream_rollouts(policy, thought, prompts, of_row, keys, limits, slots=8):
-        assert flushes() == before  # the caller's code runs in between
+        assert flushes() == before  # restored while the caller's code runs
     replay(policy, thought, rollout)
     assert flushes() == before
     assert inside and all(inside)

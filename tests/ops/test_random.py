@@ -1,4 +1,4 @@
-"""Philox against its published known answers, and the statistics and independence of what is built on it."""
+"""Philox compared with its published known answers, and the statistics and independence of the numbers built on it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Sketches keep inner products: without bias, within the error of their size, and linearly."""
+"""Sketches preserve inner products: without bias, within the error of their size, and linearly."""
 
 import pytest
 import torch
@@ -22,12 +22,12 @@ def products(size: int, x: torch.Tensor, y: torch.Tensor, seeds: int) -> torch.T
 
 
 def test_inner_products_and_squares_have_no_bias(vectors):
-    """Within 4 standard errors, which are missed once in 16,000 times."""
+    """Within 4 standard errors, which are exceeded once in 16,000 times."""
     for x, y in (vectors, (vectors[0], vectors[0])):
         drawn = products(64, x, y, seeds=400)
         exact = x.double() @ y.double()
         assert abs(drawn.mean() - exact) < 4 * drawn.std() / 400**0.5
-        assert drawn.std() > 0.01 * exact  # it is no accident
+        assert drawn.std() > 0.01 * exact  # the estimate does vary
 
 
 def test_the_error_shrinks_with_the_root_of_the_size(vectors):

@@ -1,4 +1,4 @@
-"""The streamed operations against the obvious ones: values and gradients, whatever the chunks."""
+"""The streamed operations compared with the obvious ones: values and gradients, for any chunks."""
 
 from __future__ import annotations
 

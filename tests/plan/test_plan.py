@@ -1,4 +1,4 @@
-"""What a plan says follows from the model's shapes and the run's flags; it needs the model's configuration only."""
+"""A plan follows from the model's shapes and the run's flags; it needs only the model's configuration."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SHAPE_3B = {
 
 @pytest.fixture(scope="module")
 def folder_3b(tmp_path_factory):
-    """The shape of Llama-3.2-3B: a configuration and nothing else."""
+    """A model folder with the configuration of Llama-3.2-3B and nothing else."""
     folder = tmp_path_factory.mktemp("3b")
     LlamaConfig(**SHAPE_3B).save_pretrained(folder)
     return str(folder)
@@ -71,7 +71,7 @@ def test_a_saved_model_of_each_family_has_its_size(make_policy, tmp_path, family
 
 
 def test_the_size_of_a_known_model(size_3b):
-    assert size_3b.parameters == 3_212_749_824  # as published
+    assert size_3b.parameters == 3_212_749_824  # the published number
     assert size_3b.root == 128_256 * 3072 + 3072  # tied, and the last norm
     assert size_3b.parameters == size_3b.root + 28 * size_3b.block
     assert size_3b.cache_bytes(1, torch.bfloat16) == 2 * 28 * 8 * 128 * 2
@@ -114,7 +114,7 @@ def test_a_plan_grows_with_what_it_is_for(size_3b):
 
 
 def test_as_many_positions_as_training_takes(size_3b):
-    """A GPU of twice the memory takes more of them in a backward pass, up to what was asked for."""
+    """A GPU with twice the memory takes more of them in a backward pass, up to the configured number."""
     keeping = with_scale(activation_checkpointing="never")
     positions = [
         footprint(PlanConfig(**keeping), size_3b, dataclasses.replace(H200, memory=memory), 0.0).positions
@@ -160,7 +160,7 @@ def test_time_follows_the_device_and_the_work(size_3b):
     assert faster.update == pytest.approx(base.update / 2)
     eight = seconds_of(dataclasses.replace(config, processes=8), size_3b, H100, 1024)
     assert eight.update == pytest.approx(base.update / 8, rel=0.1)
-    assert eight.decode > 0.5 * base.decode  # bound by reading the weights
+    assert eight.decode > 0.5 * base.decode  # still limited by reading the weights
     assert base.network == 0 < eight.network
     measuring = seconds_of(dataclasses.replace(config, signal_every=10), size_3b, H100, 1024)
     assert measuring.update == pytest.approx(1.1 * base.update)
@@ -246,7 +246,7 @@ def test_processes_on_one_cpu_share_it():
 
 
 def test_changes_that_did_not_help_are_tried_again(folder_3b):
-    """In bfloat16 masters make up for what the weights save, until there are adapters."""
+    """In bfloat16 the master weights cost what the weights save, until there are adapters."""
     result = plan(PlanConfig(model=folder_3b, on="h100", memory_gb=16))
     assert result.changes[-1].flags == "--lora-rank 16 --dtype bfloat16"
     assert result.changes[-1].peak < 16e9

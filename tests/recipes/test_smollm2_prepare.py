@@ -1,4 +1,4 @@
-"""The converted folder holds the original's model, and everything that can be missing is named."""
+"""The converted folder holds the original's model, and the message names whatever is missing."""
 
 import hashlib
 import importlib.util

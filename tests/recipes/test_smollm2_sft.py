@@ -113,7 +113,7 @@ def test_a_stopped_warm_start_goes_on_and_learns(sft, monkeypatch, tmp_path):
         sft.main()
     sft.main()
     assert len(rest.read_text().splitlines()) == 16
-    assert len(calls) == 6 + 8  # 12 updates; the fifth was lost with the sixth, which was under way
+    assert len(calls) == 6 + 8  # 12 updates; the fifth was lost with the interrupted sixth
     document = [([5] * 4, AutoTokenizer.from_pretrained(out).encode("Tom has 3*4=12 trees."))]
     losses = [
         float(whole(AutoModelForCausalLM.from_pretrained(folder), sft.batch(document)).detach())

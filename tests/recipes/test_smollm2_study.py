@@ -1,4 +1,4 @@
-"""A study stops by itself when a part is over, and the next call goes on where it was."""
+"""A study stops by itself at the end of a part, and the next call continues from there."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Folders as training and evaluation leave them, made up: seeded, small, and with a known answer in them."""
+"""Made-up folders of training and evaluation: seeded, small, with a known answer in them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def write_run(
     changes=None,
     **config,
 ) -> Path:
-    """A training run; `changes`: what every line of metrics has instead."""
+    """A training run. `changes` replaces values in every line of the metrics."""
     draw = random.Random(repr((mode, seed)))
     thought = {"mode": mode, "tau": None, "gamma": 0.33, "noise": "input"}
     resolved = {
@@ -118,7 +118,10 @@ def summary(model: str, cell: str, right: list[int], samples: int, task: str = "
         solved = pass_at_k(right, samples, k)
         at[str(k)] = estimate(solved, shares=True)
     rate = sum(right) / samples / len(right)
-    rest = {"verdicts": {"right": rate, "wrong": 1 - rate}, "stops": {"phrase": 1.0, "limit": 0.0, "eos": 0.0}}
+    rest: dict[str, object] = {
+        "verdicts": {"right": rate, "wrong": 1 - rate},
+        "stops": {"phrase": 1.0, "limit": 0.0, "eos": 0.0},
+    }
     rest |= {"thought_length": {"mean": 20.0, "median": 19.0, "p95": 30.0}, "answer_length": {"mean": 4.0}}
     rest |= {
         "tokens": 5000,
@@ -220,7 +223,7 @@ def write_evaluation(
         )
         for cell in cells:
             samples = 1 if "greedy" in cell else SAMPLES
-            draw = random.Random(f"{cell}")  # the same luck for every model: what differs is the skill
+            draw = random.Random(f"{cell}")  # common random numbers: models differ only in skill
             chance = [draw.random() ** 0.7 for _ in range(PROBLEMS)]
             right = [sum(draw.random() < SKILL[mode] + 0.5 * (c - 0.5) for _ in range(samples)) for c in chance]
             write(folder / "cells" / model / task / cell / "summary.json", summary(model, cell, right, samples, task))
@@ -261,7 +264,7 @@ def write_evaluation(
 
 @pytest.fixture
 def quickstart_folder(tmp_path) -> Path:
-    """Three runs and an evaluation of them beside the base."""
+    """Three runs, and an evaluation of them and the base."""
     folder = tmp_path / "quickstart"
     for mode in ("hard", "fuzzy", "soft"):
         write_run(folder / mode, mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .conftest import trace, train_sample, write, write_evaluation, write_lines, write_run
 
@@ -32,7 +33,7 @@ def write_hostile(folder: Path) -> Path:
         texts = {"prompt": text, "thoughts": text, "answer": text, "expected": text, "verdict": text, "stop": text}
         sample = train_sample(1) | texts | {"problem": short}
         task, thought = {"name": short}, {"mode": ("hard", short)[i % 2], "tau": short, "noise": short}
-        settings = {"model": short, "task": task, "thought": thought, "steps": 10, "seed": short}
+        settings: dict[str, Any] = {"model": short, "task": task, "thought": thought, "steps": 10, "seed": short}
         write_run(folder / f"run{i}", samples=[sample], **settings)
         write_lines(folder / f"run{i}" / "metrics.jsonl", [{"step": 1, "reward": text}, {"step": 2, "reward": i}])
         term = {"cosine": text, "cosine_error": text, "noise_scale": text, "low": [text]}

@@ -176,6 +176,6 @@ def test_a_page_of_a_going_run_reloads_and_keeps_its_place(open_page, tmp_path):
     page.locator("#pause").click()
     write_run(folder, steps=44)
     build(config)
-    page.wait_for_timeout(4000)  # longer than hands have to be off
+    page.wait_for_timeout(4000)  # longer than the page waits after the last interaction
     assert "33" in page.locator("#trained").inner_text()
     assert page.messages == []

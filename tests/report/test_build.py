@@ -1,4 +1,4 @@
-"""The report of whole folders, whole or not."""
+"""The report of complete and damaged folders."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def visible_text(page: str) -> str:
 
 
 def figures_of(page: str) -> dict:
-    content = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)[1]
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
     return json.loads(content)["figures"]
 
 
 def cell_of(page: str, table: str, row: str, column: str) -> str:
     """The text of a table's cell, tags removed."""
-    markup = re.search(rf'<figure id="{table}".*?</figure>', page, flags=re.DOTALL)[0]
+    (markup,) = re.findall(rf'<figure id="{table}".*?</figure>', page, flags=re.DOTALL)
     rows = [re.findall(r"<t[hd].*?</t[hd]>", part, flags=re.DOTALL) for part in markup.split("</tr>")]
     texts = [[" ".join(re.sub(r"<[^>]+>", " ", entry).split()) for entry in entries] for entries in rows]
     return next(entries for entries in texts if entries and entries[0].startswith(row))[texts[0].index(column)]
@@ -143,7 +143,8 @@ def test_a_long_run_is_thinned_to_what_a_screen_shows(page, tmp_path):
 
 
 def test_a_grid_of_values_becomes_a_curve(page, tmp_path):
-    """The paper's own value is one of the points; two knobs at once are told apart."""
+    """The paper's own value is one of the points. Where temperature and noise both vary, each is shown at a fixed value
+    of the other."""
     cells = (
         "hard-sample",
         "hard-sample_T=0.6",
@@ -214,7 +215,7 @@ def test_metrics_that_are_no_numbers(page, tmp_path, value):
 
 
 def test_every_file_cut_in_half_at_once(page, quickstart_folder):
-    """Whatever a crash leaves: the report stands, and names what it could not read."""
+    """Whatever a crash leaves behind, the report is written and names what it could not read."""
     for file in sorted(quickstart_folder.rglob("*.json*")):
         if file.name != "evaluation.json":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])

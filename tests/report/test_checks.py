@@ -1,4 +1,4 @@
-"""A healthy run gives no warning; each sickness gives the one that is meant."""
+"""A healthy run gives no warning; each problem gives the intended one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeds are joined, differences are paired, significance is corrected."""
+"""Seeds are pooled, differences are paired, significance is corrected."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_several_seeds_are_a_mean_with_their_range(tmp_path):
         write(file, json.loads(file.read_text()) | {"steps": 4})
     (arm,) = run_arms(load([str(tmp_path)]).runs)
     (line,) = curve(arm, "reward")
-    assert line.x == [1, 2, 3, 4]  # as far as all have got
+    assert line.x == [1, 2, 3, 4]  # up to the last step that all seeds have
     assert line.y == pytest.approx([30.0] * 4)
     assert line.low == [10.0] * 4
     assert line.high == [60.0] * 4

@@ -1,4 +1,4 @@
-"""Whatever is in the files stays text in the page; the page runs its own scripts and loads nothing."""
+"""Whatever the files contain stays text in the page; the page runs only its own scripts and loads nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def hostile_page(tmp_path_factory):
 def test_hostile_text_makes_no_element(hostile_page):
     elements = Elements(hostile_page)
     tags = [tag for tag, _ in elements.tags]
-    assert tags.count("script") == OWN_SCRIPTS + 1  # and the data
+    assert tags.count("script") == OWN_SCRIPTS + 1  # plus the data
     assert tags.count("style") == 1
     assert {"img", "iframe", "object", "textarea", "b", "i"}.isdisjoint(tags)
     for _, attributes in elements.tags:
@@ -84,7 +84,8 @@ def test_a_megabyte_line_is_cut(hostile_page):
 
 
 def data(page: str) -> str:
-    return re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)[1]
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.DOTALL)
+    return content
 
 
 def test_data_is_json_without_markup(hostile_page):

@@ -1,4 +1,4 @@
-"""The paper's numbers stand beside one's own where model, training and test are the paper's, and nowhere else."""
+"""The paper's numbers appear next to the user's only where model, training and test are the paper's."""
 
 from __future__ import annotations
 

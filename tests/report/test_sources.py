@@ -1,4 +1,4 @@
-"""Which folders are runs and evaluations, and what is said of those that are not whole."""
+"""Which folders count as runs and evaluations, and the notes about incomplete ones."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_stopping_leaves_a_page_that_stays(tmp_path, monkeypatch, capsys):
     assert build.report(ReportConfig(runs=(str(folder),), watch=True)) == page
     assert '"reload":null' in page.read_text()
     assert "still going" not in page.read_text()
-    assert "Ctrl-C ends it" in capsys.readouterr().out
+    assert "press Ctrl-C to stop" in capsys.readouterr().out
 
 
 def test_the_report_is_not_what_it_watches(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 FILE = Path(__file__).with_name("hostile.jsonl")
 EXPECTED = ["3", "-7", "0", r"\frac{1}{2}", "0.25", "x+1", r"\sqrt{2}", "(1,2)", "12345", r"\pi", "50", "2^{10}"]
-WRONG_FORMS = [  # with the right answer inside; saying more or other than it
+WRONG_FORMS = [  # contain the right answer but claim more, or something else
     "{} or 4096", "4096 or {}", "x={}, x=4096", "{}, 4096", "{} and also 4096", r"{} \text{{ or }} 4096", "not {}", r"\neq {}",
     "{}+4096", "4096-({})+1", "({})^{{97}}+5", r"\frac{{{}}}{{97}}+11", r"\{{ {}, 4096 \}}", "[{}, 4096]", "({}, 4096]",
     "> {}", "< {}", r"\approx {} \pm 4096", r"\sqrt{{({})+4096}}", "{}e41", "{}\n4096", "answer: {} maybe 4096",

@@ -1,6 +1,6 @@
 # ruff: noqa: E501 (lists of answers read best in long lines)
 # fmt: off
-"""What the math grader finds equal. Rows are (given, expected); the grader itself is asked, without its processes."""
+"""What the math grader considers equal. Rows are (given, expected); the grader runs in this process."""
 
 import re
 from fractions import Fraction
@@ -125,7 +125,7 @@ def test_fractions_are_equal_exactly_when_their_values_are(one, other):
 def test_decimals_are_equal_exactly_when_their_values_are(digits, exponent, other_digits, other_exponent):
     one, other = (Fraction(d) * Fraction(10) ** e for d, e in ((digits, exponent), (other_digits, other_exponent)))
     texts = (f"{digits}e{exponent}", rf"{digits} \times 10^{{{exponent}}}")
-    # closer than rounding to six digits, which is tested by hand
+    # closer than rounding to six digits, which has tests of its own
     apart = one != other and abs(one - other) > Fraction(1, 10**5) * max(abs(one), abs(other))
     for text in texts:
         assert is_equal(text, f"{digits * 10}e{exponent - 1}")

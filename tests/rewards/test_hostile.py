@@ -1,4 +1,4 @@
-"""A corpus of hostile answers, and random ones: nothing hangs, nothing falls over, nothing is found right."""
+"""A corpus of hostile and random answers: nothing hangs, nothing crashes, nothing is graded right."""
 
 import json
 from pathlib import Path

@@ -161,7 +161,7 @@ def test_total_failure_is_loud_and_single_failures_are_data():
         few = [(f"y+{i}", "y") for i in range(7)]
         assert judge(grader, few * 3) == [Verdict.GRADER_ERROR] * 21
         assert judge(grader, [*few, ("z", "x"), ("1", "1")]) == [Verdict.GRADER_ERROR] * 7 + [WRONG, RIGHT]
-        with pytest.raises(RuntimeError, match="all 8 answers"):
+        with pytest.raises(RuntimeError, match="each of the last 8 answers"):
             judge(grader, [*few, ("y+7", "y"), ("1", "1")])
 
 
@@ -172,11 +172,11 @@ def test_total_failure_is_noticed_in_small_batches():
     )
     with MathGrader() as grader:
         grader._pool = WorkerPool([sys.executable, "-c", failing], workers=1, timeout_s=20.0)
-        for _ in range(3):  # the same hostile answer again and again is one answer
+        for _ in range(3):  # the same hostile answer counts once
             judge(grader, [(f"y+{i}", "y") for i in range(5)])
         judge(grader, [("z", "x")])
         judge(grader, [(f"y+{i}", "y") for i in range(7)])
-        with pytest.raises(RuntimeError, match="all 8 answers it last had to judge"):
+        with pytest.raises(RuntimeError, match="each of the last 8 answers"):
             judge(grader, [("y+7", "y")])
 
 
@@ -229,7 +229,7 @@ def test_hostile_answers_are_groups_of_their_own_and_cost_one_time_limit_each():
         grader.groups(["x"])
         started = time.perf_counter()
         assert grader.groups([*ENDLESS, "1/4", "\0\ud800", *ENDLESS]) == [0, 1, 2, 3, 0, 1]
-        # the workers are replaced, and that takes longer than the limit
+        # replacing workers takes longer than the limit
         assert time.perf_counter() - started < 30
 
 

@@ -25,7 +25,7 @@ def echo():
 
 def is_running(pid):
     try:
-        with open(f"/proc/{pid}/stat") as stat:  # a dead process nobody waited for is not running
+        with open(f"/proc/{pid}/stat") as stat:  # a zombie is not running
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False

@@ -1,4 +1,4 @@
-"""Compiled decode steps give what plain ones give."""
+"""Compiled decode steps give the same rollouts as plain ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_preparing_again_keeps_what_was_compiled(policy, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.filterwarnings("ignore")  # raised by the compiler
 @pytest.mark.parametrize(
     ("family", "changes", "thought"),
     [
@@ -45,7 +45,7 @@ def test_preparing_again_keeps_what_was_compiled(policy, monkeypatch):
     ids=["llama, soft", "llama with heads of their own, hard", "gemma3, top-k"],
 )
 def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, changes, thought, caplog):
-    """All sizes that a batch takes as it shrinks, with one compilation. In float64, where rounding cannot flip."""
+    """All sizes of a shrinking batch, with one compilation. In float64, where rounding cannot change a token."""
     policy = make_policy(family, dtype=torch.float64, **changes)
     policy.eos_ids = frozenset(range(0, 300, 12))
     of_row = [i % 3 for i in range(40)]
@@ -59,7 +59,7 @@ def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, cha
     assert torch.equal(plain.ids, compiled.ids)
     torch.testing.assert_close(plain.log_prob, compiled.log_prob, rtol=1e-4, atol=1e-4)
     if plain.stored:
-        # what is fed is float32, and so are the norms of Gemma
+        # fed vectors and Gemma's norms are float32
         torch.testing.assert_close(plain.stored["inputs"], compiled.stored["inputs"], rtol=1e-4, atol=1e-4)
 
 
@@ -67,7 +67,7 @@ def test_compiled_steps_give_the_same_rollouts(make_policy, prompts, family, cha
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_rows_do_not_depend_on_their_batch(make_policy, prompts):
-    """To the last bit where vectors are of 8 numbers, of which the rows are a multiple."""
+    """Bit for bit on CPUs with vectors of 8 numbers, because the number of rows is a multiple of 8."""
     policy = make_policy()
     policy.eos_ids = frozenset(range(0, 300, 12))
     decoder = Decoder(policy).prepare("compiled", 1)
@@ -83,7 +83,7 @@ def test_compiled_rows_do_not_depend_on_their_batch(make_policy, prompts):
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # compilers are slow on a busy machine
 def test_two_compiled_models_do_not_mix(make_policy, prompts):
-    """Of the same widths but with other depths and constants: what is compiled for one is not run for the other."""
+    """Models of the same widths with other depths and constants: code compiled for one never runs for the other."""
     changes = [{}, {"num_hidden_layers": 1, "rms_norm_eps": 0.5}]
     policies = [make_policy(**change) for change in changes]
     keys = Keys(0, torch.zeros(8, dtype=torch.int64), torch.arange(8))

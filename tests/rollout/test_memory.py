@@ -1,4 +1,4 @@
-"""Fewer rows and positions at a time where memory is short; what comes out does not change."""
+"""Fewer rows and positions at a time if memory is short; results do not change."""
 
 from __future__ import annotations
 

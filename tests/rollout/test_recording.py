@@ -57,7 +57,7 @@ def test_slots_are_refilled_while_steps_are_recorded(lively, prompts):
     thought = Gaussian(0.5, 1.0)
     whole = sample_rollout(lively, thought, prompts, OF_ROW, keys(), LIMITS)
     decoder = recording(lively, [])
-    for _ in range(2):  # the second time on buffers that have been used
+    for _ in range(2):  # the second time on used buffers
         for rows, part in stream_rollouts(lively, thought, prompts, OF_ROW, keys(), LIMITS, slots=8, decoder=decoder):
             for at, row in enumerate(rows.tolist()):
                 length = int(part.lengths[at])
@@ -143,6 +143,6 @@ def test_recordings_outlive_prompts_of_changing_length(lively, prompts):
         if number == len(batches) * 2:
             made.clear()
         recorded.append(sample_rollout(lively, thought, batch, OF_ROW, keys(), LIMITS, decoder=decoder))
-    assert made == []  # by then every step has run and was recorded
+    assert made == []  # every step has been recorded by then
     for ours, theirs in zip(recorded, plain * 3, strict=True):
         assert torch.equal(ours.ids, theirs.ids) and ours.stop_reasons == theirs.stop_reasons

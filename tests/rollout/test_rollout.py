@@ -97,7 +97,7 @@ def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family,
 
 @pytest.mark.parametrize("name", ["hard", "soft", "fuzzy", "top-k"])
 def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name, monkeypatch):
-    """Replay in small chunks against one model call on each row alone with every logit in memory."""
+    """Replay in small chunks, compared with one model call per row that keeps all logits in memory."""
     policy = make_policy("llama")
     (thought,) = thoughts_of(policy, [name]).values()
     rollout = sample(policy, thought, prompts[:2], group=2)
@@ -141,7 +141,7 @@ def test_the_gradient_is_that_of_the_obvious_loss(make_policy, prompts, name, mo
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_running_each_prompt_once_changes_nothing(make_policy, prompts, family):
-    """Rollouts that share the keys and values of their prompt, against each running its own: values and gradients."""
+    """Rollouts that share their prompt's keys and values, compared with each running its own: values and gradients."""
     policy = make_policy(family)
     rollout = sample(policy, Gaussian(0.5, 0.1), prompts)
     distinct, of_row = rollout.prompts()
@@ -211,7 +211,7 @@ def test_batches_of_eight_and_more_give_the_same_bits(policy, prompts):
 
 
 def same_as_plain(rollout, row, policy, thought, prompt, limits):
-    """One row is what the plain loop makes of it; returns that."""
+    """Check one row against the plain loop, and return the loop's rollout."""
     plain = plain_rollout(policy, thought, prompt, rollout.keys[torch.tensor([row])], limits)
     length = int(rollout.lengths[row])
     assert rollout.ids[row, :length].tolist() == plain.ids
@@ -254,9 +254,9 @@ def test_thoughts_end_in_any_of_several_ways(make_policy, prompts, thought):
 @pytest.mark.parametrize("slots", [8, 11, 16, 64])
 @pytest.mark.parametrize("thought", [Hard(8.0), Gaussian(0.5, 1.0), LogitGaussian(0.5, 3.0, 5)])
 def test_filling_free_slots_changes_nothing(make_policy, prompts, thought, slots):
-    """Rows that wait for a place give what they give when all run at once, to the last bit, each once."""
+    """Rows that wait for a free slot give the same bits as when all run at once, each exactly once."""
     policy = make_policy()
-    policy.eos_ids = frozenset(range(0, 300, 12))  # with such noise, often enough for rows of all lengths
+    policy.eos_ids = frozenset(range(0, 300, 12))  # often enough, with this noise, for rows of all lengths
     of_row = [i % 3 for i in range(40)]
     keys = Keys(3, torch.tensor(of_row), torch.arange(40))
     # an odd number of positions, over which attention would round differently
@@ -272,7 +272,7 @@ def test_filling_free_slots_changes_nothing(make_policy, prompts, thought, slots
 
 
 def test_each_prompt_runs_once(make_policy, prompts, monkeypatch):
-    """However its rows come in: here those of one prompt in several goes, together with first ones of others."""
+    """In whatever order its rows arrive: here those of one prompt in several batches, mixed with others."""
     policy = make_policy()
     policy.eos_ids = frozenset(range(0, 300, 12))
     ran, run = [], policy.prompt_states
@@ -324,7 +324,7 @@ def test_logits_that_are_no_numbers_are_named(make_policy, prompts, thought, val
     bad = next(token for token in prompts[1] if token not in prompts[0] + prompts[2])
     with torch.no_grad():
         policy.model.get_input_embeddings().weight[bad] = value
-    first = 1 if thought.is_drawn_token else 0  # a mixture has something of every token
+    first = 1 if thought.is_drawn_token else 0  # a mixture contains a part of every token
     with pytest.raises(FloatingPointError, match=f"for problem {first}, rollout 0, at step 1 after the prompt"):
         sample(policy, thought, prompts)
 
@@ -336,9 +336,9 @@ def test_what_was_fed_need_not_be_kept(policy, prompts):
 
 
 def test_leaving_the_batch_changes_nothing(policy, prompts, monkeypatch):
-    """Rows that finish early leave; the others go on as if nobody had."""
+    """Rows that finish early leave the batch, and the others continue unchanged."""
     limits = Limits(max_thought_steps=30, max_answer_tokens=2)
-    thought = Hard(8.0)  # hot enough for end-of-sequence tokens at all times
+    thought = Hard(8.0)  # hot enough to draw end-of-sequence tokens at any step
     with monkeypatch.context() as patch:
         patch.setattr(decode._Batch, "shrink", lambda self: None)
         kept = sample(policy, thought, prompts, limits=limits, group=32)
@@ -405,7 +405,7 @@ def test_a_stored_step_is_of_the_size_of_an_embedding(policy, prompts, tmp_path)
 
 @pytest.mark.parametrize("name", ["hard", "soft", "fuzzy"])
 def test_rounded_logits_are_rounded_alike_in_rollout_and_replay(make_policy, prompts, name):
-    """But for the few logits that lie at the edge between two values of bfloat16."""
+    """Except for the few logits at the edge between two values of bfloat16."""
     policy = make_policy("llama-untied")
     policy.logits_rounding = torch.bfloat16
     (thought,) = thoughts_of(policy, [name]).values()
@@ -433,7 +433,7 @@ def test_log_probs_move_with_the_weights(policy, prompts, name):
     steps = moved.is_thought_step
     change = moved.thought_log_prob[steps] - rollout.log_prob[rollout.is_thought]
     assert (change.abs() > 1e-3).float().mean() > 0.9
-    if name == "soft":  # the stored noise has the density that it had
+    if name == "soft":  # the stored noise keeps its density
         torch.testing.assert_close(
             moved.thought_surrogate[steps].detach(), rollout.log_prob[rollout.is_thought], rtol=1e-4, atol=1e-4
         )

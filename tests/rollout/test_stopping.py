@@ -1,4 +1,4 @@
-"""The stop automaton against the rule on text, and the forced text."""
+"""The stop automaton compared with the rule on text, and the forced text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEVERAL = Endings(
     (
         Ending("answer", "12", "so. 4"),
         Ending("marker", "", "is:"),  # also the end of the paper's phrase
-        Ending("inside", "x", "final answer"),  # the beginning of what comes next
+        Ending("inside", "x", "final answer"),  # the beginning of the next ending
         Ending("longer", " y", "final answer \nis no"),
     ),
     "z",
@@ -35,7 +35,7 @@ def table(tokenizer, endings):
 
 
 def ending_of(table, ids):
-    """What the automaton says, None where it has no ending."""
+    """The ending that the automaton reports, None if there is none."""
     state = 0
     for token in ids:
         state = int(table.next_state[state, token])
@@ -46,7 +46,7 @@ def ending_of(table, ids):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=12))
 def test_the_automaton_agrees_with_the_rule_on_text(tokenizer, endings, table, pieces):
-    # as a model would write it: tokens in any segmentation, not only the tokenizer's own
+    # a model may write tokens in any segmentation, not only the tokenizer's
     ids = [i for piece in pieces for i in tokenizer.encode(piece)]
     for end in range(len(ids) + 1):
         text = decode_text(tokenizer, ids[:end])

@@ -21,7 +21,7 @@ def gradients(batches: int, noise: float, signal: float, seed: int, dim: int = 4
 
 
 def estimates(batches: int, noise: float, signal: float, times: int):
-    return [estimate(gram_of(gradients(batches, noise, signal, seed)), ROWS) for seed in range(times)]
+    return [estimate(gram_of([*gradients(batches, noise, signal, seed)]), ROWS) for seed in range(times)]
 
 
 @pytest.mark.parametrize("signal", [0.0, 0.1, 4.0])
@@ -111,7 +111,7 @@ def test_one_batch_with_a_gradient_says_nothing_of_the_noise_scale():
     e = estimate(gram_of(one), ROWS)
     assert (e.norm, e.cosine, e.signal, e.noise_scale, e.low) == (0.0, 0.0, 0.0, None, None)
     assert not e.is_zero
-    assert estimate(torch.eye(4, dtype=torch.float64), ROWS).low is None  # as even as it is, by no error at all
+    assert estimate(torch.eye(4, dtype=torch.float64), ROWS).low is None  # exactly even, with no error
 
 
 def test_units_do_not_matter():

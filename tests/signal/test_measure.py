@@ -1,4 +1,4 @@
-"""What is measured is the gradient that training would follow, on the batches that it would draw."""
+"""The measured gradient is the one that training would follow, on the batches that it would draw."""
 
 import dataclasses
 import json
@@ -86,7 +86,7 @@ def test_the_weighted_terms_add_up_to_the_gradient_of_the_first_updates(make_con
         followed.append(torch.cat([p.grad.flatten().clone() for p in trainee.parameters]))
 
     changes = {"thought": ThoughtConfig(mode=mode), "thought_weight": 0.5, "answer_weight": 2.0}
-    monkeypatch.setattr(step_module, "apply_gradient", spy)  # the weights stand still
+    monkeypatch.setattr(step_module, "apply_gradient", spy)  # the weights do not change
     config = make_config(TrainConfig, output=str(tmp_path / "run"), steps=3, validate_every=0, **changes)
     train(config, reward_func=by_length)
     kept = kept_gradients(monkeypatch)
@@ -152,7 +152,7 @@ def test_taus_go_to_soft_where_fuzzy_is_not_asked_for():
 
 def test_rewards_and_verdicts_are_those_of_the_rollouts(make_config):
     def first_of_group(completions, **columns):
-        """Of two groups of three the first has spread."""
+        """Of two groups of three rollouts, only the first has rewards that differ."""
         del columns
         return [float(i == 0) for i in range(len(completions))]
 
@@ -257,7 +257,7 @@ def test_counts_of_rollouts_have_two_digits(count, words):
 
 
 def test_the_command_shows_stores_and_reports(model_folder, data_file, tmp_path, capsys, monkeypatch):
-    """Rewards are the lengths of texts: a random model solves nothing."""
+    """Rewards are the lengths of texts, because a random model solves nothing."""
     monkeypatch.setattr(measure, "graded", lambda judge, scale: by_function(by_length))
     monkeypatch.setenv("COLUMNS", "80")
     output = tmp_path / "out"
@@ -272,7 +272,7 @@ def test_the_command_shows_stores_and_reports(model_folder, data_file, tmp_path,
     assert [s["name"] for s in stored["settings"]] == ["hard", "soft, tau 0.5, gamma 0.33"]
     assert all(s["sentence"] in " ".join(shown.split()) for s in stored["settings"])
 
-    assert cli.main([str(flag) for flag in flags]) == 2  # the folder holds something
+    assert cli.main([str(flag) for flag in flags]) == 2  # the folder is not empty
     assert cli.main([*(str(flag) for flag in flags[:-2]), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     for ours, theirs in zip(printed["settings"], stored["settings"], strict=True):

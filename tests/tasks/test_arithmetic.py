@@ -1,4 +1,4 @@
-"""The arithmetic task: the same everywhere, splits that never meet, chains that compute what they say."""
+"""The arithmetic task: the same on every machine, disjoint splits, chains with correct results."""
 
 from __future__ import annotations
 

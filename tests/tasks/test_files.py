@@ -149,8 +149,8 @@ def test_folder_saved_by_the_datasets_library(tmp_path):
         ("a.csv", "q,a\n" + "x" * 200_000 + ",2\n", r"a\.csv, line 2 is not valid CSV: .*limit"),
         ("a.parquet", "not parquet", r"a\.parquet cannot be read"),
         ("a.parquet", "", r"a\.parquet holds no rows"),
-        ("a.txt", "text", r"a\.txt is no kind of file this can read; .*\.jsonl.*\.parquet"),
-        ("a", "text", r"no kind of file"),
+        ("a.txt", "text", r"a\.txt is not a kind of file that can be read here; .*\.jsonl.*\.parquet"),
+        ("a", "text", r"not a kind of file"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, content, message):
@@ -162,7 +162,7 @@ def test_broken_files_are_named(tmp_path, name, content, message):
 def test_half_a_gzip_file(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(os.urandom(1000).hex().encode() + b"\n")[:-300])
-    with pytest.raises(UserError, match=r"a\.jsonl\.gz cannot be read: .*Is it complete"):
+    with pytest.raises(UserError, match=r"a\.jsonl\.gz cannot be read: .*the file is complete"):
         load_rows(str(path))
 
 

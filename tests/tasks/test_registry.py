@@ -155,7 +155,7 @@ def test_answers_may_be_missing_only_where_nothing_compares_with_them(file_of):
         load_problems(path)
     problems = [Problem(0, asked("A?"), None, {"level": 1}), Problem(1, asked("B?"), None)]
     assert load_problems(path, needs_answers=False) == problems
-    with pytest.raises(UserError, match="no column 'gold'"):  # named, so it is meant
+    with pytest.raises(UserError, match="no column 'gold'"):  # a column named by the user must exist
         load_problems(path, answer="gold", needs_answers=False)
     mixed = file_of({"question": "A?", "answer": "1"}, {"question": "B?", "answer": None})
     assert [p.answer for p in load_problems(mixed, needs_answers=False)] == ["1", None]
@@ -172,7 +172,9 @@ def test_numbers_of_a_file_are_answers_that_the_grader_reads(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(UserError, match=r"task is 'gsm9k'; there is arithmetic, arithmetic-long, gsm8k, math, math500"):
+    with pytest.raises(
+        UserError, match=r"task is 'gsm9k'; it must be one of arithmetic, arithmetic-long, gsm8k, math, math500"
+    ):
         load_problems("gsm9k")
     with pytest.raises(UserError, match=r"task is 'a.jsonl'; with a path it has to be one of gsm8k"):
         load_problems("a.jsonl", path="b.jsonl")

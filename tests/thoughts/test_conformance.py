@@ -100,7 +100,7 @@ def test_score_has_zero_mean(thought, hidden, vocabulary):
 
 @every_thought
 def test_log_prob_agrees_with_finite_differences(thought, hidden, vocabulary):
-    """Derivatives with respect to the hidden state, the head and (where it is trained) the table."""
+    """Derivatives by the hidden state, the head and (where it is trained) the table."""
     if getattr(thought, "tau", 1) < 0.01:
         # a softmax this sharp has no usable finite differences of its own; the same formula at a milder temperature
         thought = dataclasses.replace(thought, tau=0.05)
@@ -243,7 +243,7 @@ def test_samples_depend_on_their_key_alone(thought, hidden, vocabulary):
     fed = thought.fed(whole, vocabulary)
     torch.testing.assert_close(thought.fed(part, vocabulary), fed[order], rtol=1e-12, atol=1e-12)
     assert torch.equal(part.token, whole.token[order])
-    torch.manual_seed(0)  # global state has no say
+    torch.manual_seed(0)  # the global generator must not matter
     again = thought.at(hidden, vocabulary).draw(keys(30))
     assert torch.equal(thought.fed(again, vocabulary), fed)
     for other in (keys(30, seed=6), keys(30, step=1)):
@@ -338,7 +338,7 @@ def test_top_k_larger_than_the_vocabulary_is_refused(hidden, vocabulary):
 @pytest.mark.parametrize("known", [False, True])
 @every_thought
 def test_scores_are_those_of_the_distribution(thought, hidden, vocabulary, known, monkeypatch):
-    """The path for thousands of rows says the same, in value and gradient, as the one that can be read."""
+    """The streamed path has the same values and gradients as the readable one."""
     monkeypatch.setattr(streamed, "default_chunk_rows", lambda vocabulary: 2)
     if isinstance(thought, Gaussian):
         hidden = near_tie(hidden, vocabulary, gap=0.7 * thought.tau)
@@ -395,7 +395,7 @@ def test_streamed_scores_of_rounded_logits_are_those_of_the_distribution(thought
 
 
 def test_fuzzy_thoughts_learn_from_rounded_ties(hidden, vocabulary, rounding):
-    """Of the same hidden states, float32 logits apart by much more than tau give no gradient."""
+    """With the same hidden states, float32 logits that differ by much more than tau give no gradient."""
     thought, near = Gaussian(1e-4, SIGMA), near_tie(hidden, vocabulary, gap=2e-3)
     norms = []
     for words in (vocabulary, rounding):

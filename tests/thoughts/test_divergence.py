@@ -34,7 +34,7 @@ def vocabulary():
 
 @pytest.fixture
 def hidden():
-    """Of two models at the same steps, which differ a little."""
+    """Hidden states of two slightly different models at the same steps."""
     generator = torch.Generator().manual_seed(4)
     first = torch.randn(2, DIM, dtype=torch.float64, generator=generator)
     return first, first + 0.2 * torch.randn(2, DIM, dtype=torch.float64, generator=generator)

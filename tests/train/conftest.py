@@ -1,8 +1,7 @@
-"""A batch to train on, and training runs of a tiny random model in processes that can be killed."""
+"""Fixtures of training: batches, and runs of a tiny random model in processes that can be killed."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -12,50 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from softtokens.config.thought import ThoughtConfig
-from softtokens.models.hf import HFPolicy
-from softtokens.rollout.batches import sample_problems
-from softtokens.rollout.limits import Limits
-from softtokens.rollout.record import Rollout
-from softtokens.thoughts import Thought, build_thought
-from softtokens.train import gradient
-from softtokens.train.gradient import Gradient
-from softtokens.train.objective import TermWeights, leave_one_out
-from softtokens.train.weights import Weights
-from softtokens.types import Problem
-from train import driver
-
 QUESTIONS = ["Tom has 4 apples.", "3 Tom", "Tom has 12 apples. so.", "so. 12", "apples", "User has 4."]
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    policy: HFPolicy
-    thought: Thought
-    rollout: Rollout
-    advantages: torch.Tensor
-
-    @property
-    def parameters(self) -> list[torch.Tensor]:
-        return list(self.policy.model.parameters())
-
-    def accumulate(self, terms: TermWeights, weights: Weights | None = None, **options) -> Gradient:
-        """Into `.grad` of the parameters, or of those of other weights."""
-        batch = gradient.Batch(self.thought, self.rollout, self.advantages, self.rollout.rows)
-        return gradient.accumulate_gradient(weights or Weights(self.policy), batch, terms, **options)
 
 
 @pytest.fixture
 def make_batch(make_policy):
     """Rollouts of two problems in groups of three (an odd size), with rewards that differ."""
+    from train.batches import batch_of
 
-    def make(mode: str = "soft", policy: HFPolicy | None = None, group: int = 3) -> Batch:
-        policy = policy or make_policy("llama-untied")  # tied, a random model repeats its last token for ever
-        thought = build_thought(ThoughtConfig(mode=mode), policy.embedding_rms)
-        problems = [Problem(i, f"User: {QUESTIONS[i]} Assistant:", "3") for i in (0, 1)]
-        rollout = sample_problems(policy, thought, problems, [range(group)] * 2, Limits(7, 5), seed=3)
-        rewards = torch.tensor([[100.0, 10.0, 0.0, 10.0][:group], [0.0, 0.0, 10.0, 0.0][:group]])
-        return Batch(policy, thought, rollout, leave_one_out(rewards).flatten())
+    def make(mode: str = "soft", policy=None, group: int = 3):
+        # with tied weights, a random model repeats its last token forever
+        return batch_of(policy or make_policy("llama-untied"), mode, group)
 
     return make
 
@@ -106,13 +72,17 @@ def flags(model_folder, data_file):
 
 @pytest.fixture
 def text_rewards(monkeypatch):
-    """In this process, the rewards that the driver gives in its own."""
+    """Use the driver's rewards in this process too."""
+    from train import driver
+
     driver.reward_texts(monkeypatch.setattr)
 
 
 @pytest.fixture
 def start(tmp_path):
     """Start the command line in a process of its own, after running the lines of `hook` there."""
+    from train import driver
+
     running: list[subprocess.Popen] = []
 
     def start(arguments: list[str], hook: str = "", **environment: str) -> subprocess.Popen:

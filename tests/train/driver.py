@@ -18,7 +18,7 @@ from softtokens import cli
 from softtokens.signal import measure
 from softtokens.train import loop
 
-# Scripts of this folder find each other, and ask no hub.
+# Scripts of this folder can import each other, and stay offline.
 _PATH = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": _PATH, "HF_HUB_OFFLINE": "1"}
 
@@ -33,7 +33,7 @@ def reward_texts(setattr: Callable) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[1]))  # those of the process that compares bits
+    torch.set_num_threads(int(sys.argv[1]))  # as many as in the process that compares bits
     reward_texts(setattr)
     exec(Path(sys.argv[2]).read_text())
     sys.exit(cli.main(sys.argv[3:]))

@@ -7,6 +7,7 @@ random; the next one resumes. Prints how many kills each phase got, as JSON.
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import os
 import random
@@ -75,14 +76,15 @@ def attempt(flags: list[str], prepare: Callable[[], None]) -> int:
 
 
 def main(kills: int, seed: int, flags: list[str]) -> dict[str, int]:
-    chance, kills_of = random.Random(seed), collections.Counter()
+    chance = random.Random(seed)
+    kills_of: collections.Counter[str] = collections.Counter()
     while sum(kills_of.values()) < kills:
         phase = min(PHASES, key=lambda p: (kills_of[p], chance.random()))
         most = 1 if phase in ("starting", "resuming") else 6
         call, delay_s = chance.randint(1, most), chance.choice((0.0, 0.0005, 0.002, 0.01))
-        ended_by = attempt(flags, lambda phase=phase, call=call, delay=delay_s: kill_in(phase, call, delay))
+        ended_by = attempt(flags, functools.partial(kill_in, phase, call, delay_s))
         if ended_by == 0:
-            break  # the run is done: it was too short for so many kills
+            break  # the run is complete; it was too short for so many kills
         assert ended_by == signal.SIGKILL, ended_by
         kills_of[phase] += 1
     assert attempt(flags, lambda: None) == 0

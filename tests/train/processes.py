@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def of_rank(rank: int, local: int = 2) -> dict[str, str]:
-    """What a launcher of two processes, `local` on a machine, tells each."""
+    """The environment that a launcher gives to each of two processes, `local` on a machine."""
     here = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local)}
     return {**here, "RANK": str(rank), "LOCAL_RANK": str(rank % local)}
 

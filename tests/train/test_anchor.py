@@ -18,7 +18,7 @@ from softtokens.thoughts import Hard
 from softtokens.train.objective import TermWeights, policy_terms
 
 pytest.importorskip("trl", reason="the anchor extra is not installed: pip install -e '.[anchor]'", exc_type=ImportError)
-pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's own, and those of what it imports
+pytestmark = pytest.mark.filterwarnings("ignore")  # raised by TRL and its imports
 
 GROUP = 4
 PROMPTS = ["User: Tom has 4 apples. Assistant:", "User: 3 Tom Assistant:"]
@@ -27,14 +27,14 @@ REWARDS = torch.tensor([[100.0, 10.0, 0.0, 10.0], [0.0, 0.0, 10.0, 0.0]])
 
 @pytest.fixture
 def batch(make_batch, make_policy):
-    """Without rows beyond the tokenizer, which we give no probability and TRL does."""
+    """A batch without rows beyond the tokenizer, which we mask and TRL does not."""
     policy = HFPolicy(make_policy("llama-untied").model, make_policy().tokenizer, mask_unused=False)
     return make_batch("hard", policy, group=GROUP)
 
 
 @pytest.fixture
 def trainer(batch, tmp_path):
-    """TRL's trainer, which is given our completions instead of sampling its own."""
+    """TRL's trainer, given our completions instead of sampling its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from datasets import Dataset
@@ -100,7 +100,7 @@ def test_gradient_is_that_of_trl_with_forced_text_left_out(batch, trainer):
 
 
 def test_the_comparison_can_fail(batch, trainer):
-    """With advantages divided by their deviation, TRL's gradient is another."""
+    """With advantages divided by their standard deviation, TRL's gradient differs."""
     batch, inputs = scored_by_trl(batch, trainer)
     inputs["advantages"] = inputs["advantages"] / inputs["advantages"].std()
     with pytest.raises(AssertionError):
@@ -128,7 +128,7 @@ def assert_same_gradient(batch, model, trainer, inputs):
     theirs = [p.grad.clone() for p in batch.parameters]
     batch.accumulate(TermWeights(), tokens_per_backward=40)
     terms = policy_terms(replay(batch.policy, Hard(), batch.rollout), batch.advantages, batch.rollout.rows)
-    assert all(term.abs() > 0.1 for term in terms)  # thoughts and answer both have something to say
+    assert all(term.abs() > 0.1 for term in terms)  # both terms contribute
     scale = torch.nn.utils.get_total_norm(theirs)
     assert scale > 1
     for parameter, gradient in zip(batch.parameters, theirs, strict=True):

@@ -1,4 +1,4 @@
-"""What runs at a time follows from the memory there is; when it runs out all the same, halves go on."""
+"""How much runs at a time follows from free memory; if memory runs out anyway, halves continue."""
 
 import dataclasses
 import json
@@ -83,7 +83,7 @@ def test_activations_are_recomputed_only_where_it_helps():
     assert not chosen(50e9, **scaled(activation_checkpointing="never")).recomputes
     few = dataclasses.replace(GSM8K, rows=8)  # 1,376 positions in all
     assert not chosen(70e9, few).recomputes
-    assert not chosen(55e9, size=dataclasses.replace(LLAMA_3B, block=0)).recomputes  # its blocks are not known
+    assert not chosen(55e9, size=dataclasses.replace(LLAMA_3B, block=0)).recomputes  # its blocks are unknown
     assert not chosen(1e6, kind="cpu").recomputes
 
 
@@ -94,7 +94,7 @@ def test_many_prompts_take_turns():
 
 
 def test_a_plan_and_a_run_choose_alike(flags, tmp_path, monkeypatch):
-    """The same function, asked with the same numbers."""
+    """The same function with the same inputs."""
     chosen = []
 
     def spy(config, size, share, **memory):
@@ -154,10 +154,11 @@ def test_parts_of_rows_that_run_their_own_prompts_count_them(make_batch):
 
 
 class OutOfMemory:
-    """Lets a function fail as a full device does while its argument is above a limit."""
+    """Makes a function fail like a full device while its argument is above a limit."""
 
     def __init__(self, inner, size, limit: int):
-        self.inner, self.size, self.limit, self.tried = inner, size, limit, []
+        self.inner, self.size, self.limit = inner, size, limit
+        self.tried: list[int] = []
 
     def __call__(self, *arguments, **options):
         size = self.size(arguments, options)

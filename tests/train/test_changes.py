@@ -1,4 +1,4 @@
-"""What a resumed run may change, and runs that begin at another run's checkpoint."""
+"""What a resumed run may change, and runs that start from another run's checkpoint."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from softtokens.types import UserError
 from train.test_resume import assert_same_tensors, lines
 
 FREE = free_settings(TrainConfig)
-# for each setting a value that is not its default
+# a value other than the default for each setting
 OTHERS = {
     "output": None, "model": "other", "thought.mode": "hard", "thought.tau": 0.3, "thought.gamma": 0.5,
     "thought.noise": "logits", "thought.top_k": 3, "thought.estimator": "density", "thought.table_in_mean": "frozen",
@@ -46,7 +46,7 @@ def changed(config: TrainConfig, name: str, value) -> TrainConfig:
 
 
 def base_of(name: str, tmp_path) -> TrainConfig:
-    """A run in which the setting may be changed at all."""
+    """A run in which the setting can be changed at all."""
     config = TrainConfig(output=str(tmp_path / "run"))
     return changed(config, "scale.lora_rank", 2) if name in ("scale.lora_alpha", "scale.lora_targets") else config
 
@@ -76,22 +76,22 @@ def test_steps_may_grow_and_not_shrink(tmp_path):
     before = TrainConfig(output=str(tmp_path / "run"), steps=10)
     open_run(before)
     check_output(dataclasses.replace(before, steps=20, resume=True))
-    with pytest.raises(UserError, match="holds a run of 10 steps, and steps is 5; it may only grow"):
+    with pytest.raises(UserError, match="holds a run of 10 steps, and steps is 5; a resumed run may only raise it"):
         check_output(dataclasses.replace(before, steps=5, resume=True))
 
 
 def test_a_finished_run_goes_on_with_more_steps(flags, tmp_path, text_rewards, caplog):
-    """With a constant rate it is the run that was asked for more at once."""
+    """With a constant rate it equals a run with that many steps from the start."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     constant = ("--schedule", "constant")
     assert cli.main(flags(whole, *constant)) == 0
     assert cli.main(flags(run, *constant, "--steps", "4")) == 0
     assert cli.main(flags(run, *constant, "--resume")) == 0
     assert_same_tensors(*(r / "checkpoints/last/model.safetensors" for r in (run, whole)))
-    assert "steps grew" not in caplog.text
+    assert "steps was raised" not in caplog.text
     assert cli.main(flags(tmp_path / "cosine", "--steps", "4")) == 0
     assert cli.main(flags(tmp_path / "cosine", "--resume")) == 0
-    assert "steps grew: the learning rate follows the cosine of 8 steps from here" in caplog.text
+    assert "steps was raised: from here the learning rate follows the cosine schedule of 8 steps" in caplog.text
 
 
 def test_a_run_out_of_memory_goes_on_with_smaller_passes(flags, tmp_path, text_rewards):
@@ -127,7 +127,7 @@ def test_a_crash_before_the_next_save_keeps_no_record_of_other_validation_proble
 
 
 def test_a_fork_goes_on_from_where_it_began(flags, tmp_path, text_rewards, monkeypatch, capsys):
-    """The last checkpoint of a run that goes on is another one tomorrow, and --from is given once."""
+    """`@last` of a running run changes, so the fork records the step, and --from is given only once."""
     source, fork = tmp_path / "source", tmp_path / "fork"
     constant = ("--schedule", "constant", "--validate-every", "0")
     assert cli.main(flags(source, *constant, "--steps", "6")) == 0
@@ -178,7 +178,7 @@ def test_every_command_knows_a_checkpoint_by_the_same_name(flags, tmp_path, text
 def test_state_of_an_optimizer_that_does_not_fit_is_said_in_a_sentence(flags, tmp_path, text_rewards, capsys):
     run = tmp_path / "run"
     assert cli.main(flags(run, "--steps", "2")) == 0
-    (run / "config.json").unlink()  # so that nobody can compare the adapters
+    (run / "config.json").unlink()  # so the adapters cannot be compared
     assert cli.main(flags(tmp_path / "fork", "--from", f"{run}@2", "--lora-rank", "2")) == 1
     error = capsys.readouterr().err
     assert "does not fit these weights: Missing key in checkpoint" in error and "Traceback" not in error
@@ -191,11 +191,11 @@ def test_a_run_begins_at_a_checkpoint_of_another(flags, tmp_path, text_rewards):
     logged = lines(second / "metrics.jsonl")
     assert [line["step"] for line in logged] == [7, 8]
     assert json.loads((second / "config.json").read_text())["start"] == f"{first}@6"
-    # with the same settings it is the run that it began at
+    # with the same settings, it equals the run it started from
     again = tmp_path / "again"
     assert cli.main(flags(again, "--from", f"{first}@6")) == 0
     assert_same_tensors(*(r / "checkpoints/last/model.safetensors" for r in (again, first)))
-    assert (first / "checkpoints/step-000006").is_dir()  # and leaves it as it was
+    assert (first / "checkpoints/step-000006").is_dir()  # the first run is unchanged
 
 
 @pytest.mark.parametrize("which", ["last", "best", ""])
@@ -210,10 +210,10 @@ def test_checkpoints_by_name(flags, tmp_path, text_rewards, which):
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ("{run}@5", "which is no checkpoint; give RUN@STEP, steps in '{run}': 6, 8"),
-        ("{run}@first", "which is no checkpoint"),
+        ("{run}@5", "which is not a checkpoint; give RUN@STEP, steps in '{run}': 6, 8"),
+        ("{run}@first", "which is not a checkpoint"),
         ("{run}/nowhere@6", "but there is no run '{run}/nowhere'; give RUN@STEP"),
-        ("{run}@8", "which has done 8 updates; steps is 8 and counts them, so raise it"),
+        ("{run}@8", "which has 8 updates behind it; steps is 8 and includes them, so raise it"),
     ],
 )
 def test_what_a_run_cannot_begin_at(flags, tmp_path, text_rewards, capsys, start, message):

@@ -1,4 +1,4 @@
-"""A disk that is full ends a run with a sentence, and takes nothing that was saved before."""
+"""A full disk ends a run with a clear message, and saved checkpoints stay intact."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_disk_full(flags, tmp_path, start, text_rewards, moment):
     assert process.returncode == 1, error
     assert "Traceback" not in error
     assert all(line.startswith("softtokens: ") and "File too large" in line for line in error.strip().splitlines())
-    if moment != "logging":  # there TensorBoard's thread may say it too
+    if moment != "logging":  # there TensorBoard's thread may report it too
         assert len(error.strip().splitlines()) == 1, error
         assert f"checkpoint {run}/checkpoints/step-000006 could not be saved" in error
         assert "Earlier checkpoints are untouched; make room and resume" in error

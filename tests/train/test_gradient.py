@@ -1,4 +1,4 @@
-"""What must not matter to the gradient does not, and what must does."""
+"""What must not affect the gradient does not, and what must does."""
 
 import dataclasses
 import math
@@ -33,7 +33,7 @@ def norm(gradients):
 
 
 def assert_close(ours, theirs):
-    """Up to rounding, measured by the whole gradient: entries of it may cancel to anything."""
+    """Up to rounding relative to the whole gradient, because single entries may cancel."""
     assert norm(theirs) > 0
     difference = norm([a - b for a, b in zip(ours, theirs, strict=True)])
     assert difference <= 1e-5 * norm(theirs), difference / norm(theirs)
@@ -117,7 +117,7 @@ def test_problems_without_advantages_run_forward_alone(make_batch, monkeypatch, 
     gradients, (seen, _) = gradient_of(batch)
     assert_close(gradients, expected)
     assert runs == [(3, True, True), (3, False, False)]
-    whole = replay(batch.policy, batch.thought, batch.rollout)  # the metrics are of all rows, in their order
+    whole = replay(batch.policy, batch.thought, batch.rollout)  # the metrics cover all rows, in order
     for field in dataclasses.fields(Replay):
         a, b = getattr(seen, field.name), getattr(whole, field.name).detach()
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)
@@ -134,7 +134,7 @@ def test_clip_each_scales_each_term_down_to_the_norm(make_batch):
     limit = norm(terms[0]) / 3
     clipped, (_, metrics) = gradient_of(batch, apart=True, clip_each=limit)
     assert_close(clipped, [a / 3 + b for a, b in zip(*terms, strict=True)])
-    assert metrics["grad_norm/thought"] == pytest.approx(norm(terms[0]), rel=1e-4)  # as it was before clipping
+    assert metrics["grad_norm/thought"] == pytest.approx(norm(terms[0]), rel=1e-4)  # measured before clipping
 
     limit = norm(terms[1]) / 2
     clipped, _ = gradient_of(batch, apart=True, clip_each=limit)

@@ -1,4 +1,4 @@
-"""What is measured of the halves of a batch while training, and that measuring does not touch the update."""
+"""The signal measured between halves of a batch; measuring does not change the update."""
 
 import dataclasses
 import json
@@ -29,7 +29,8 @@ def measured(batch, in_first, **options) -> dict[str, float]:
 
 def of_half(batch, chosen) -> torch.Tensor:
     """The gradient of a half as if it were the whole batch."""
-    half = dataclasses.replace(batch, rollout=batch.rollout.take(chosen), advantages=batch.advantages[chosen])
+    rows = chosen.nonzero()[:, 0]
+    half = dataclasses.replace(batch, rollout=batch.rollout.take(rows), advantages=batch.advantages[rows])
     return flat(gradient_of(half)[0])
 
 
@@ -100,7 +101,7 @@ def test_the_update_is_the_same_to_the_last_bit(model_folder, data_file, tmp_pat
 
 
 def test_halves_are_of_whole_problems(model_folder, data_file, tmp_path, monkeypatch):
-    """However rows are sorted by length, and with an odd number of problems."""
+    """Whatever the order of rows, and with an odd number of problems."""
     problems_of_halves = []
 
     def spy(weights, batch, in_first, *arguments, **options):

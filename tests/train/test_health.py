@@ -1,4 +1,4 @@
-"""Steps whose numbers are not finite are left out, counted and kept; spikes of thoughts are counted and clipped."""
+"""Steps with values that are not finite are skipped, counted and saved; spikes are counted and clipped."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from train.test_resume import lines
 
 @pytest.fixture
 def spoil(monkeypatch):
-    """Make the gradient of some steps (1, 2, ...) not finite; returns the parameters as each step found them."""
+    """Make the gradient of some steps (1, 2, ...) not finite; returns the parameters before each step."""
 
     def spoil(*steps: int, value: float = float("nan")) -> list[list[torch.Tensor]]:
         parameters = []
@@ -63,14 +63,16 @@ def test_the_case_runs_again_with_the_model_as_it_was(flags, tmp_path, spoil, te
     assert cli.main(["replay-step", str(file), "--rows", "2"]) == 0
     printed = capsys.readouterr().out
     assert "step 3 was skipped: the gradient norm is nan" in printed
-    assert "0 of 6 rollouts give numbers that are not finite" in printed  # the test spoiled the sum, not the rollouts
+    assert (
+        "0 of 6 rollouts have a loss or a gradient that is not finite" in printed
+    )  # the test broke the summed gradient, not the rollouts
     model = load_policy(run / "repro/step-000003").model
     assert all(torch.equal(a, b) for a, b in zip(parameters[2], model.parameters(), strict=True))
     findings = replay_step(ReplayStepConfig(str(file)))
     assert len(findings) == 6
     assert all(finding.is_finite for finding in findings)
     assert [f.norm for f in findings] == sorted((f.norm for f in findings), reverse=True)
-    # what was seen when it was sampled is seen again
+    # the replay gives what sampling gave
     rollout = Rollout.load(file)
     sampled = {
         (int(p), int(r)): float(row.sum())
@@ -103,7 +105,7 @@ def test_a_case_of_another_model_is_said(flags, tmp_path, spoil, text_rewards, m
     run, other = tmp_path / "run", tmp_path / "other"
     assert cli.main(flags(run, "--steps", "2")) == 0
     make_policy("llama-untied", hidden_size=64).save(other)
-    with pytest.raises(UserError, match="so it is of another model"):
+    with pytest.raises(UserError, match="so it belongs to another model"):
         replay_step(ReplayStepConfig(str(run / "repro/step-000002.safetensors"), model=str(other)))
 
 
@@ -155,7 +157,7 @@ def test_a_model_that_cannot_be_sampled_is_left_out_too(flags, tmp_path, monkeyp
     assert cli.main(flags(run)) == 0
     assert [line["step"] for line in lines(run / "metrics.jsonl") if line["skipped"]] == [2]
     assert cli.main(["replay-step", str(run / "repro/step-000002.safetensors")]) == 0
-    assert "There are no rollouts: sampling failed" in capsys.readouterr().out.replace("\n", " ")
+    assert "There are no rollouts, because sampling failed" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_skipped_step_is_not_validated(flags, tmp_path, monkeypatch, text_rewards, capsys):
@@ -211,7 +213,7 @@ def scores_by_autograd(batch) -> torch.Tensor:
     """The gradient of each thought's log-probability with respect to its own hidden state, one after the other."""
     norms = []
 
-    class Thought(type(batch.thought)):
+    class Thought(type(batch.thought)):  # type: ignore[misc]  # a base known only here
         def score(self, hidden, vocabulary, drawn, expected_gradient=None):
             scores = super().score(hidden, vocabulary, drawn)
             for i in range(len(hidden)):
@@ -242,7 +244,7 @@ def test_clipping_scales_long_scores_down_and_leaves_values_alone(make_batch):
     limit = free.longest / 3
     spikes, clipped = watched(batch, limit=limit, clips=True)
     assert spikes.count >= 1
-    assert spikes.longest == pytest.approx(free.longest, rel=1e-3)  # measured as they were
+    assert spikes.longest == pytest.approx(free.longest, rel=1e-3)  # measured before clipping
     scale = (limit * spikes.unit / scores_by_autograd(batch)).clamp(max=1)
     replayed = replay(batch.policy, batch.thought, batch.rollout)
     of_row = batch.advantages[:, None].expand_as(replayed.thought_surrogate)[replayed.is_thought_step]

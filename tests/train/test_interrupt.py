@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: nothing is lost, and a scheduler is told to start the run again."""
+"""SIGTERM and Ctrl-C: nothing is lost, and the exit code asks a scheduler to start the run again."""
 
 import os
 import signal
@@ -46,8 +46,8 @@ def test_a_signal_saves_and_asks_to_be_started_again(flags, tmp_path, start, tex
     assert process.returncode == cli.EXIT_REQUEUE == 75
     done = {"rollout": 5, "update": 6}[during]  # a step that has changed nothing yet is dropped, else finished
     assert error.strip().splitlines() == [
-        f"softtokens: stopped by {number.name} after {done} of 8 steps; all of them are saved. Go on with the same "
-        "command and --resume."
+        f"softtokens: stopped by {number.name} after {done} of 8 steps; all of them are saved. To continue, run the "
+        "same command with --resume."
     ]
     _, progress = newest_checkpoint(run)
     assert progress.step == done == len(lines(run / "metrics.jsonl"))
@@ -60,7 +60,7 @@ def test_a_signal_saves_and_asks_to_be_started_again(flags, tmp_path, start, tex
 
 @pytest.fixture
 def interruptible():
-    """Started in the background by a shell, a process ignores Ctrl-C."""
+    """A process that a shell starts in the background ignores Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -70,7 +70,7 @@ def test_a_second_signal_does_not_wait(interruptible):
     with StopRequest().listening() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.asked == "SIGINT"
-        signal.signal(signal.SIGINT, lambda *_: None)  # what a second one raises must not end this process
+        signal.signal(signal.SIGINT, lambda *_: None)  # a second signal must not end this process
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -43,7 +43,7 @@ def test_rollout_metrics_count_thoughts_and_answers(make_batch):
 
 
 def made_up(rollout, **values):
-    """A replay in which every step says the same, and what is no step says nonsense that must not count."""
+    """A replay in which every real step has the same values, and padding has nonsense that must not count."""
     thought, answer = rollout.thought_lengths, rollout.answer_lengths
     is_thought = torch.arange(int(thought.max())) < thought[:, None]
     is_answer = torch.arange(int(answer.max())) < answer[:, None]
@@ -96,7 +96,7 @@ def test_near_tie_share(make_batch):
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])
 def test_sampler_and_trainer_agree(make_batch, mode):
-    """The mismatch is what an on-policy step has to be sure of: zero but for rounding."""
+    """An on-policy step needs a mismatch of zero up to rounding."""
     batch = make_batch(mode)
     with torch.no_grad():
         metrics = means_of_replay(batch.rollout, replay(batch.policy, batch.thought, batch.rollout))

@@ -194,7 +194,7 @@ def test_saved_evaluated_and_exported(registered, flags, tmp_path, text_rewards,
     assert "thought_head.0.weight" not in model.state_dict()
     ours, theirs = load_policy(exported), load_policy(run)
     assert ours.model.state_dict().keys() == theirs.model.state_dict().keys()
-    # another head is another model
+    # a different head makes a different model
     save_file({name: x + 1 for name, x in head.items()}, run / "checkpoints/last" / HEAD)
     assert cli.main(["evaluate", "--models", str(run), *task, "--settings", "as-trained", "--output", str(out)]) == 2
 
@@ -217,15 +217,14 @@ def test_a_missing_head_or_another_ones_is_refused(registered, flags, tmp_path, 
     save_file({name: x[:-1] for name, x in head.items()}, file)
     message = refused(*show, run)
     assert (
-        "(thought_head.safetensors) is not that of these thoughts" in message
-        and "size mismatch for 0.weight" in message
+        "(thought_head.safetensors) does not fit these thoughts" in message and "size mismatch for 0.weight" in message
     )
     save_file({**head, "0.bias": head["0.bias"] * float("nan")}, file)
     assert "numbers that are not finite in 0.bias" in refused(*show, run)
     file.write_bytes(b"nonsense")
     assert "thought_head.safetensors cannot be read" in refused(*show, run)
     file.unlink()
-    assert "has lost its thought_head.safetensors; copy the checkpoint whole" in refused(*show, run)
+    assert "is missing its thought_head.safetensors; copy the whole checkpoint" in refused(*show, run)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         message = refused(*flags(run, *QUICK, "--steps", "3", "--resume"))

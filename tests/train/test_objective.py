@@ -57,7 +57,7 @@ def test_terms_agree_with_a_loop_over_rollouts_and_steps(make_batch, mode):
 
 
 def test_forced_text_is_no_action(make_batch):
-    """Every position is counted once: as many terms as thoughts and answers, and none for what was forced."""
+    """Every thought and answer counts once, and forced text does not count."""
     batch = make_batch("hard")
     scored = replay(batch.policy, batch.thought, batch.rollout)
     assert (batch.rollout.kind == Kind.FORCED).any()

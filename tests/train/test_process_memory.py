@@ -1,4 +1,4 @@
-"""Memory that is freed can go back to the system at once."""
+"""Freed memory can be returned to the system at once."""
 
 import subprocess
 import sys

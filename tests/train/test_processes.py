@@ -1,4 +1,4 @@
-"""A run over two processes is the run of one: same rollouts, same parameters up to rounding."""
+"""A run on two processes equals the run on one: same rollouts, same parameters up to rounding."""
 
 import functools
 import json
@@ -15,13 +15,13 @@ from train.test_resume import lines, without_times
 
 MODES = ("hard", "soft", "fuzzy")
 SHORT = ("--steps", "3", "--group-size", "8", "--validate-every", "2", "--term-norms-every", "2", "--warmup-steps", "0")
-SHORT += ("--signal-every", "2")  # with two processes each has one of the halves
+SHORT += ("--signal-every", "2")  # with two processes, each has one half
 ROUNDING = ("grad_norm", "loss", "signal", "mismatch", "entropy", "thought/")
 
 
 @pytest.fixture
 def together(tmp_path):
-    """Do training runs in two processes, each run by both."""
+    """Do training runs in two processes, both taking part in each."""
 
     return functools.partial(run_in_two, tmp_path)
 
@@ -50,7 +50,7 @@ def assert_same_up_to_rounding(run: Path, expected: Path) -> None:
 
 @pytest.fixture
 def compare(flags, tmp_path, text_rewards, together):
-    """Runs alone and in two processes, with the same flags and those of two processes besides."""
+    """Compare runs in one process and in two; the latter get more flags."""
 
     def compare(*cases: tuple[tuple[str, ...], tuple[str, ...]], **options) -> None:
         several = [flags(tmp_path / f"two{i}", *SHORT, *same, *more) for i, (same, more) in enumerate(cases)]
@@ -69,7 +69,7 @@ def test_shards_do_what_one_process_does(compare):
 
 
 def test_signal_measured_by_shards_is_that_of_one_process(model_folder, data_file, tmp_path, text_rewards, together):
-    """Of every gradient a sketch, which has to be that of the whole."""
+    """The sketch of sharded gradients equals that of whole ones."""
     flags = ["signal", "--model", str(model_folder), "--task", str(data_file), "--template", "User: {question}"]
     flags += ["--grader", "exact", "--group-size", "4", "--max-thought-steps", "5", "--max-answer-tokens", "4"]
     flags += ["--batches", "3", "--mode", "soft", "--sketch", "512", "--device", "cpu"]
@@ -108,7 +108,7 @@ def test_what_shards_may_be_combined_with(compare):
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(flags, tmp_path, text_rewards, together):
-    """Two processes save shards at step 2 of 3, one goes on; and the other way around."""
+    """Two processes save shards at step 2 of 3 and one continues; and the reverse."""
     whole, two, one = (tmp_path / name for name in ("whole", "two", "one"))
     assert cli.main(flags(whole, *SHORT, "--save-every", "2")) == 0
     together(flags(two, *SHORT, "--save-every", "2", "--parallel", "fsdp"))
@@ -147,7 +147,7 @@ MODULE.FUNCTION = killed
     ],
 )
 def test_one_of_two_is_killed(flags, tmp_path, start, text_rewards, together, way, rank, module, function):
-    """The other ends too, with the reason, and both go on from the last checkpoint."""
+    """The other process exits too, with the reason, and both resume from the last checkpoint."""
     whole, run = tmp_path / "whole", tmp_path / "run"
     settings = (*SHORT, "--save-every", "1", "--parallel", way)
     hook = KILLED.replace("MODULE", module).replace("FUNCTION", function).replace("RANK_TO_KILL", str(rank))
@@ -206,7 +206,7 @@ def test_more_processes_than_rollouts_are_refused(flags, tmp_path, monkeypatch, 
     from softtokens.world import processes
     from softtokens.world.launch import Launch
 
-    monkeypatch.setattr(processes.World, "gather", lambda self, value: [value])  # no others are there to be met
+    monkeypatch.setattr(processes.World, "gather", lambda self, value: [value])  # there are no other processes
     config, _ = cli.parse("train", flags(tmp_path / "run")[1:])
     with pytest.raises(Exception, match="7 processes for problems_per_step \\* group_size = 6 rollouts; start fewer"):
         loop._train(

@@ -1,4 +1,4 @@
-"""A run that was killed and resumed is the run that was not, bit for bit."""
+"""A run that was killed and resumed equals an uninterrupted one bit for bit."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ def wait():
     time.sleep(600)
 """
 
-# where to die: 8 steps, saved after 2, 4, 6, 8 (and 3, the first validation)
+# where to be killed: 8 steps, saved after 2, 4, 6, 8 (and 3, the first validation)
 KILLED_WHILE = {
     "before-any-checkpoint": """
 step.accumulate_gradient = lambda *a, **k: wait()
@@ -115,7 +115,7 @@ def test_resume_of_nothing_starts(flags, tmp_path, uninterrupted):
     ("changed", "message"),
     [
         (["--learning-rate", "0.002"], "learning_rate was 0.001, is 0.002"),
-        (["--steps", "7"], "holds a run of 8 steps, and steps is 7; it may only grow"),
+        (["--steps", "7"], "holds a run of 8 steps, and steps is 7; a resumed run may only raise it"),
         (["--gamma", "0.5"], "thought.gamma was 0.33, is 0.5"),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_run_of_which_only_the_links_were_copied_is_left_alone(flags, tmp_path
     before = contents(run)
     capsys.readouterr()
     assert cli.main(flags(run, "--resume")) == 2
-    assert "has last or best, but no folder step-N" in capsys.readouterr().err
+    assert "has last or best, but not the folder step-N" in capsys.readouterr().err
     assert contents(run) == before
 
 
@@ -233,7 +233,7 @@ def test_other_problems_in_the_file_of_validation_start_the_best_anew(flags, tmp
     rows = own.read_text().splitlines(keepends=True)
     own.write_text("".join([rows[1], rows[0], *rows[2:]]))
     assert cli.main(flags(tmp_path / "run", *validated, "--resume")) == 0
-    assert "the validation problems are others than before; the best checkpoint is chosen anew" in caplog.text
+    assert "the validation problems have changed; the choice of the best checkpoint starts again" in caplog.text
     best = json.loads((tmp_path / "run/checkpoints/last/trainer.json").read_text())["best_step"]
     assert best in (6, 8)
 
@@ -255,7 +255,7 @@ def test_a_checkpoint_knows_the_template_that_was_used(tmp_path, model_folder, c
     assert load_policy(tmp_path / "run").template == template
     with caplog.at_level(logging.INFO, logger="softtokens"):
         assert cli.main(["generate", "What?", "--model", str(tmp_path / "run"), "--max-thought-steps", "3"]) == 0
-    assert ("so the question is the prompt" in caplog.text) == (template == "{question}")
+    assert ("so the question is used as the prompt" in caplog.text) == (template == "{question}")
 
 
 def test_last_and_best_are_models_that_anything_loads(flags, tmp_path, text_rewards, monkeypatch):
@@ -291,11 +291,11 @@ def test_the_unit_of_noise_is_that_of_the_start(uninterrupted, model_folder):
     policy = load_policy(uninterrupted / "checkpoints/last")
     assert policy.embedding_rms == load_policy(model_folder).embedding_rms
     now = float(policy.vocabulary.table.detach().square().mean().sqrt())
-    assert abs(now - policy.embedding_rms) > 1e-6  # the table has moved, the unit has not
+    assert abs(now - policy.embedding_rms) > 1e-6  # the table has changed, the unit has not
 
 
 def stop_after(run: Path, flags, *, step: int) -> None:
-    """A run that ends in the middle, by an exception from the listener's side."""
+    """A run that ends in the middle, because its listener raises."""
 
     class Stop(RuntimeError):
         pass
@@ -345,6 +345,6 @@ def number_of_lines(file: Path) -> int:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """All files but TensorBoard's, which names a new one each time."""
+    """All files except TensorBoard's, which have a new name each time."""
     files = (p for p in run.rglob("*") if p.is_file() and p.parent.name != "tensorboard" and p.name != ".lock")
     return {str(p.relative_to(run)): p.read_bytes() for p in files}

@@ -1,4 +1,4 @@
-"""Two trainers on one folder: the second is told who has it, and harms nothing."""
+"""Two trainers on one folder: the second is told which process holds it, and changes nothing."""
 
 import signal
 
@@ -18,7 +18,7 @@ def test_the_second_trainer_is_sent_away(flags, tmp_path, start, wait_for, text_
     assert contents(run) == before
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert cli.main(flags(run, "--resume")) == 0  # the lock ended with the process
+    assert cli.main(flags(run, "--resume")) == 0  # the lock was released with the process
 
 
 def test_a_lock_leaves_nothing_behind(flags, tmp_path, text_rewards):

@@ -19,7 +19,7 @@ def test_a_grader_and_the_scale():
     rewards, verdicts = graded(grader("exact"), RewardConfig(right=7, wrong=3, none=-1).of)(
         [*PROBLEMS, PROBLEMS[0]], [*THOUGHTS, r" \boxed{2}"], [*ANSWERS, r" \boxed{2"]
     )
-    assert rewards == [7, 3, -1]  # a box in the thoughts is no answer
+    assert rewards == [7, 3, -1]  # a box in the thoughts does not count
     assert verdicts == [Verdict.RIGHT, Verdict.WRONG, Verdict.NO_ANSWER]
 
 

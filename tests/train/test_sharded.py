@@ -1,4 +1,4 @@
-"""Where sharded weights lie, without the devices: sharding is stubbed, and tensors without data stand for a GPU's."""
+"""Placement of sharded weights without devices: sharding is stubbed, and meta tensors stand for a GPU's."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from softtokens.world.processes import World, alone
 
 @pytest.fixture
 def unsharded(monkeypatch):
-    """Modules that were to be sharded, in order; they stay whole."""
+    """Modules passed to the sharding stub, in order; they stay whole."""
     sharded = []
 
     def stub(module, *, mesh, mp_policy):
@@ -56,7 +56,7 @@ def test_both_get_the_weights_that_were_loaded(make_policy, unsharded, family):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
         buffers = zip(model.buffers(), loaded.model.buffers(), strict=True)
         assert all(torch.equal(a, b) for a, b in buffers)  # rotary frequencies are in no state_dict
-        assert len(list(model.parameters())) == len(list(loaded.model.parameters()))  # tied ones are still one
+        assert len(list(model.parameters())) == len(list(loaded.model.parameters()))  # tied parameters are still tied
     assert not any(p.requires_grad for p in sharded.sampler.model.parameters())
     assert len(sharded.blocks) == 2 and sharded.size == ModelSize.of(loaded.model)
 

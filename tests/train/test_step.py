@@ -1,4 +1,4 @@
-"""One update: the schedule, what is refused, and that it is the update of the loss."""
+"""One update: the schedule, what is rejected, and that the update follows the loss."""
 
 import dataclasses
 import itertools
@@ -28,7 +28,7 @@ def test_learning_rate_warms_up_peaks_and_falls_to_zero():
     assert rates[60] == pytest.approx(3e-6)  # half-way down
     assert rates[20:] == sorted(rates[20:], reverse=True)
     assert rates[100] == pytest.approx(0, abs=1e-20)
-    assert min(rates[:100]) > 0  # no update is wasted
+    assert min(rates[:100]) > 0  # every update has a positive rate
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 20), (5, 5), (7, 0)])
@@ -53,7 +53,7 @@ def by_length(completions, **columns):
 
 @pytest.fixture
 def recorded_parameters(monkeypatch):
-    """The trainee's parameters before each update, copied; and the trainee itself."""
+    """Copies of the trainee's parameters before each update, and the trainee itself."""
     recorded, step = [], loop.train_step
 
     def spy(trainee, number):
@@ -101,7 +101,7 @@ def test_the_gradient_norm_is_clipped(model_folder, data_file, tmp_path, monkeyp
     assert len(norms) == 2
     assert all(0 < norm <= (1.001e-3 if clip == "sum" else 2.002e-3) for norm in norms)  # each of two terms: twice
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert all(line["grad_norm/thought"] > 1e-3 for line in lines)  # logged as they were before clipping
+    assert all(line["grad_norm/thought"] > 1e-3 for line in lines)  # logged before clipping
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft", "fuzzy"])
@@ -131,7 +131,7 @@ def test_a_reward_function_and_a_listener(model_folder, data_file, tmp_path):
 
 
 def test_equal_rewards_make_no_update(model_folder, data_file, tmp_path, recorded_parameters):
-    """Whatever they are: 0.1 has no exact mean in float32, and momentum would go on by itself."""
+    """For any value: 0.1 has no exact mean in float32, and Adam's momentum would continue by itself."""
     calls = []
 
     def flat_at_first_and_at_last(completions, **columns):

@@ -1,4 +1,4 @@
-"""A tracker that fails ends no run, and metrics.jsonl has everything."""
+"""A failing tracker does not end a run, and metrics.jsonl is complete."""
 
 import sys
 import types
@@ -31,7 +31,7 @@ def test_a_lost_connection_is_logged_once(flags, tmp_path, text_rewards, monkeyp
 
 
 def test_a_run_that_goes_on_is_the_same_one_at_wandb(flags, tmp_path, text_rewards, monkeypatch):
-    """Which matches by id alone."""
+    """Weights & Biases recognises a run only by its id."""
     started = []
     wandb = types.ModuleType("wandb")
     run = types.SimpleNamespace(log=lambda metrics, step: None, finish=lambda: None)

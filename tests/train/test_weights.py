@@ -1,4 +1,4 @@
-"""What may be saved in memory does not change what is learnt: bfloat16 beside float32, adapters, recomputing."""
+"""Saving memory does not change what is learned: bfloat16 compared with float32, adapters, recomputing."""
 
 import itertools
 import warnings

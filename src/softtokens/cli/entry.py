@@ -24,12 +24,12 @@ from softtokens.types import OtherProcessFailed, UserError
 from softtokens.world.launch import launch
 
 EXIT_RUNTIME, EXIT_USAGE = 1, 2
-EXIT_REQUEUE = 75  # EX_TEMPFAIL: stopped from outside, saved; the same command with --resume continues
-_GO_ON = {
-    "train": " What was saved is complete; continue with the same command and --resume.",
-    "evaluate": " The samples so far are kept; the same command continues.",
+EXIT_REQUEUE = 75  # EX_TEMPFAIL: stopped by a signal and saved; --resume continues
+_HOW_TO_CONTINUE = {
+    "train": " The checkpoints are intact. To continue, run the same command with --resume.",
+    "evaluate": " The samples drawn so far are saved. To continue, run the same command.",
 }
-DEBUG = "SOFTTOKENS_DEBUG"  # set in the environment: failures at run time come with their traceback
+DEBUG = "SOFTTOKENS_DEBUG"  # environment variable: show the traceback of runtime failures
 
 
 def run() -> NoReturn:
@@ -45,7 +45,7 @@ def end(code: int) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    with contextlib.suppress(UserError):  # the command has complained about what the launcher set
+    with contextlib.suppress(UserError):  # the command has already reported a broken launcher
         if launch().size > 1:
             os._exit(code)
     sys.exit(code)
@@ -64,20 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _dispatch(arguments)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader, such as head, has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the final flush must not fail
         return EXIT_RUNTIME
     except UserError as error:
         return _complain(str(error), EXIT_USAGE)
     except Stopped as stopped:
         if not launch().is_main:
             return EXIT_REQUEUE
-        go_on = " Go on with the same command and --resume." if arguments[0] == "train" else ""
-        return _complain(f"{stopped}; all of them are saved.{go_on}", EXIT_REQUEUE)
+        advice = " To continue, run the same command with --resume." if arguments[0] == "train" else ""
+        return _complain(f"{stopped}; all of them are saved.{advice}", EXIT_REQUEUE)
     except OtherProcessFailed:
         return EXIT_RUNTIME
     except KeyboardInterrupt:
-        return _complain(f"stopped by Ctrl-C.{_GO_ON.get(arguments[0], '')}", EXIT_RUNTIME)
+        return _complain(f"stopped by Ctrl-C.{_HOW_TO_CONTINUE.get(arguments[0], '')}", EXIT_RUNTIME)
     except (OSError, RuntimeError, ValueError, FloatingPointError, MemoryError) as error:
         if os.environ.get(DEBUG):
             raise
@@ -93,7 +93,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name, *flags = arguments
     if name not in COMMANDS:
-        raise UserError(f"unknown command {name!r}; there is {', '.join(COMMANDS)}. See softtokens --help.")
+        raise UserError(f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}. See softtokens --help.")
     config, dry_run = parse(name, flags)
     if dry_run:
         print(json.dumps(dataclasses.asdict(config), indent=2))
@@ -146,7 +146,9 @@ def _complain(message: str, code: int) -> int:
 
 def _show_thread_error(failure: threading.ExceptHookArgs) -> None:
     """Report an error of a background thread, such as TensorBoard's writer on a full disk, in one line."""
-    print(f"softtokens: in the background: {failure.exc_type.__name__}: {failure.exc_value}", file=sys.stderr)
+    print(
+        f"softtokens: error in a background thread: {failure.exc_type.__name__}: {failure.exc_value}", file=sys.stderr
+    )
 
 
 def _show_warning(

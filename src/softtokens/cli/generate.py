@@ -37,7 +37,9 @@ def generate(config: GenerateConfig) -> None:
     policy = load_policy(config.model, device=resolve_device(config.device), dtype=dtype)
     template = config.template or policy.template or MATH_TEMPLATE
     if template == PLACE and config.template is None:
-        log.info("the model was trained on whole prompts, so the question is the prompt; --template changes that")
+        log.info(
+            "the model was trained on complete prompts, so the question is used as the prompt; --template changes that"
+        )
     question = as_text(config.question, what="question")
     problem = Problem(0, fill(check_template(template), question), "")
     thought = _thought(config, policy)

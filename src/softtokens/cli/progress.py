@@ -35,7 +35,7 @@ def training(steps: int, title: str) -> Iterator[train_loop.Listener]:
 
         def listen(done: int, metrics: dict[str, float]) -> None:
             nonlocal note
-            if "reward" in metrics:  # else nothing could be sampled
+            if "reward" in metrics:  # missing if sampling failed
                 note = f"reward {metrics['reward']:.1f}  {metrics['tokens_per_second']:,.0f} tokens/s"
             if "validation/accuracy" in metrics:
                 solved = f"validation {100 * metrics['validation/accuracy']:.1f} %"

@@ -43,7 +43,7 @@ MODES = ("hard", "fuzzy", "soft")
 MAX_THOUGHT_STEPS = 64
 MAX_ANSWER_TOKENS = 8
 EVALUATION = "evaluation"
-PROFILED, TRACED = 64, 6  # generations of each cell whose thought steps are measured, and recorded
+PROFILED, TRACED = 64, 6  # generations per cell whose thoughts are measured, and recorded step by step
 
 # All three modes share one recipe, with the paper's loss (both terms at weight 1). The paper's own settings are the
 # defaults of `softtokens train`; here the model is a thousand times smaller and the run a hundred times shorter.
@@ -173,7 +173,7 @@ def _run_jobs(names: tuple[str, ...], output: Path, config: QuickstartConfig, li
 
 def _job(name: str, output: Path, config: QuickstartConfig, messages: Messages) -> None:
     """The work of one process: train one model (unless it is the base), evaluate it, and write the results to files."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its child processes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 

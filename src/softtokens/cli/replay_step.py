@@ -46,15 +46,16 @@ def replay_step(config: ReplayStepConfig) -> list[RowFinding]:
     skipped = load_skipped_step(Path(config.case))
     console.print(f"step {skipped.step} was skipped: {skipped.why}", highlight=False, markup=False)
     if skipped.rollout is None or skipped.advantages is None:
-        load_policy(config.model or skipped.model)  # which says so if the weights are to blame
+        load_policy(config.model or skipped.model)  # raises if the weights themselves are not finite
         console.print(
-            f"There are no rollouts: sampling failed. The model as it was is in {skipped.model}.", markup=False
+            f"There are no rollouts, because sampling failed. The model of that moment is in {skipped.model}.",
+            markup=False,
         )
         return []
     findings = _findings(skipped, skipped.rollout, skipped.advantages, config)
     console.print(_table(findings[: config.rows]))
     broken = sum(not finding.is_finite for finding in findings)
-    console.print(f"{broken} of {len(findings)} rollouts give numbers that are not finite.")
+    console.print(f"{broken} of {len(findings)} rollouts have a loss or a gradient that is not finite.")
     return findings
 
 
@@ -98,7 +99,7 @@ def _findings(skipped: SkippedStep, sampled: Rollout, advantages: Tensor, config
 
 
 def _table(findings: list[RowFinding]) -> Table:
-    table = Table(title="rollouts, the worst first (log-probabilities in nats; scores in rows of the head)")
+    table = Table(title="rollouts, worst first (log-probabilities in nats; scores in rows of the head)")
     for name in (
         "problem",
         "rollout",

@@ -117,7 +117,7 @@ def _entry(summary: dict[str, Any] | None) -> str:
 
 
 def _with_margin(estimate: dict[str, Any], scale: float, digits: int = 1) -> str:
-    if estimate["value"] is None:  # lm-eval does not say of every task which choice is right
+    if estimate["value"] is None:  # for some tasks lm-eval does not say which choice is right
         return "-"
     value = f"{scale * estimate['value']:.{digits}f}"
     if estimate["low"] is None:  # a single problem

@@ -1,1 +1,1 @@
-"""What can be set, what it means, and what is allowed. Nothing here imports torch, so that help is instant."""
+"""Configuration: all settings, their help texts and allowed values. Imports no torch, so help is instant."""

@@ -167,4 +167,4 @@ class CompareConfig:
 def _require_distinct(name: str, values: tuple) -> None:
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
-        raise UserError(f"{name} has {twice!r} more than once; name each once")
+        raise UserError(f"{name} has {twice!r} more than once; list each once")

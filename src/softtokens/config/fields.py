@@ -1,4 +1,4 @@
-"""What the configuration classes share: what is allowed, and which settings do not change what is learned."""
+"""Helpers of the configuration classes: checks of values, and the mark of settings that do not change what is learned."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ class PlanConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.start is not None:
-            raise UserError(f"from is {self.start!r}; a plan reads no checkpoint: name it with --model instead")
+            raise UserError(
+                f"from is {self.start!r}; the plan command starts from no checkpoint; give the model with --model"
+            )
         for name in ("processes", "per_machine", "prompt_tokens"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("memory_gb", "bandwidth_gb_s", "tflops"):

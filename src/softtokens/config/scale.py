@@ -11,7 +11,7 @@ from softtokens.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ScaleConfig:
-    """What may differ between two computers that do the same run."""
+    """Devices, precision, memory and adapters."""
 
     parallel: Annotated[Literal["auto", "ddp", "fsdp", "hsdp"], FREE] = "auto"
     """With several processes (torchrun, srun). ddp: every process holds everything. fsdp: weights, gradients and optimizer state are sharded over all processes. hsdp: over the processes of each machine. auto: ddp."""

@@ -9,7 +9,7 @@ from softtokens.config.thought import FAMILIES, Mode, ThoughtConfig
 from softtokens.config.train import TrainConfig
 from softtokens.types import UserError
 
-FEWEST_BATCHES = 3  # errors are by leaving one out, and of two that leaves no pair
+FEWEST_BATCHES = 3  # errors come from leaving one batch out; with two, no pair would be left
 SMALLEST_SKETCH = 64
 
 
@@ -60,7 +60,9 @@ class SignalConfig(TrainConfig):
                 "numbers above 0 and below 100: thoughts without noise have no log-probability, so no gradient",
             )  # fmt: skip
         if self.modes and self.thought.tau is not None:
-            raise UserError(f"tau is {self.thought.tau} with modes, of which it would be one; give --taus instead")
+            raise UserError(
+                f"tau is {self.thought.tau} and modes are given; tau would apply to all of them. Give --taus instead"
+            )
         if (self.taus or self.gammas) and not set(self._modes) - {"hard"}:
             raise UserError("taus or gammas is given, but soft and fuzzy are not among the modes; add one, or drop it")
 
@@ -70,7 +72,7 @@ class SignalConfig(TrainConfig):
 
     @property
     def settings(self) -> list[ThoughtConfig]:
-        """What is measured, one after the other."""
+        """The thought configurations to measure, in order."""
         modes = self._modes
         swept = "fuzzy" if "fuzzy" in modes else "soft"
         return [

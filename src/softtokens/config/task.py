@@ -23,7 +23,7 @@ class TaskConfig:
     path: str | None = None
     """Read a built-in task from this local file or folder instead of the hub."""
     subset: str | None = None
-    """The hub's configuration of a data set."""
+    """Configuration (subset) of a hub data set."""
     seed: Annotated[int, tyro.conf.arg(name="task-seed")] = 0
     """Seed of the problems that the arithmetic tasks generate."""
     question: str | None = None

@@ -11,7 +11,7 @@ from softtokens.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What the configuration knows of a family of thoughts."""
+    """A family of thoughts, as far as the configuration knows it."""
 
     build: str
     """As "module:function": a function of (ThoughtConfig, embedding_rms, greedy) that returns the `Thought`. Named, not imported, because the configuration knows no torch."""
@@ -37,7 +37,7 @@ class ThoughtConfig:
     """How the model thinks."""
 
     mode: Mode = "soft"
-    """hard: tokens. soft: mixtures of embeddings at temperature 0.5, plus noise. fuzzy: the same at temperature 0.0001."""
+    """hard: sampled tokens. soft: mixtures of embeddings at temperature 0.5, plus noise. fuzzy: the same at temperature 0.0001."""
     tau: float | None = None
     """Temperature of thoughts; by default that of the mode (1, 0.5, 0.0001)."""
     gamma: float = 0.33

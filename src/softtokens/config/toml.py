@@ -43,8 +43,8 @@ def _read(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
-            raise UserError(f"config file {path!r} is larger than {_MOST_BYTES:,} bytes; it is no file of settings")
-        return tomllib.loads(content.decode("utf-8-sig"))  # editors of Windows put a byte order mark in front
+            raise UserError(f"config file {path!r} is larger than {_MOST_BYTES:,} bytes; that is not a settings file")
+        return tomllib.loads(content.decode("utf-8-sig"))  # editors on Windows write a byte order mark
     except OSError as error:
         raise UserError(f"config is {path!r}, which cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -13,19 +13,19 @@ from softtokens.config.task import TaskConfig
 from softtokens.config.thought import ThoughtConfig
 from softtokens.types import UserError, Verdict
 
-MOST_ROLLOUTS_PER_STEP = 1_000_000  # a step lists them all; more is a slip of the keyboard
+MOST_ROLLOUTS_PER_STEP = 1_000_000  # a step lists them all; a larger number is a typing error
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-    """What an answer is worth. The paper's scale: one that can be read is worth something even when it is wrong."""
+    """Rewards, on the paper's scale: an answer that can be read earns something even if it is wrong."""
 
     right: float = 100.0
-    """The final answer is right."""
+    """Reward of a right answer."""
     wrong: float = 10.0
-    """An answer stands in a finished box, and it is wrong."""
+    r"""Reward of a wrong answer in a finished \boxed{...}."""
     none: float = 0.0
-    """There is no finished box, or the grader could not judge the answer (time-out, error)."""
+    r"""Reward if there is no finished \boxed{...}, or if the grader fails on the answer (time-out, error)."""
 
     def __post_init__(self) -> None:
         for name in ("right", "wrong", "none"):
@@ -34,7 +34,7 @@ class RewardConfig:
 
     def of(self, verdict: Verdict) -> float:
         """The reward of a completion that was judged so."""
-        # A text that makes the grader fail earns as little as no answer: otherwise breaking the grader would pay.
+        # A text that makes the grader fail earns as little as no answer; otherwise breaking the grader would pay.
         return {Verdict.RIGHT: self.right, Verdict.WRONG: self.wrong}.get(verdict, self.none)
 
 
@@ -43,7 +43,7 @@ class TrainConfig:
     """Train a model by RLOO while it thinks in hard, soft or fuzzy tokens."""
 
     output: Annotated[str, FREE] = "runs/train"
-    """Run directory. It must be new, or hold this same run (see resume)."""
+    """Run directory. It must be new or, with --resume, hold this run."""
     model: str = "tiny"
     """Hugging Face model folder or hub name; tiny is the checkpoint inside this package."""
     thought: tyro.conf.OmitArgPrefixes[ThoughtConfig] = dataclasses.field(default_factory=ThoughtConfig)
@@ -52,7 +52,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the run: data order, noise and sampling."""
     steps: int = 4000
-    """Number of updates. Each uses one batch of new rollouts. A resumed run may have more than before."""
+    """Number of updates. Each uses one batch of new rollouts. A resumed run may raise it."""
     problems_per_step: int = 2
     """Problems per batch."""
     group_size: int = 32

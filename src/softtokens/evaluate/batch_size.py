@@ -6,7 +6,7 @@ from softtokens.models.hf import HFPolicy
 from softtokens.rollout.limits import Limits, needed_positions
 from softtokens.rollout.memory import ROW_MULTIPLE, bytes_per_row, free_bytes
 
-_MOST_ROWS = {"cpu": 256, "cuda": 1024}  # beyond them nothing is gained
+_MOST_ROWS = {"cpu": 256, "cuda": 1024}  # larger batches are no faster
 
 
 class BatchSize:

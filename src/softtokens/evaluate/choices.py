@@ -42,7 +42,7 @@ def is_done(file: Path, made_from: dict[str, Any]) -> bool:
         return False
     if {key: result.get(key) for key in made_from} != made_from:
         raise UserError(
-            f"{file} was made from other items or with other options; move it away, or give it another name or folder"
+            f"{file} was made from other items or with other options; move it away, or choose another name or folder"
         )
     return True
 

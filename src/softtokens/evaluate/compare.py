@@ -66,7 +66,7 @@ class _Impossible(Exception):
 
 
 def _arms(results: Results, config: CompareConfig, metric: str) -> dict[Arm, list[dict[str, Any]]]:
-    """What can be compared -> the results it stands for: one, or with `best` all of a grid."""
+    """Everything that can be compared, with its results: one cell, or with `best` all cells of a grid."""
     if metric in CHOICE_METRICS:
         return {(model, name, None): [result] for (model, name), result in results.choices.items()}
     arms: dict[Arm, list[dict[str, Any]]] = {}

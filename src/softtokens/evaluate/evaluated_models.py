@@ -41,7 +41,7 @@ class Models:
 
     def load(self, name: str) -> HFPolicy:
         if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None  # make room first
+            self._loaded = None  # free the previous model first
             self._loaded = (name, self.load_additional(name))
         return self._loaded[1]
 

@@ -16,8 +16,8 @@ from softtokens.types import UserError
 SCHEMA = 1
 _MAIN = "evaluation.json"
 _LOCKS = ".locks"
-_LIST = "list of models"  # no model is called so: names have no spaces
-_SAMPLING = ("seed", "max_thought_steps", "max_answer_tokens", "mask_unused", "dtype")  # of the configuration
+_LIST = "list of models"  # cannot be a model's name, which has no spaces
+_SAMPLING = ("seed", "max_thought_steps", "max_answer_tokens", "mask_unused", "dtype")  # fields of the configuration
 _TASK_OPTIONS = ("limit", "split", "seed", "path", "subset", "question", "answer", "template")
 
 
@@ -46,7 +46,7 @@ def read_main(root: Path) -> dict[str, Any] | None:
     if content is None or not {"config", "models", "tasks", "settings"} <= content.keys():
         raise UserError(f"{file} is damaged; evaluate into a new folder, or restore it")
     if content.get("schema") != SCHEMA:
-        raise UserError(f"{file} has schema {content.get('schema')!r}, this version knows {SCHEMA}; give a new folder")
+        raise UserError(f"{file} has schema {content.get('schema')!r}, this version reads {SCHEMA}; give a new folder")
     return content
 
 
@@ -154,5 +154,5 @@ def read_result(file: Path) -> dict[str, Any] | None:
     version's file must not be overwritten."""
     content = read_json(file)
     if content is not None and content.get("schema", SCHEMA) != SCHEMA:
-        raise UserError(f"{file} has schema {content['schema']!r}, this version knows {SCHEMA}; give a new folder")
+        raise UserError(f"{file} has schema {content['schema']!r}, this version reads {SCHEMA}; give a new folder")
     return content

@@ -30,7 +30,7 @@ class Harness:
         from lm_eval.tasks import TaskManager
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        # its thousands of own tasks take a while to find, and are not needed where the user's folder has all
+        # indexing lm-eval's own tasks takes a while; skip it if the user's folder has all of them
         include = None if include is None else expanded(include)
         self._manager = None if include is None else TaskManager(include_path=include, include_defaults=False)
         if self._manager is None or not set(names) <= set(self._manager.all_tasks):
@@ -38,7 +38,7 @@ class Harness:
         for name in names:
             if name not in self._manager.all_tasks:
                 raise UserError(
-                    f"harness is {name!r}, which is no task of lm-eval; `lm-eval ls tasks` lists them, and "
+                    f"harness is {name!r}, which is not an lm-eval task; `lm-eval ls tasks` lists them, and "
                     "--harness-tasks FOLDER adds your own"
                 )
 
@@ -53,7 +53,7 @@ class Harness:
             )
         except UserError:
             raise
-        except Exception as error:  # dozens of kinds, from the data sets to the tasks' own code
+        except Exception as error:  # anything from data sets to the tasks' own code may fail
             raise UserError(f"lm-eval task {name!r} failed: {type(error).__name__}: {error}") from error
         scores, has_normalized = _scores(adapter, name, evaluation["samples"])
         described = describe_scores(scores, model, name, "lm-eval")
@@ -95,10 +95,10 @@ def adapter_of(policy: HFPolicy) -> LM:
             return continuation_log_probs(policy, pairs)
 
         def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> NoReturn:
-            raise UserError("lm-eval tasks of perplexity are not supported here; choose multiple-choice ones")
+            raise UserError("lm-eval's perplexity tasks are not supported; choose multiple-choice tasks")
 
         def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> NoReturn:
-            raise UserError("lm-eval tasks that generate text are not supported here; use --task for those")
+            raise UserError("lm-eval tasks that generate text are not supported; use --task for those")
 
     return PolicyLM()
 
@@ -113,7 +113,7 @@ def _fitting(context: list[int], ids: list[int], length: int) -> tuple[list[int]
 def _scores(adapter: Any, name: str, samples: dict[str, list[dict[str, Any]]]) -> tuple[ChoiceScores, bool]:
     correct, normalized, nll = [], [], []
     for logged in samples.values():
-        first = {sample["doc_id"]: sample for sample in reversed(logged)}  # one entry per filter otherwise
+        first = {sample["doc_id"]: sample for sample in reversed(logged)}  # lm-eval logs one entry per filter
         for _, sample in sorted(first.items()):
             if "acc" not in sample or not isinstance(sample.get("arguments"), Sequence):
                 raise UserError(f"lm-eval task {name!r} is not multiple choice; only those are supported")

@@ -15,8 +15,8 @@ import numpy as np
 LEVEL = 0.95
 _RESAMPLES = 10_000
 _SEED = 20250919  # fixed: the same values give the same interval and p-value
-_ELEMENTS = 1 << 21  # of a chunk of resamples
-_EXACT_FLIPS = 13  # up to so many problems that differ, all 2^n sign flips are tried
+_ELEMENTS = 1 << 21  # per chunk of resamples
+_EXACT_FLIPS = 13  # up to this many differing problems, all 2^n sign flips are enumerated
 
 
 def bootstrap_interval(

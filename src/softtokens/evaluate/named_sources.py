@@ -23,7 +23,7 @@ def named_sources(what: str, given: Sequence[str]) -> dict[str, str]:
         name, source = split_name(text)
         if name in named:
             raise UserError(
-                f"{what}: {named[name]!r} and {source!r} would both be called {name!r}; give one a name of its own, as "
+                f"{what}: {named[name]!r} and {source!r} would both be named {name!r}; give one another name, as "
                 f"NAME={source}"
             )
         named[name] = source
@@ -36,7 +36,7 @@ def split_name(text: str) -> tuple[str, str]:
     match = None if Path(whole).exists() else _NAMED.fullmatch(text)
     name, source = (match[1], expanded(match[2])) if match else (_last_part(whole), whole)
     if not name.strip("."):
-        raise UserError(f"{text!r} gives no name to call it by; give one, as NAME={source}")
+        raise UserError(f"no name can be made from {text!r}; give one, as NAME={source}")
     return name, source
 
 

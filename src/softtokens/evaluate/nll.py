@@ -62,8 +62,7 @@ def _encoded(policy: Policy, item: ChoiceItem, choice: str) -> tuple[list[int], 
     require_rows(policy, ids, name)
     if len(prompt) + len(ids) > policy.context_length:
         raise UserError(
-            f"{name} has {len(prompt) + len(ids)} tokens, but the model's context is "
-            f"{policy.context_length}; leave it out"
+            f"{name} has {len(prompt) + len(ids)} tokens, but the model's context is {policy.context_length}; remove it"
         )
     return prompt, ids
 
@@ -72,8 +71,8 @@ def _encoded(policy: Policy, item: ChoiceItem, choice: str) -> tuple[list[int], 
 def continuation_log_probs(
     policy: Policy, pairs: Sequence[tuple[list[int], list[int]]], *, rows_per_batch: int = 64
 ) -> list[tuple[float, bool]]:
-    """Of each (prompt, continuation) in token ids: the sum of log p over the continuation's tokens in nats, and whether
-    each of them is the likeliest. Pairs of similar length share a batch."""
+    """For each (prompt, continuation) in token ids: the sum of log p over the continuation's tokens in nats, and
+    whether each of them is the likeliest. Pairs of similar length share a batch."""
     results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
     for start in range(0, len(order), rows_per_batch):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_VOTERS = 512  # at 1,000 a problem takes seconds, and beyond that binomial coefficients overflow float64
-Votes = Sequence[tuple[int, bool]]  # of one problem: (samples that gave this answer, whether it is right)
+Votes = Sequence[tuple[int, bool]]  # per answer to one problem: (number of samples that gave it, whether it is right)
 
 
 def pass_at_k(right: Sequence[int] | np.ndarray, samples: int, k: int) -> np.ndarray:
@@ -70,7 +70,7 @@ def _others_behind(others: Sequence[int], most: int, voters: int) -> np.ndarray:
     rivals = [count for count in others if count >= most]
     free = voters - sum(rivals)
     others_free = np.array([float(math.comb(free, s)) for s in range(free + 1)])
-    if most == 1:  # every rival that is chosen ties: columns and rows are one, which matters when all answers differ
+    if most == 1:  # every rival drawn ties, so columns equal rows; this is the case in which all answers differ
         tied = np.eye(1, len(rivals) + 1)[0]
         for count in rivals:
             tied[1:] += count * tied[:-1]

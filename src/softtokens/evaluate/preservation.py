@@ -37,7 +37,7 @@ def load_texts(source: str) -> list[str]:
         raise UserError(f"texts is {source!r}, which cannot be read as a text file: {error}") from error
     texts = [text for text in texts if text]
     if not texts:
-        raise UserError(f"texts is {source!r}, which holds no text; put one on each line")
+        raise UserError(f"texts is {source!r}, which contains no text; put one on each line")
     return texts
 
 
@@ -54,8 +54,8 @@ def require_same_tokens(base: HFPolicy, other: HFPolicy, names: tuple[str, str])
     """UserError unless the two models' distributions are over the same tokens."""
     if base.tokenizer.get_vocab() != other.tokenizer.get_vocab() or base.vocabulary.size != other.vocabulary.size:
         raise UserError(
-            f"models {names[0]!r} and {names[1]!r} have different tokens, so their distributions cannot be compared; "
-            "leave one out of the command with --texts"
+            f"models {names[0]!r} and {names[1]!r} have different vocabularies, so their distributions cannot be "
+            "compared; drop one of them, or --texts"
         )
 
 
@@ -72,14 +72,14 @@ def preservation(base: HFPolicy, trained: HFPolicy, texts: Sequence[str], names:
     tokens = []
     for ids in encoded_texts(base, texts):
         pieces = [ids[start : start + context] for start in range(0, len(ids), context)]
-        pieces = [piece for piece in pieces if len(piece) > 1]  # the first token of a piece is predicted by nothing
+        pieces = [piece for piece in pieces if len(piece) > 1]  # nothing predicts the first token of a piece
         if pieces:
             columns = torch.cat([_token_columns(base, trained, piece) for piece in pieces], dim=1)
             tokens.append(columns.shape[1])
             for name, total in zip(sums, columns.double().sum(dim=1).tolist(), strict=True):
                 sums[name].append(total)
     if not tokens:
-        raise UserError("the texts have no text of two tokens or more, so nothing is predicted in them")
+        raise UserError("no text has two tokens or more, so there is no token to predict")
     weights = np.array(tokens, dtype=np.float64)
     return {
         "schema": SCHEMA,
@@ -99,7 +99,7 @@ def _token_columns(base: HFPolicy, trained: HFPolicy, ids: list[int]) -> Tensor:
     for policy in (base, trained):
         inputs = policy.vocabulary.embed(torch.tensor([ids], device=policy.device))
         hidden.append(policy.hidden_states(inputs)[0, :-1])
-    # logits are of tokens alone, so what follows is named by its place among them
+    # logits cover real tokens only, so targets are indices into those
     following = torch.searchsorted(base.vocabulary.tokens, torch.tensor(ids[1:], device=base.device))
     rows = streamed.default_chunk_rows(base.vocabulary)
     columns = []

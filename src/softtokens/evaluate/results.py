@@ -13,8 +13,8 @@ from softtokens.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What is finished. summaries: (model, task, cell) -> summary.json. choices: (model, name) -> file. preservation:
-    model -> file."""
+    """Finished results of an evaluation. summaries: (model, task, cell) -> summary.json. choices: (model, name) ->
+    file. preservation: model -> file."""
 
     main: dict[str, Any]
     summaries: dict[tuple[str, str, str], dict[str, Any]]

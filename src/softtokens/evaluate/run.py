@@ -139,7 +139,7 @@ def _names_of(cells: dict[str, list[Cell]], config: EvaluateConfig) -> list[str]
 
 @dataclasses.dataclass(frozen=True)
 class _Outside:
-    """What is measured besides the cells: multiple choice, and texts."""
+    """Measurements outside the cells: multiple choice, and texts."""
 
     items: dict[str, list[ChoiceItem]]
     harness: Harness | None
@@ -174,9 +174,9 @@ class _Outside:
         if self.texts is None:
             return
         if self.base is not None and self.base not in models.paths:
-            raise UserError(f"base is {self.base!r}, which is none of the models: {', '.join(models.paths)}")
+            raise UserError(f"base is {self.base!r}, which is not one of the models: {', '.join(models.paths)}")
         if len(models.paths) < 2:
-            raise UserError("texts compares models with a base, but there is only one model; add it to --models")
+            raise UserError("texts compares models with a base, but only one model is given; add another to --models")
         for file in sorted(preservation_file(root, "x").parent.glob("*.json")):
             is_done(file, {"sha256": digest(self.texts)})
 

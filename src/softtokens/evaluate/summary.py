@@ -60,7 +60,7 @@ def summarize(
         "seed": seed,
         "pass@k": pass_at,
         "maj@k": maj_at,
-        "mean@n": pass_at["1"],  # the same number, by the name under which others report it
+        "mean@n": pass_at["1"],  # the same value under its common name
         "verdicts": {v.value: verdicts[v.value] / len(samples) for v in Verdict},
         "stops": {reason: stops[reason] / len(samples) for reason in stop_reasons},
         "thought_length": {

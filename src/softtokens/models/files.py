@@ -91,7 +91,7 @@ def load_model(
                 **base.options,
                 dtype=dtype,
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # reported, with both sizes
+                ignore_mismatched_sizes=True,  # reported below with both sizes
                 output_loading_info=True,
             )
             model, report = loaded
@@ -105,7 +105,7 @@ def load_model(
                 model = lora.load(model, source.adapters, merge=merge_adapters)
     except UserError:
         raise
-    except Exception as error:  # the library raises a dozen kinds, all of them about what the user named
+    except Exception as error:  # transformers raises many types here, all caused by the named model
         raise UserError(
             f"model {source.name!r} could not be loaded: {first_line(error)} "
             "Give a folder with config.json, a tokenizer and *.safetensors, or a hub name reachable from here."
@@ -185,7 +185,7 @@ def _only_cached(name: str) -> bool:
             "check the spelling, or log in with `hf auth login` if it is private"
         ) from error
     except HfHubHTTPError:
-        return False  # transformers says what it is
+        return False  # transformers will report what it is
     except Exception:  # no network, or told to be offline
         return True
     return False

@@ -50,7 +50,7 @@ class SlotKV:
                 key, value = (x.new_zeros(self.slots, x.shape[1], self.capacity, x.shape[3]) for x in states)
                 self.layers[layer] = (key, value)
             for buffer, x in zip(self.layers[layer], states, strict=True):
-                length = min(x.shape[2], self.capacity)  # beyond it there is only padding
+                length = min(x.shape[2], self.capacity)  # the rest is padding
                 buffer[slots, :, :length] = x[prompt_of_slot, :, :length]
 
     def move(self, to: Tensor, source: Tensor) -> None:

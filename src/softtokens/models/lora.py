@@ -38,7 +38,7 @@ def add(model: PreTrainedModel, rank: int, alpha: float | None, targets: tuple[s
     useful = max(min(layer.in_features, layer.out_features) for layer in layers if isinstance(layer, nn.Linear))
     if rank > useful:
         raise UserError(f"lora_rank is {rank}; no layer of this model can use more than {useful}. Lower it.")
-    torch.manual_seed(seed)  # the same in every process; nothing else here draws from it
+    torch.manual_seed(seed)  # same adapters in every process; nothing else uses the global generator
     scale: Any = 2 * rank if alpha is None else alpha  # peft takes fractions too, whatever its annotation
     model.add_adapter(LoraConfig(r=rank, lora_alpha=scale, target_modules=chosen))
 
@@ -49,17 +49,17 @@ def load(model: PreTrainedModel, folder: Path, *, merge: bool) -> PreTrainedMode
     _require_peft()
     if not merge:
         report = model.load_adapter(str(folder), is_trainable=True)
-        if report is not None:  # older versions of transformers report nothing
+        if report is not None:  # older versions of transformers return no report
             shapes = [str(mismatched[0]) for mismatched in report.mismatched_keys]
             _require_fit(folder, model, report.missing_keys, report.unexpected_keys, shapes)
         return model
     from peft import PeftConfig, get_peft_model
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of transformers, for what peft asks it
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
+        warnings.simplefilter("ignore", FutureWarning)  # peft calls a deprecated part of transformers
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # raised as an error below
         config = PeftConfig.from_pretrained(str(folder))
-        config.base_model_name_or_path = model.name_or_path  # peft warns when it has moved
+        config.base_model_name_or_path = model.name_or_path  # peft warns if the base has moved
         wrapped = get_peft_model(model, config)
         report = wrapped.load_adapter(str(folder), "default")
         _require_fit(folder, model, report.missing_keys, report.unexpected_keys, ())
@@ -106,7 +106,7 @@ def a_few(names: list[str]) -> str:
 
 def add_as_in(model: PreTrainedModel, folder: Path) -> None:
     """Add adapters with the sizes of those in a peft folder, without their weights."""
-    base_of(folder)  # refuses what cannot be read
+    base_of(folder)  # raises if the folder cannot be read
     settings = json.loads((folder / CONFIG_FILE).read_text())
     targets = settings.get("target_modules") or ()
     add(model, int(settings.get("r") or 1), None, () if isinstance(targets, str) else tuple(targets), seed=0)
@@ -129,7 +129,7 @@ def base_of(folder: Path) -> str:
     places = [folder / expanded(base), Path(expanded(base))]
     place = next((place for place in places if place.is_dir()), None)
     if place is None and (trained := _model_of_run(folder)) is not None:
-        return trained  # the path is that of another machine
+        return trained  # the recorded path belongs to another machine
     if place is None and (places[1].is_absolute() or base.startswith(".") or base.count("/") > 1):
         raise UserError(
             f"{file} names as its base model (base_model_name_or_path) {base!r}, a folder that does not exist; write "
@@ -157,7 +157,7 @@ def _linear_layers(model: PreTrainedModel, targets: tuple[str, ...]) -> list[str
     if not any(id(module) in inside for module in linear.values()):
         raise UserError(
             f"lora_rank is set, but the blocks of {type(model).__name__} have no linear layers (torch.nn.Linear) that "
-            "adapters could be put beside; train all of its weights (lora_rank 0)"
+            "adapters could be added to; train all of its weights (lora_rank 0)"
         )
     ends = targets or tuple(linear)
     unknown = [end for end in ends if not any(_fits(name, end) for name in linear)]

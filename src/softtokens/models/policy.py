@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from softtokens.models.prefix import PromptStates
 from softtokens.ops.vocabulary import Vocabulary
 
 
+@runtime_checkable
 class Policy(Protocol):
     """A causal language model driven by embeddings. Runs without dropout, in sampling and in training alike."""
 

@@ -40,17 +40,19 @@ def probe(model: PreTrainedModel, tokens: int) -> dict:
     fed = full_precision(module(ids)[0])
     scale = float((fed * rows).sum() / rows.square().sum().clamp_min(1e-30))
     if not torch.allclose(fed, scale * rows, rtol=2e-2, atol=1e-2 * float(fed.abs().max())):
-        raise UserError(f"{name} feeds something other than a multiple of its embedding table; it cannot be driven")
+        raise UserError(
+            f"{name} changes its token embeddings by more than a constant factor, so thoughts cannot be fed to it"
+        )
 
     try:
         expected = model(input_ids=ids).logits[0]
         hidden = model.base_model(inputs_embeds=module(ids), use_cache=False).last_hidden_state[0]
     except Exception as error:
-        raise UserError(f"{name} cannot be driven by embeddings: {first_line(error)}") from error
+        raise UserError(f"{name} cannot take embeddings as input: {first_line(error)}") from error
     if expected.isnan().any() or (expected == torch.inf).any():
         raise UserError(
             f"{name} gives logits that are not finite, though its weights are; some are so large that {model.dtype} "
-            "overflows. Use a checkpoint from before, or a wider dtype."
+            "overflows. Use an earlier checkpoint, or a wider dtype."
         )
     tolerance = 2e-2 if model.dtype in (torch.bfloat16, torch.float16) else 1e-4
     for transform in _logit_transforms(config):
@@ -106,8 +108,8 @@ def require_same_decoding(policy: Policy, name: str) -> None:
         expected = full_precision(expected[len(prompt) - 1 :])
         errors.append((full_precision(stepwise[row]) - expected).abs().amax(-1) / expected.abs().max())
     error = torch.cat(errors)
-    # In half precision rounding alone may throw a single position far off: a trained SmolLM2 had 35 % at one, and at
-    # most 5 % at the others. What a cache does wrong shows at most positions.
+    # In half precision, rounding alone may move a single position far: a trained SmolLM2 differed by 35 % at one and by
+    # at most 5 % at the others. A wrong cache shows at most positions.
     half = table.dtype in (torch.bfloat16, torch.float16)
     judged, tolerance = (error.median(), 5e-2) if half else (error.max(), 1e-3)
     if not judged <= tolerance:

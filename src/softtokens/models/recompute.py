@@ -40,4 +40,4 @@ class Recompute:
         room = fed.new_zeros(len(inputs), inputs.shape[1], fed.shape[2])
         whole = torch.cat((fed, room), dim=1).index_put((rows, positions), inputs.to(fed.dtype))
         hidden = self._hidden_states(whole[:, : self._context_length])
-        return hidden[rows, positions.clamp(max=hidden.shape[1] - 1)]  # beyond the context there is only padding
+        return hidden[rows, positions.clamp(max=hidden.shape[1] - 1)]  # positions beyond the context are padding

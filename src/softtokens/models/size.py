@@ -36,12 +36,12 @@ class ModelSize:
 
     @staticmethod
     def of(model: PreTrainedModel) -> ModelSize:
-        """Of a model that may be without data (on the meta device)."""
+        """The size of a model, which may be on the meta device."""
         config = model.config.get_text_config()
         sizes = {name: p.numel() for name, p in model.named_parameters()}
         of_blocks = [sum(p.numel() for p in block.parameters()) for block in known_blocks(model)]
         head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
-        queries = getattr(config, "num_attention_heads", None) or 1  # none: no keys and values either
+        queries = getattr(config, "num_attention_heads", None) or 1  # None: a model without attention
         heads = getattr(config, "num_key_value_heads", None) or queries
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // queries
         return ModelSize(

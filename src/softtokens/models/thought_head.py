@@ -63,7 +63,7 @@ def require(model: PreTrainedModel, make: Callable[[int], nn.Module | None], *, 
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"the model's thought head ({FILE}) is not that of these thoughts: {reason} Give a model that was "
+                f"the model's thought head ({FILE}) does not fit these thoughts: {reason} Give a model that was "
                 "trained with them."
             ) from error
     setattr(model, NAME, head.eval().requires_grad_(True))
@@ -88,11 +88,11 @@ def load(model: PreTrainedModel, folder: Path) -> None:
 
     file = folder / FILE
     if not file.is_file():
-        raise UserError(f"model folder {str(folder)!r} has lost its {FILE}; copy the checkpoint whole")
+        raise UserError(f"model folder {str(folder)!r} is missing its {FILE}; copy the whole checkpoint")
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read ({first_line(error)}); copy the checkpoint whole") from error
+        raise UserError(f"{file} cannot be read ({first_line(error)}); copy the whole checkpoint") from error
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise UserError(f"{file} has numbers that are not finite in {broken[0]}; use an earlier checkpoint")
     table = table_of(model)

@@ -22,8 +22,8 @@ def prompt_ids(policy: Policy, prompts: Iterable[tuple[str, str]]) -> list[list[
     front = _front(tokenizer)
     encoded = []
     for name, text in prompts:
-        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)  # too long ones are refused elsewhere
-        if ids[: len(front)] != front:  # a chat template may have put them into the text
+        ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)  # length is checked elsewhere
+        if ids[: len(front)] != front:  # a chat template may already have added them
             ids = front + ids
         if not ids:
             raise UserError(f"{name} is empty")

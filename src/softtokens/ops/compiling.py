@@ -17,7 +17,7 @@ from softtokens.types import first_line
 
 log = logging.getLogger(__name__)
 
-# About what a compilation costs, counted in decode steps that it makes faster: half a minute against 1 to 4 ms each.
+# Decode steps until a compilation pays off: it takes about half a minute and saves 1 to 4 ms per step.
 _WORTH_COMPILING = 20_000
 
 
@@ -38,7 +38,8 @@ def compiled_or_plain(function: Callable, what: str) -> Callable:
     def shared(*args: Any) -> Any:
         return function(*args)
 
-    # what was compiled is found by its code and not checked for being of the same model: each has code of its own
+    # Dynamo caches by code object, and we skip its guards on modules, so two models would share a graph. Give each
+    # wrapper its own code object.
     own = types.FunctionType(shared.__code__.replace(), globals(), closure=shared.__closure__)
     compiled = torch.compile(own, dynamic=True, fullgraph=True, options={"guard_filter_fn": _of_arguments})
     works, ran = True, False
@@ -54,7 +55,7 @@ def compiled_or_plain(function: Callable, what: str) -> Callable:
             except Exception as error:
                 if not _is_the_compilers(error):
                     raise
-                _say(f"{what} could not be compiled and run as they are, which is slower: {first_line(error)}")
+                _say(f"{what} could not be compiled and run uncompiled, which is slower: {first_line(error)}")
                 works = False
         return function(*args)
 

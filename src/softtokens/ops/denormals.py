@@ -17,7 +17,7 @@ def flushing_denormals() -> Iterator[None]:
     Acts on the calling thread, and is undone at the end. torch's own threads have the setting that was in force when
     torch started them, which is at its first large operation, usually while a model is loaded.
     """
-    was_on = sys.float_info.min / 2 == 0.0  # torch cannot be asked
+    was_on = sys.float_info.min / 2 == 0.0  # torch has no getter
     torch.set_flush_denormal(True)
     try:
         yield

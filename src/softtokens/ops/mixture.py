@@ -51,7 +51,7 @@ def mixture_of(
     if single is None:
         return vocabulary.mix(tempered_softmax(logits, temperature))
     if torch.compiler.is_compiling():
-        # the branches of a compiled choice take tensors only, not the numbers that belong to them
+        # the branches of torch.cond take tensors only
         branches = (_most_likely, _weighted_mean)
         mixed = torch.cond(single.all(), *branches, (_shifted(logits, temperature), vocabulary.table))
         return mixed * vocabulary.table_scale
@@ -111,7 +111,7 @@ def draw(weights: Float[Tensor, "rows vocab"], uniform: Float64[Tensor, "rows"])
     position = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
     inside = torch.where(position < vocab, weights.gather(-1, position.clamp(max=vocab - 1)), 0.0)
     token = position.gather(-1, _invert(inside, rest)[0][:, None])[:, 0]
-    return token.clamp(max=vocab - 1)  # weights that are no numbers may lead anywhere
+    return token.clamp(max=vocab - 1)  # NaN weights may give any index
 
 
 def _invert(

@@ -21,14 +21,14 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = 0xFFFFFFFF
 _ROUNDS = 10
-_STEP_BITS = 24  # steps of one stream; the bits above name the stream
+_STEP_BITS = 24  # bits for the step; the bits above them name the stream
 
 
-Rows = slice | Tensor | list[int]  # which rows: a range, numbers, or bool [rows]
+Rows = slice | Tensor | list[int]  # a range, indices, or a bool mask [rows]
 
 
 class Stream(enum.IntEnum):
-    """What the numbers are for; different streams of one step are independent."""
+    """The purpose of the numbers; different streams of one step are independent."""
 
     THOUGHT = 0
     ANSWER = 1
@@ -66,7 +66,7 @@ def evaluation_seed(seed: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class SeedWords:
-    """What a seed puts into Philox, one number for each pair of words. Made by `seed_words`."""
+    """A seed's contribution to Philox, one number for each pair of words. Made by `seed_words`."""
 
     multipliers: Int[Tensor, "2 1"]
     of_round: Int[Tensor, "10 2 1"]
@@ -120,7 +120,7 @@ def philox(counter: list[Tensor], seed: SeedWords) -> list[Tensor]:
         return philox_by_word(counter, seed)
     even, odd = (torch.stack((counter[i], counter[i + 2])).flatten(1) for i in (0, 1))
     for key in seed.of_round.unbind():
-        product = even.flip(0).mul_(seed.multipliers)  # of the other pair each: the words cross over
+        product = even.flip(0).mul_(seed.multipliers)  # each from the other pair: Philox swaps the words
         even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(key).bitwise_and_(_LOW)
         odd = product
     odd = odd & _LOW

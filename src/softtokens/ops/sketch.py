@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 SMALLEST = 64
-_CHUNK = {"cpu": 1 << 16, "cuda": 1 << 21}  # entries hashed at a time: a CPU's caches, or enough work for a GPU
+_CHUNK = {"cpu": 1 << 16, "cuda": 1 << 21}  # entries hashed at a time: to fit a CPU's caches, or to keep a GPU busy
 _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _LOW = 0xFFFFFFFF
 

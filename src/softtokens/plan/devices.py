@@ -35,7 +35,7 @@ def _gpu(
     return Device(name, "cuda", memory_mib * 2**20, bandwidth_gb * 1e9, flops, link_gb * 1e9)
 
 
-# Data sheets, memory as nvidia-smi shows it; float32 without TF32, which torch leaves off.
+# From data sheets, with memory as nvidia-smi shows it; float32 without TF32, which is torch's default.
 DEVICES = {
     "h200": _gpu("H200", 143_771, 4800, 989, 67, 450),
     "h100": _gpu("H100 80 GB", 81_559, 3350, 989, 67, 450),
@@ -94,7 +94,7 @@ def _shared(device: Device, processes: int) -> Device:
 
 
 def _bandwidth(place: torch.device) -> float:
-    numbers = torch.ones(1 << 26, device=place)  # 268 MB: beyond every cache
+    numbers = torch.ones(1 << 26, device=place)  # 268 MB: larger than any cache
     return numbers.nbytes / _fastest(lambda: numbers.sum(), place)
 
 

@@ -37,7 +37,7 @@ from softtokens.train.batch_sizes import (
 _HEAP_BLOCK, _HOLES = 32 * 2**20, 1.2
 PHASES = ("rollout", "update", "optimizer", "checkpoint")
 ALWAYS = frozenset(PHASES)
-FORCED_TOKENS = 12  # of the paper's forced text, as most tokenizers cut it
+FORCED_TOKENS = 12  # length of the paper's forced text with most tokenizers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,8 +27,8 @@ from softtokens.train.process_memory import give_back, resident_bytes
 from softtokens.train.weights import Weights
 from softtokens.types import UserError
 
-_CUDA_CONTEXT = 1e9  # the driver's, cuBLAS' and the allocator's loss; an assumption
-_USABLE = 0.95  # of a device's memory
+_CUDA_CONTEXT = 1e9  # driver, cuBLAS and allocator overhead; an assumption
+_USABLE = 0.95  # share of a device's memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +92,8 @@ def size_of(config: PlanConfig) -> ModelSize:
 
 
 def rehearsed_bytes() -> float:
-    """What this process holds after it has done everything that a step does, with a model of no size: libraries, and
-    what they set up when they are first used."""
+    """Bytes that this process holds after doing everything a step does with a model of no size: libraries, and what
+    they allocate on first use."""
     policy = load_policy("tiny")
     thought = build_thought(PlanConfig().thought, policy.embedding_rms)
     rollout = _tiny_rollout(policy, thought)
@@ -120,7 +120,7 @@ def _changes(config: PlanConfig, device: Device, runtime: float, peak: float) ->
     while left and not fits(peak, device):
         tried = ((words, change, change(config)) for words, change in left)
         lower = ((w, c, new, footprint(new, size_of(new), device, runtime).peak) for w, c, new in tried)
-        # what did not help before may do so after another change
+        # a change that did not help before may help after another one
         best = next((one for one in lower if one[3] < 0.99 * peak), None)
         if best is None:
             return

@@ -42,9 +42,9 @@ def seconds_of(
     peak, shards = device.flops[config.scale.dtype], shards_of(config)
     mixes, matrix = config.thought.mode != "hard", size.vocab * size.dim
     body = size.parameters - matrix * (1 if size.tied else 2)
-    reads = body + matrix * (2 if mixes else 1)  # a thought reads head and table
+    reads = body + matrix * (2 if mixes else 1)  # a mixture reads both head and table
     context = config.prompt_tokens + work.emitted / 2
-    attention = 4 * size.layers * size.kv_dim * context  # operations of one position, at least
+    attention = 4 * size.layers * size.kv_dim * context  # operations per position, a lower bound
 
     cache = work.rows * 2 * size.layers * size.kv_dim * context * width
     of_one_step = max((width * reads + cache) / device.bandwidth, work.rows * (2 * reads + attention) / peak)
@@ -54,21 +54,23 @@ def seconds_of(
     # forward, gradients of the inputs, and of the weights that are trained; all over again for activations
     whole = size.trained / size.parameters
     passes = 4 + 2 * whole + (2 if recomputes else 0)
-    adapters = size.trained < size.parameters  # head and table take no gradient then
+    adapters = size.trained < size.parameters  # then head and table get no gradient
     of_thoughts = ((8 if mixes else 4) if adapters else (12 if mixes else 6)) * matrix * config.max_thought_steps
     of_answers = (4 if adapters else 6) * matrix * config.max_answer_tokens
     positions = work.rows * work.emitted + prompts
     update = (positions * (passes * body + 3 * attention) + work.rows * (of_thoughts + of_answers)) / peak
-    if config.term_norms_every > 0 or config.clip == "each":  # both terms get a pass of their own
+    if config.term_norms_every > 0 or config.clip == "each":  # one pass per term
         update *= 1 + (1 / config.term_norms_every if config.clip == "sum" else 1)
-    if config.signal_every > 0:  # a pass for each half
+    if config.signal_every > 0:  # one pass per half
         update *= 1 + 1 / config.signal_every
 
     network = 0.0
     if config.processes > 1:
         share = 1 - 1 / config.processes
-        sent = 8 * size.trained * share  # every gradient is summed, and the sum told
-        if shards > 1:  # gathered in both directions of every pass, gradients dealt out, and a refreshed copy
+        sent = 8 * size.trained * share  # all-reduce: every gradient is sent, and the sum is sent back
+        if (
+            shards > 1
+        ):  # all-gather in the forward and the backward pass, reduce-scatter of gradients, and a refreshed copy
             times = -(-work.rows * work.emitted // positions_at_a_time)
             sent = (1 - 1 / shards) * (times * (2 * width * size.parameters + 4 * size.trained) + 4 * size.parameters)
         network = sent / device.link

@@ -1,1 +1,1 @@
-"""One self-contained HTML page about training runs and evaluations. Reads their files; knows no torch."""
+"""One self-contained HTML page about training runs and evaluations. Reads their files and never imports torch."""

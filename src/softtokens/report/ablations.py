@@ -1,4 +1,4 @@
-"""Other temperatures and noises: at test time on a grid, and in training where runs differ in them (Figure 5)."""
+"""Temperature and noise: at test time over a grid, and in training for runs that differ in them (Figure 5)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def blocks(results: Results) -> list[Block]:
 
 
 def _at_test(results: Results, task: str) -> Figure | None:
-    """Cells that differ in their temperature alone, or in their noise alone."""
+    """Cells that differ only in temperature, or only in noise."""
     grids: dict[tuple[str, str, str], dict[float, str]] = {}
     for name in results.names(task):
         setting, values = _values(results, task, name)
@@ -56,7 +56,7 @@ def _at_test(results: Results, task: str) -> Figure | None:
 
 
 def _values(results: Results, task: str, name: str) -> tuple[str, dict[str, float | None]]:
-    """The setting of a cell and its temperature and noise; greedy settings have no noise to vary, nor hard ones."""
+    """A cell's setting, temperature and noise. Greedy and hard settings have no noise to vary."""
     cell = next(
         cell for (_, where, cell_name), cell in results.sources.cells.items() if (where, cell_name) == (task, name)
     )
@@ -66,7 +66,7 @@ def _values(results: Results, task: str, name: str) -> tuple[str, dict[str, floa
 
 
 def _in_training(results: Results, task: str) -> Figure | None:
-    """Arms whose recipes are equal but for tau, or but for gamma."""
+    """Arms whose recipes differ only in tau, or only in gamma."""
     panels = []
     for knob in ("gamma", "tau"):
         groups: dict[str, list[tuple[float, Arm[Model]]]] = {}

@@ -1,4 +1,4 @@
-"""Seeds of the same thing belong together: an arm is one way of training, with one member per seed."""
+"""Group runs and models into arms: an arm is one way of training, with one member per seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOT_THE_RECIPE = free_settings(TrainConfig) | {"seed"}
 
 @dataclasses.dataclass(frozen=True)
 class Arm(Generic[T]):
-    """`dash` tells arms of one mode apart in figures, where the colour says the mode."""
+    """One way of training. Figures colour an arm by its mode; `dash` distinguishes arms of the same mode."""
 
     label: str
     mode: str
@@ -28,17 +28,17 @@ class Arm(Generic[T]):
 
 
 def run_arms(runs: Sequence[Run]) -> list[Arm[Run]]:
-    """Runs whose configuration is equal but for seed and output."""
+    """Group runs whose configurations differ only in seed and output."""
     return _arms(runs, lambda run: recipe(run.config) if run.config else run.name)
 
 
 def model_arms(models: Sequence[Model]) -> list[Arm[Model]]:
-    """Evaluated models that were trained alike but for the seed; a base model is an arm of its own."""
+    """Group evaluated models that were trained alike except for the seed. A base model is an arm of its own."""
     return _arms(models, _trained_alike)
 
 
 def recipe(config: dict[str, Any]) -> str:
-    """The configuration without what does not matter to what is learnt, as a key."""
+    """The settings that affect what is learned, as a key."""
     return json.dumps({k: v for k, v in flat(config).items() if k not in _NOT_THE_RECIPE}, sort_keys=True)
 
 
@@ -56,7 +56,7 @@ def _arms(members: Sequence[T], key: Callable[[T], Hashable]) -> list[Arm[T]]:
     for member in members:
         group_key = key(member)
         same_seed = sum(m.seed == member.seed for k, group in groups.items() if k[0] == group_key for m in group)
-        groups.setdefault((group_key, same_seed), []).append(member)  # the same seed again is no further seed
+        groups.setdefault((group_key, same_seed), []).append(member)  # a repeated seed starts another arm
     in_order = sorted(groups.values(), key=lambda group: (_rank(group[0].mode), group[0].name))
     labels = _labels(in_order)
     arms_of_mode: dict[str, int] = {}
@@ -73,7 +73,7 @@ def _rank(mode: str) -> int:
 
 
 def _labels(groups: list[list[T]]) -> list[str]:
-    """The mode where it says enough; otherwise what the names have in common."""
+    """The mode of an arm where that is enough to identify it, otherwise what its members' names have in common."""
     modes = [group[0].mode for group in groups]
     labels = []
     for group in groups:

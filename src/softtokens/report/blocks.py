@@ -27,7 +27,7 @@ class Series:
     low: Sequence[float | None] | None = None
     high: Sequence[float | None] | None = None
     kind: Literal["line", "points"] = "line"
-    faint: bool = False  # behind the others: single seeds, unsmoothed values
+    faint: bool = False  # drawn behind the others: single seeds, unsmoothed values
     dash: int = 0  # which dash pattern, to tell series of one mode apart
 
 
@@ -50,7 +50,7 @@ class Figure:
     title: str
     caption: str
     panels: list[Panel]
-    same_y: bool = False  # the panels show the same thing and share their y axis
+    same_y: bool = False  # the panels share their y axis
 
     @property
     def kind(self) -> str:
@@ -59,7 +59,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One cell of a table. A number with its unit scale, or plain text."""
+    """One cell of a table: a number with its scale, or plain text."""
 
     text: str = ""
     value: float | None = None
@@ -88,7 +88,7 @@ class Table:
 
     @property
     def folded(self) -> bool:
-        """Long tables wait until they are asked for."""
+        """Whether the table starts collapsed, because it is long."""
         return self.compact and len(self.rows) > 16
 
 
@@ -106,7 +106,7 @@ class Words:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something that looks sick (or, with level "note", something that could not be read)."""
+    """A warning about a run or an evaluation; with level "note", something that could not be read."""
 
     level: Level
     where: str
@@ -174,7 +174,7 @@ def span(low: float | None, high: float | None, scale: float = 100, digits: int 
 
 
 def plain(value: float | None, digits: int = 3) -> str:
-    """A number as briefly as its size allows."""
+    """A number, with as few digits as its size allows."""
     if value is None:
         return "–"
     if value == int(value) and abs(value) < 1e6:

@@ -21,16 +21,17 @@ _RELOAD_SECONDS = 2 * EVERY_SECONDS + 1
 
 
 def report(config: ReportConfig) -> Path:
-    """Write the report of the given folders; returns its path. With watch, repeats until Ctrl-C.
+    """Write the report of the given folders and return its path. With watch, repeat until Ctrl-C.
 
-    Raises UserError for what cannot be reported on or written, and when figures are asked for without matplotlib.
+    Raises UserError if there is nothing to report on, if the output cannot be written, and if figures are requested
+    without matplotlib.
     """
     if config.figures is not None:
         figure_files.require_matplotlib(config.figures)
     if not config.watch:
         return build(config)
     output = place(config)
-    print(f"report: {output}, written again when the files change; Ctrl-C ends it", flush=True)
+    print(f"report: {output}, updated whenever the files change; press Ctrl-C to stop", flush=True)
     written = False
 
     def write() -> None:
@@ -41,18 +42,18 @@ def report(config: ReportConfig) -> Path:
         except UserError as error:
             if not written:
                 raise
-            # a run that starts anew clears its folder first
+            # a run that starts over clears its folder first
             print(f"softtokens: {error} The page stays as it is until the files change.", file=sys.stderr, flush=True)
 
     try:
         watch(config.runs, write)
     except KeyboardInterrupt:
-        build(config)  # a last time, as a page that stays
+        build(config)  # once more, without the reload
     return output
 
 
 def build(config: ReportConfig, *, reload_seconds: float | None = None) -> Path:
-    """Write the page once, and the figures where asked for."""
+    """Write the page once, and the figures if requested."""
     output = place(config)
     made = compose(load(config.runs))
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -67,7 +68,8 @@ def build(config: ReportConfig, *, reload_seconds: float | None = None) -> Path:
 
 
 def place(config: ReportConfig) -> Path:
-    """Where the page goes: as asked, or into the one folder that it is about, or into the current folder."""
+    """Path of the page: the given output; otherwise inside the folder if only one is given; otherwise in the current
+    folder."""
     if config.output is not None:
         return Path(expanded(config.output))
     return Path(expanded(config.runs[0])) / FILE if len(config.runs) == 1 else Path(FILE)

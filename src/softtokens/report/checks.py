@@ -1,4 +1,4 @@
-"""Plain words where a run or an evaluation looks sick. Every threshold is here and in docs/report.md."""
+"""Warnings about runs and evaluations that look wrong. Every threshold is here and in docs/report.md."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from softtokens.report.sources import Cell, Run
 from softtokens.report.training import mean_of_ends
 
 THRESHOLDS = {
-    "entropy": 0.02,  # nats; below it exploration has ended
-    "entropy_fall": 0.1,  # of the entropy at the start
+    "entropy": 0.02,  # nats; exploration has ended below it
+    "entropy_fall": 0.1,  # share of the entropy at the start
     "no_spread": 0.5,  # share of problems whose rollouts all got the same reward
     "grader_failed": 0.0,  # share of rollouts or samples
     "mismatch": 1e-3,  # nats per step
     "stopped_by_limit": 0.5,  # share of rollouts or samples
     "no_answer": 0.5,  # share of rollouts or samples
     "short_thoughts": 2.0,  # steps
-    "reward_fall": 5.0,  # points of reward, last quarter against first, if it is more than 3 standard errors
+    "reward_fall": 5.0,  # points of reward, last quarter compared with the first, if more than 3 standard errors
     "term_ratio": 20.0,  # gradient norm of the thought term over that of the answer term
-    "few_problems": 100,  # of an evaluation
+    "few_problems": 100,  # problems in an evaluation
 }
 
 
 def check_run(run: Run) -> list[Finding]:
-    """What looks sick in a training run. "At the end" means the last tenth of its updates."""
+    """Warnings about a training run. "At the end" means the last tenth of its updates."""
     if not run.metrics:
         return []
     warnings = [*_learning(run), *_numerics(run), *_behaviour(run)]
@@ -99,7 +99,7 @@ def _behaviour(run: Run) -> Iterator[str]:
 
 
 def check_evaluation(results: Results) -> list[Finding]:
-    """What a sceptic should know of the evaluation."""
+    """Warnings about an evaluation."""
     findings = []
     for task in results.tasks:
         cells = [cell for (_, where, _), cell in results.sources.cells.items() if where == task]
@@ -120,7 +120,7 @@ def check_evaluation(results: Results) -> list[Finding]:
 
 
 def grouped(findings: Sequence[Finding]) -> list[Finding]:
-    """One entry for each subject of a finding, warnings first."""
+    """One entry for each subject of the findings, warnings first."""
     texts: dict[tuple[Level, str], list[str]] = {}
     for finding in findings:
         texts.setdefault((finding.level, finding.where), []).append(finding.text)
@@ -144,7 +144,7 @@ def _cell(cell: Cell) -> Iterator[str]:
 
 
 def check_runs(runs: Sequence[Run]) -> list[Finding]:
-    """Of several runs together: whether they can be compared at all."""
+    """Warnings about runs that cannot be compared with each other."""
     findings = [finding for run in runs for finding in check_run(run)]
     for what, values in (("tasks", {run.task for run in runs}), ("models", {run.model for run in runs})):
         if len(values) > 1:
@@ -160,5 +160,5 @@ def check_runs(runs: Sequence[Run]) -> list[Finding]:
 
 
 def _not_finite(run: Run, key: str) -> int:
-    """Updates that tell of a value which could not be written as a number."""
+    """How many updates have a value that could not be written as a number."""
     return sum(1 for row in run.metrics if key in row and number(row[key]) is None)

@@ -13,7 +13,7 @@ from softtokens.report.sources import Model
 
 
 def tables(results: Results) -> list[Table]:
-    """One per task that a hard arm and a soft or fuzzy one were evaluated on."""
+    """One table per task on which a hard arm and a soft or fuzzy arm were evaluated."""
     return [table for task in results.tasks if (table := _of_task(results, task)) is not None]
 
 

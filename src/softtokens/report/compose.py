@@ -1,4 +1,4 @@
-"""The order of a report: which sections it has, and what a reader is told first."""
+"""Composition of a report: which sections it has, in which order."""
 
 from __future__ import annotations
 

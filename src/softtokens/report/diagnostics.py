@@ -1,4 +1,4 @@
-"""Diagnostics: what a run did besides getting rewards."""
+"""Diagnostics of training runs, and of the samples of an evaluation."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _stops_of_runs(arms: Sequence[Arm[Run]]) -> list[str]:
 
 
 def _ordered(stops: Iterable[str]) -> list[str]:
-    """Each stop reason once: the endings, then the limit and the end of the sequence."""
+    """Each stop reason once: the endings first, then the limit and the end-of-sequence token."""
     names = dict.fromkeys(stops)
     return [*(name for name in names if name not in (LIMIT, EOS)), *(name for name in (LIMIT, EOS) if name in names)]
 

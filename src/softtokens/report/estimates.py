@@ -1,4 +1,4 @@
-"""Numbers of an evaluation by arm: pass@k with intervals, and paired differences with their significance."""
+"""Estimates by arm: pass@k with intervals, and paired differences with their significance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Estimate:
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation over seeds (as the paper has it: n - 1 below the fraction)."""
+        """Standard deviation over seeds, with n - 1 in the denominator as in the paper."""
         return float(np.std(self.seeds, ddof=1)) if len(self.seeds) > 1 else None
 
 
@@ -43,12 +43,12 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 class Results:
-    """The evaluations of a report, asked by arm, task and cell."""
+    """The evaluations of a report, queried by arm, task and cell."""
 
     def __init__(self, sources: Sources):
         self.sources = sources
@@ -69,13 +69,13 @@ class Results:
         return [arm for arm in self.arms if any(self.cells(arm, task, name) for name in self.names(task))]
 
     def ks(self, task: str, name: str, measure: str = "pass@k") -> list[int]:
-        """Of the k that every arm with this cell has, those that a curve is drawn from."""
+        """The k to draw a curve from, among those that every arm with this cell has."""
         sets = [set(_ks(c, measure)) for arm in self.arms for c in self.cells(arm, task, name)]
         common = set.intersection(*sets) if sets else set()
         return sorted(common & set(ks_up_to(max(common)))) if common else []
 
     def estimate(self, arm: Arm[Model], task: str, name: str, k: int, measure: str = "pass@k") -> Estimate | None:
-        """None where no member of the arm was measured."""
+        """The estimate of an arm in a cell; None if no member of the arm was measured."""
         measured = [table(table(cell.summary.get(measure)).get(str(k))) for cell in self.cells(arm, task, name)]
         values = [(number(m.get("value")), number(m.get("low")), number(m.get("high"))) for m in measured]
         estimates = [Estimate(value, low, high, (value,)) for value, low, high in values if value is not None]
@@ -87,7 +87,7 @@ class Results:
         return Estimate(float(np.mean(seeds)), interval.get("low"), interval.get("high"), seeds)
 
     def solved(self, arm: Arm[Model], task: str, name: str, k: int) -> dict[Any, float] | None:
-        """pass@k of every problem, mean over the arm's seeds; None unless all seeds have the same problems."""
+        """pass@k of every problem, averaged over the arm's seeds; None unless all seeds have the same problems."""
         cells = self.cells(arm, task, name)
         by_member = [m for m in (_solved(cell, k) for cell in cells) if m is not None]
         if not by_member or len(by_member) < len(cells) or any(m.keys() != by_member[0].keys() for m in by_member):
@@ -114,7 +114,8 @@ def paired(a: np.ndarray, b: np.ndarray, *, shares: bool) -> Difference:
 
 @functools.lru_cache(maxsize=4096)
 def _paired(a: bytes, b: bytes, shares: bool) -> Difference:
-    """Resampling is the slow part of a report; several sections ask the same, and a watched run asks again."""
+    """Cached: resampling is the slow part of a report, several sections need the same value, and a watched run needs it
+    again."""
     difference = paired_difference(np.frombuffer(a), np.frombuffer(b), shares=shares)
     return Difference(
         difference["value"], difference["low"], difference["high"], difference["p"], difference["problems"]
@@ -131,7 +132,7 @@ def _ks(cell: Cell, measure: str) -> list[int]:
 
 
 def _solved(cell: Cell, k: int) -> dict[Any, float] | None:
-    """Problem -> pass@k, if the counts of right samples are there and make sense."""
+    """pass@k by problem, if the counts of right samples are present and valid."""
     counts, samples = numbers(cell.summary.get("right")), samples_of(cell)
     right = [int(c) for c in counts if c is not None and 0 <= c <= samples and c == int(c)]
     ids = cell.summary.get("problem_ids")

@@ -35,19 +35,19 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
     "legend.frameon": False,
     "svg.fonttype": "none",
-    "svg.hashsalt": "softtokens",  # the same figure gives the same file
-    "text.parse_math": False,  # names of models are no formulas
+    "svg.hashsalt": "softtokens",  # makes the files reproducible
+    "text.parse_math": False,  # a $ in a model's name does not start a formula
 }
 
 
 def require_matplotlib(folder: str) -> None:
-    """UserError when figures are asked for and cannot be drawn."""
+    """Raise UserError if figures are requested and matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError(f"figures is {folder!r}, but matplotlib is not installed; pip install 'softtokens[plots]'")
 
 
 def write_all(report: Report, folder: Path) -> None:
-    """One .png, .svg and .csv per figure, one .csv per table. UserError when the folder cannot be written."""
+    """Write one .png, .svg and .csv per figure, and one .csv per table. UserError if the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for figure in report.figures():
@@ -60,7 +60,7 @@ def write_all(report: Report, folder: Path) -> None:
 
 
 def file_name(id: str) -> str:
-    """An id as a name that every file system takes."""
+    """An id as a file name that every file system accepts."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", id)[:100]
 
 
@@ -71,13 +71,13 @@ def figure_csv(figure: Figure) -> str:
             for i, x in enumerate(series.x):
                 low, high = (None if bound is None else bound[i] for bound in (series.low, series.high))
                 name = f"{series.name} (unsmoothed)" if series.faint else series.name
-                meaning = panel.y.removesuffix(", %")  # values here are shares, not percent
+                meaning = panel.y.removesuffix(", %")  # the CSV holds shares, not percent
                 rows.append([panel.title, name, series.mode, panel.x, x, meaning, series.y[i], low, high])
     return _csv(rows)
 
 
 def table_csv(table: Table) -> str:
-    """Per column what is shown, and for numbers their value and interval at full precision."""
+    """The text of every column; for numbers also their value and interval at full precision."""
     columns = list(zip(*table.rows, strict=True))
     head: list[Any] = []
     rows: list[list[Any]] = [[] for _ in table.rows]
@@ -98,7 +98,7 @@ def _csv(rows: list[list[Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula is led by an apostrophe; numbers stay numbers."""
+    """Prefix text that a spreadsheet would read as a formula with an apostrophe. Numbers stay numbers."""
     if isinstance(value, str) and value[:1] in ("=", "@", "\t", "\r"):
         return f"'{value}"
     return value
@@ -110,7 +110,7 @@ def _draw(figure: Figure, path: Path) -> None:
     from matplotlib.figure import Figure as Canvas
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # a letter that the font lacks is drawn as a box; the CSV beside it has it
+        # a letter that the font lacks becomes a box; the CSV file has the letter
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         columns = min(_COLUMNS, len(figure.panels))
         rows = -(-len(figure.panels) // columns)
@@ -140,7 +140,7 @@ def _panel(axes: Any, panel: Panel) -> None:
     positive = [value for series in panel.series for value in series.y if value is not None and value > 0]
     if panel.y_log and positive:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")  # without formulas, which the style turns off
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")  # the default formatter writes formulas
         if max(positive) < 10 * min(positive):
             axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}")
         else:
@@ -157,7 +157,8 @@ def _series(axes: Any, series: Series, scale: float) -> None:
     y, low, high = (_scaled(values, scale) for values in (series.y, series.low, series.high))
     look = {"color": colour, "alpha": 0.28 if series.faint else 1, "linewidth": 0.7 if series.faint else 1.3}
     marker = "o" if len(series.x) < 12 and not series.faint else ""
-    label = "_" if series.faint else re.sub("^_", " _", series.name)  # a leading _ would keep it out of the legend
+    # the legend drops labels with a leading _
+    label = "_" if series.faint else re.sub("^_", " _", series.name)
     style = _DASHES[series.dash % len(_DASHES)]
     axes.plot(series.x, y, linestyle=style, marker=marker, markersize=2.6, label=label, **look)
     if series.low is not None and series.high is not None:

@@ -1,4 +1,5 @@
-"""Out of domain: what training did to things it never touched (Table 2 of the paper), and to the base's own words."""
+"""Out of domain: how training changed other tasks (Table 2 of the paper) and the likelihood of the base model's own
+texts."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from softtokens.report.estimates import Difference, Results, paired
 from softtokens.report.readers import number, numbers, table, text
 from softtokens.report.sources import Model
 
-_SAME_ITEMS = ("source", "sha256", "limit", "items")  # equal where two models were asked the same
+_SAME_ITEMS = ("source", "sha256", "limit", "items")  # equal if two models answered the same items
 
 
 def blocks(results: Results) -> list[Block]:
@@ -79,7 +80,7 @@ def _value(choices: list[dict[str, Any]], key: str, scale: float, digits: int) -
 
 
 def _against(choices: list[dict[str, Any]], base: list[dict[str, Any]], is_base: bool) -> Entry:
-    """The paired difference in NLL per token over items; an arm of seeds by its mean per item."""
+    """The paired difference in NLL per token over items. An arm with several seeds counts with its mean per item."""
     if is_base:
         return Entry("")
     if not _same_items(choices, base):
@@ -93,7 +94,7 @@ def _against(choices: list[dict[str, Any]], base: list[dict[str, Any]], is_base:
 
 
 def against(results: Results, arm: Arm[Model], other: Arm[Model], name: str) -> Difference | None:
-    """NLL per token of the right choice, arm minus other, paired over items; None where the items differ."""
+    """NLL per token of the right choice, arm minus other, paired over items; None if the items differ."""
     choices, others = _of(results, arm, name), _of(results, other, name)
     return _difference(choices, others) if _same_items(choices, others) else None
 

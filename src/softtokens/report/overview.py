@@ -1,4 +1,4 @@
-"""The verdict: how much every model solves in every setting, and what differs beyond chance."""
+"""The main result: how much every model solves in every setting, and which differences are beyond chance."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from softtokens.report.training import short_name
 
 
 def verdict(results: Results) -> list[Block]:
-    """One table per task: rows are models, columns the settings, a cell pass@1 with its interval."""
+    """One table per task: models in rows, settings in columns, pass@1 with its interval in the cells."""
     tables = [_verdict_of(results, task) for task in results.tasks]
     return [t for t in tables if t] or [missing("no evaluation has a finished cell in one of the named settings.")]
 
 
 def differences(results: Results) -> list[Block]:
-    """One table per task: trained minus base, and the others minus hard."""
+    """One table per task: trained models minus the base, and other modes minus hard."""
     tables = [_differences_of(results, task) for task in results.tasks]
     return [t for t in tables if t] or [
         missing("differences need two models that were evaluated on the same problems in the same setting.")
@@ -139,7 +139,7 @@ def _range(values: list[int]) -> str:
 
 
 def title(sources: Sources) -> tuple[str, str]:
-    """What was trained on what, in a line; and the folders."""
+    """One line about what was trained on what, and the folders."""
 
     def several(names: dict[str, None], kind: str) -> str:
         return _listed(list(names)) if len(names) <= 3 else f"{len(names)} {kind}"
@@ -170,7 +170,7 @@ def in_words(results: Results) -> str:
             if name in NAMED_CELLS and (estimate := results.estimate(arm, task, name, 1)) is not None
         ]
         if len(measured) > 1 and max(measured)[0] > 0:
-            value, label, name = max(measured, key=lambda one: one[0])  # of equals the first, as in the table
+            value, label, name = max(measured, key=lambda one: one[0])  # the first of equal ones, as in the table
             equals = sum(one[0] == value for one in measured) - 1
             alike = "" if equals == 0 else f" (and {equals} more alike)"
             sentences.append(

@@ -1,7 +1,7 @@
-"""A report as one HTML file: everything is inside it, and what models said can only ever be text.
+"""A report as one self-contained HTML file, in which model output is only ever text.
 
-Three walls: the templates escape, data for the scripts has no `<`, `>` or `&` in it, and the page's own policy loads
-nothing and runs only the scripts whose hashes it names.
+Three safeguards: the templates escape; the data for the scripts contains no `<`, `>` or `&`; and the page's
+Content-Security-Policy loads nothing and runs only the scripts whose hashes it lists.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from softtokens.report.blocks import Figure, Report, Viewer
 from softtokens.report.sanitize import all_shown, shown
 
-_MOST_POINTS = 500  # of a series; its CSV file has all
+_MOST_POINTS = 500  # per series; the CSV file has all of them
 _ASSETS = importlib.resources.files("softtokens.report")
 _SCRIPTS = ("vendor/d3.min.js", "vendor/plot.umd.min.js", "static/charts.js", "static/traces.js", "static/page.js")
-# what Observable Plot writes into every drawing; named so that the page's policy can allow it
+# Observable Plot writes this into every drawing; the page's policy has to allow it by hash
 _PLOT_STYLE = """:where(.plot-d6a7b5) {
   --plot-background: white;
   display: block;
@@ -37,14 +37,14 @@ _HARMLESS = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x20
 
 
 def render(report: Report, *, version: str, made: str, reload_seconds: float | None = None) -> str:
-    """The page. reload_seconds: it loads itself again after so long, for a run that is still going."""
+    """The page. reload_seconds: how often it reloads itself while a run is in progress."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
         loader=FunctionLoader(lambda name: _asset(f"templates/{name}")),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=lambda value: shown(value) if type(value) is str else value,  # what is marked safe is ours
+        finalize=lambda value: shown(value) if type(value) is str else value,  # text marked as safe is our own
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -68,7 +68,8 @@ def render(report: Report, *, version: str, made: str, reload_seconds: float | N
 
 
 def _drawn(figure: Figure) -> dict[str, Any]:
-    """A figure as data for the scripts: as many points as a screen can show, as many digits as a reader can."""
+    """A figure as data for the scripts, with no more points than a screen can show and no more digits than a reader
+    needs."""
     content: dict[str, Any] = dataclasses.asdict(figure)
     for panel in content["panels"]:
         for series in panel["series"]:
@@ -86,12 +87,12 @@ def _rounded(value: float | None) -> float | None:
 
 
 def harmless_json(value: Any) -> str:
-    """JSON that can stand inside a script element whatever strings it holds."""
+    """JSON that is safe inside a script element, whatever strings it holds."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=True).translate(_HARMLESS)
 
 
 def _policy(scripts: list[str], styles: list[str]) -> str:
-    """A Content-Security-Policy: nothing is loaded, and only these scripts and styles count."""
+    """A Content-Security-Policy that loads nothing and allows only these scripts and styles."""
     return (
         f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; style-src {' '.join(map(_hash, styles))}; "
         "img-src data:; base-uri 'none'; form-action 'none'"

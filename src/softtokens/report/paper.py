@@ -1,4 +1,4 @@
-"""The numbers of the paper, shown next to one's own where model, training and test are the same.
+"""The paper's numbers, for reports on the same model, training and test.
 
 data/paper_tables.json: arXiv 2509.19170v2, tables 1 to 8; mean and standard deviation over 3 seeds.
 """
@@ -31,7 +31,7 @@ def tables() -> dict[str, Any]:
 
 
 def six_settings(arms: Sequence[Arm[Model]], task: str, columns: list[tuple[str, int]]) -> list[list[Entry]]:
-    """Rows of Tables 3 to 5 for the models and trainings that these arms are; empty where nothing matches.
+    """Rows of Tables 3 to 5 for the models and trainings of these arms; empty if none match.
 
     columns: setting and k of each. The paper has k = 1, and 32 in sampled settings.
     """
@@ -59,8 +59,8 @@ def out_of_domain(arms: Sequence[Arm[Model]], names: Sequence[str]) -> list[list
 
 
 def ablation(model: Model, task: str, knob: str, setting: str) -> list[tuple[float, float, float]]:
-    """Tables 6 (gamma) and 8 (tau), fuzzy training: (value, mean, standard deviation) of pass@1 as shares; empty where
-    the model, its training or the test is another."""
+    """Tables 6 (gamma) and 8 (tau), fuzzy training: (value, mean, standard deviation) of pass@1 as shares; empty if the
+    model, its training or the test differ."""
     if _key(model) != ("L3B", "gsm8k-fuzzy") or task.lower() != "gsm8k":
         return []
     name, column = {"gamma": ("table_6", "Noise factor"), "tau": ("table_8", "CoT temp (training)")}[knob]
@@ -75,7 +75,7 @@ def _matching(rows: list[dict[str, Any]], arms: Sequence[Arm[Model]]) -> list[di
 
 
 def _key(model: Model) -> tuple[str, str] | None:
-    """How the paper names this model and its training, if it has it."""
+    """The paper's name for this model and its training, if it has one."""
     trained = table(model.trained)
     base = text(trained.get("base")) if model.trained else model.path
     known = next((short for name, short in _MODELS.items() if name in base.lower()), None)

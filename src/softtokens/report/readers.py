@@ -1,4 +1,4 @@
-"""Files that may be damaged, cut off or of another version: what can be read is read, the rest becomes a note."""
+"""Read files that may be damaged, truncated or of another version. What cannot be read becomes a note."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from softtokens.evaluate.folder import SCHEMA
 
-_AS_GOOD_AS_INFINITE = 1e100  # sums and squares of less stay finite
+_AS_GOOD_AS_INFINITE = 1e100  # sums and squares of smaller numbers stay finite
 
 
 def read_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
-    """The JSON object in a file; None when the file is missing, or (with a note) damaged."""
+    """The JSON object in a file. None if the file is missing, or (with a note) damaged."""
     try:
         text = path.read_bytes().decode("utf-8", errors="replace")
     except FileNotFoundError:
@@ -35,8 +35,8 @@ def read_object(path: Path, notes: list[str]) -> dict[str, Any] | None:
 def read_rows(path: Path, notes: list[str], limit: int | None = None) -> list[dict[str, Any]]:
     """The objects of a .jsonl file, at most the first `limit`.
 
-    Lines that are damaged are counted in a note; a last line cut in half is left by a run that still writes, or was
-    killed."""
+    Damaged lines are counted in a note. A truncated last line gives none: the run is still writing, or was killed.
+    """
     rows: list[dict[str, Any]] = []
     damaged, cut = 0, False
     for line in _lines(path, notes):
@@ -61,7 +61,7 @@ def read_rows(path: Path, notes: list[str], limit: int | None = None) -> list[di
 
 
 def note_schema(what: Path, content: dict[str, Any], notes: list[str]) -> None:
-    """A note when a file says that it is of another schema than this version writes."""
+    """Add a note if a file has another schema than this version writes."""
     schema = content.get("schema")
     if schema == SCHEMA:
         return
@@ -70,10 +70,10 @@ def note_schema(what: Path, content: dict[str, Any], notes: list[str]) -> None:
 
 
 def number(value: Any) -> float | None:
-    """A number that can be reckoned with, or None for everything else that a file may hold in its place."""
+    """A finite number, or None for anything else that a file may hold in its place."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) < _AS_GOOD_AS_INFINITE else None  # nor does NaN compare less
+    return float(value) if abs(value) < _AS_GOOD_AS_INFINITE else None  # False for NaN too
 
 
 def numbers(values: Any) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""Texts of others, made safe to look at: nothing in them hides, turns the line around or fills the page."""
+"""Make untrusted text safe to show: nothing invisible, no change of text direction, limited length."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _UNSEEN = re.compile(
 
 
 def shown(value: object, longest: int = LONGEST_TEXT) -> str:
-    """A text as it can be shown: shortened, with its length; and what cannot be seen written out."""
+    """A text as it can be shown: shortened, with its full length, and with invisible characters written out."""
     full = text(value)
     cut = full if len(full) <= longest else f"{full[:longest]} … ({len(full):,} characters in all)"
     return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", cut)
 
 
 def all_shown(value: Any) -> Any:
-    """The same data with every text in it as `shown`."""
+    """The same data with `shown` applied to every text in it."""
     if isinstance(value, str):
         return shown(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How much of a batch's gradient is signal: what `softtokens signal --output` left."""
+"""How much of a batch's gradient is signal: the results of `softtokens signal --output`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TERMS = ("thought", "answer", "sum")
 
 
 def blocks(signals: Sequence[tuple[Path, dict[str, Any]]]) -> list[Block]:
-    """One table for each file, and its sentences."""
+    """One table per file, with its sentences."""
     made: list[Block] = []
     for index, (_, signal) in enumerate(signals):
         settings = rows_of(signal.get("settings"))

@@ -1,4 +1,5 @@
-"""Every model in all six settings, in the form of the paper's Tables 3 to 5, with its numbers where they compare."""
+"""Every model in all six settings, in the form of the paper's Tables 3 to 5, with the paper's numbers where they are
+comparable."""
 
 from __future__ import annotations
 

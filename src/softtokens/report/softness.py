@@ -11,7 +11,7 @@ from softtokens.report.estimates import Results
 from softtokens.report.readers import number, numbers, table
 from softtokens.report.sources import Cell, Model
 
-_STILL_RUNNING = 0.05  # a step is shown while at least this share of the generations has not ended
+_STILL_RUNNING = 0.05  # a step is shown if at least this share of the generations reaches it
 METERS = {  # key of a profile -> column, whether it is a share
     "effective_support": ("effective support", False),
     "max_weight": ("largest weight", False),
@@ -31,7 +31,7 @@ def blocks(results: Results) -> list[Block]:
 
 
 def _profiles(results: Results, task: str, name: str) -> list[tuple[Arm[Model], Cell, dict[str, Any]]]:
-    """Per arm the cell of its first member that has a profile, and this profile."""
+    """For each arm, the cell of its first member that has a profile, and the profile."""
     profiles = []
     for arm in results.arms_of(task):
         pairs = [(cell, table(cell.profile)) for cell in results.cells(arm, task, name)]
@@ -62,7 +62,7 @@ def _entropy(results: Results, task: str) -> Figure | None:
 
 
 def _along(results: Results, task: str) -> Figure | None:
-    """The other meters step by step, in the first sampled setting with mixtures that has them."""
+    """The other measures by thought step, in the first sampled setting with mixtures that has them."""
     for name in ("soft-sample", "fuzzy-sample", AS_TRAINED, "soft-greedy", "fuzzy-greedy"):
         profiles = _profiles(results, task, name)
         panels = []

@@ -1,4 +1,4 @@
-"""pass@k and maj@k by how a model was trained and how it thinks while being tested (Figure 3 of the paper)."""
+"""pass@k and maj@k by training mode and inference setting (Figure 3 of the paper)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _line(results: Results, arm: Arm[Model], task: str, name: str, ks: list[int]
 
 
 def _against_base(results: Results, task: str, names: list[str]) -> Figure | None:
-    """Where a trained model's lead over its base ends: the claim that pass@k curves are drawn for."""
+    """Up to which k a trained model leads its base: the question that pass@k curves answer."""
     bases = [arm for arm in results.arms_of(task) if arm.mode == "base"]
     if not bases:
         return None

@@ -1,4 +1,4 @@
-"""What a report is made of: training runs and evaluations, as found under the folders that were given."""
+"""Find and read the training runs and evaluations under the given folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from softtokens.report.readers import (
 )
 from softtokens.types import UserError
 
-DEEPEST = 4  # folders below a given one are searched so far
+DEEPEST = 4  # levels of subfolders that are searched
 _NOT_SEARCHED = {"checkpoints", "tensorboard", "cells", "traces", "choices", "preservation"}
 _SAMPLES_READ = 200_000
 _TRACES_READ = 64  # per model, task and cell
@@ -108,7 +108,7 @@ class Cell:
 
     @property
     def mode(self) -> str:
-        """Of the thoughts in this cell."""
+        """The mode of the thoughts in this cell."""
         setting = SETTINGS.get(self.setting)
         mode = text(table(self.summary.get("thought")).get("mode"))
         return mode or ("unknown" if setting is None else setting.thought.mode)
@@ -116,7 +116,7 @@ class Cell:
 
 @dataclasses.dataclass
 class Sources:
-    """Everything found. `notes`: sentences about what could not be read."""
+    """Everything that was read. `notes`: sentences about what could not be read."""
 
     given: list[str]
     runs: list[Run] = dataclasses.field(default_factory=list)
@@ -156,8 +156,8 @@ def load(paths: Sequence[str]) -> Sources:
 
 
 def find(paths: Sequence[str], notes: list[str]) -> tuple[list[Path], list[Path], list[Path]]:
-    """Folders of training runs and of evaluations, and files signal.json, at or below the given paths, each once, in a
-    stable order."""
+    """Folders of training runs and of evaluations, and signal.json files, at or below the given paths. Each appears
+    once, in a stable order."""
     runs: dict[Path, Path] = {}
     evaluations: dict[Path, Path] = {}
     signals: dict[Path, Path] = {}
@@ -169,7 +169,7 @@ def find(paths: Sequence[str], notes: list[str]) -> tuple[list[Path], list[Path]
                 "that holds some"
             )
         if not top.is_dir():
-            raise UserError(f"runs has {given!r}, which is a file; give the folder that it is in")
+            raise UserError(f"runs has {given!r}, which is a file; give its folder")
         for folder, below, files in os.walk(top, onerror=None):
             place = Path(folder)
             open_folders = {name for name in below if name not in _NOT_SEARCHED and not name.startswith(".")}
@@ -186,13 +186,13 @@ def find(paths: Sequence[str], notes: list[str]) -> tuple[list[Path], list[Path]
 
 
 def _is_run(folder: Path) -> bool:
-    """A configuration of training, not of a model: a run that has finished no update yet."""
+    """Whether config.json configures a training run and not a model: before its first update a run has nothing else."""
     config = read_object(folder / "config.json", [])
     return config is not None and "group_size" in config
 
 
 def _names(paths: list[Path]) -> list[str]:
-    """The shortest endings of the paths that tell them apart."""
+    """The shortest ends of the paths that distinguish them."""
     parts = [path.resolve().parts for path in paths]
     for length in range(1, 1 + max(map(len, parts), default=1)):
         names = ["/".join(p[-length:]) for p in parts]
@@ -236,7 +236,7 @@ def _read_evaluation(path: Path, sources: Sources) -> None:
 
 
 def _unique(model: Model, path: Path, sources: Sources) -> Model:
-    """The same name in two evaluations is one model only if it is the same model."""
+    """The model, renamed if another evaluation has a different model of the same name."""
     other = sources.models.get(model.name)
     if other is None or (other.path, other.trained) == (model.path, model.trained):
         return model
@@ -282,5 +282,5 @@ def _below(folder: Path, depth: int) -> list[Path]:
 
 
 def _is_name(name: str) -> bool:
-    """A name that stays inside its folder."""
+    """Whether a name stays inside its folder."""
     return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0")

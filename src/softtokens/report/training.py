@@ -1,4 +1,4 @@
-"""Training: what was trained, reward and validation curves (Figure 2 of the paper), what it cost."""
+"""Training: what was trained, reward and validation curves (Figure 2 of the paper), and what it cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from softtokens.report.readers import number, table, text
 from softtokens.report.sanitize import shown
 from softtokens.report.sources import Run
 
-_WINDOWS = 20  # a smoothed curve is a running mean over a 20th of the run
+_WINDOWS = 20  # smoothed curves are running means over a 20th of the run
 
 
 def what_was_trained(arms: Sequence[Arm[Run]]) -> Table:
@@ -127,7 +127,7 @@ def cost(arms: Sequence[Arm[Run]]) -> Table:
 
 
 def peak_memory(run: Run) -> float | None:
-    """Bytes, from whichever metric of a run speaks of memory."""
+    """Peak memory in bytes, from whichever memory metric a run logged."""
     keys = {key for row in run.metrics[-1:] for key in row if "memory" in key}
     values = [value for key in keys for value in run.column(key)[1]]
     return max(values) if values else None

@@ -1,7 +1,7 @@
-"""Generations to look at: traces, thought by thought, of the same problem side by side; texts where there are none.
+"""Generations to look at: traces of the same problem side by side, thought by thought; texts where there are no traces.
 
-Everything a model said is hostile text. Here it is shortened, and marks that would turn it around or hide it are
-written out; in the page it is only ever set as text.
+Model output is untrusted text. It is shortened here, and invisible or direction-changing characters are written out;
+the page only ever sets it as text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from softtokens.report.readers import number, numbers, read_rows, table, text
 from softtokens.report.sanitize import shown
 from softtokens.report.sources import Run
 
-MOST_PROBLEMS = 12  # of a task
+MOST_PROBLEMS = 12  # per task
 MOST_STEPS = 600
 MOST_BYTES = 2_000_000  # of all generations together
 LONGEST_TOKEN = 40  # characters
@@ -90,7 +90,7 @@ def _by_problem(results: Results, rows: list[dict[str, Any]]) -> list[dict[str, 
 
 
 def _within(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As many as fit into the page."""
+    """As many generations as fit into the page."""
     kept: list[dict[str, Any]] = []
     size = 0
     for group in groups:

@@ -1,4 +1,4 @@
-"""Write a report again whenever the files that it is made of change."""
+"""Rewrite a report whenever the files it is made of change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVERY_SECONDS = 2.0
 
 
 def watch(paths: Sequence[str], write: Callable[[], None], *, every: float = EVERY_SECONDS) -> None:
-    """Call `write` now, and after every change, until interrupted."""
+    """Call `write` now and after every change, until interrupted."""
     last = None
     while True:
         started = time.perf_counter()
@@ -20,7 +20,7 @@ def watch(paths: Sequence[str], write: Callable[[], None], *, every: float = EVE
         if now != last:
             write()
             last = now
-        time.sleep(max(every, time.perf_counter() - started))  # never more than half of a core beside the run
+        time.sleep(max(every, time.perf_counter() - started))  # takes at most half a core from the run
 
 
 def fingerprint(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -35,6 +35,6 @@ def fingerprint(paths: Sequence[str]) -> dict[str, tuple[int, int]]:
                     try:
                         state = os.stat(path)
                     except FileNotFoundError:
-                        continue  # replaced in this moment
+                        continue  # being replaced right now
                     states[path] = (state.st_size, state.st_mtime_ns)
     return states

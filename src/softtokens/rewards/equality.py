@@ -15,16 +15,16 @@ from typing import Any
 from softtokens.rewards.reading import read
 
 _AROUND_SIGNS = re.compile(r"\s*([,;=+()\[\]/-])\s*")
-_DIGITS = 50  # that irrational values are computed to
-_EQUAL = 10**-35  # relative: two irrational values this close are one value
-_LEAST_DECIMALS = 6  # a decimal with as many digits may be a rounding of another value
-_NOISE = 10**-12, 5 * 10**-7  # relative and absolute: what arithmetic with float64 leaves behind
+_DIGITS = 50  # precision of irrational values
+_EQUAL = 10**-35  # relative: irrational values this close are equal
+_LEAST_DECIMALS = 6  # a decimal with at least this many digits may be a rounded value
+_NOISE = 10**-12, 5 * 10**-7  # relative and absolute: rounding errors of float64
 
 
 @dataclasses.dataclass(frozen=True)
 class _Number:
     value: Any  # a sympy Rational or, where there is none, a Float of _DIGITS digits
-    decimals: int | None = None  # digits behind the point of an answer that is one decimal
+    decimals: int | None = None  # digits after the point if the answer is a single decimal
     digits: int = 0  # its significant digits
     percent: bool = False
 
@@ -55,7 +55,7 @@ def value_of(answer: str) -> float | None:
         return None
     try:
         value = float(_at_point(expressions[0]) if number is None else number.value)
-    except (TypeError, OverflowError):  # no number, a complex one, or one beyond floats
+    except (TypeError, OverflowError):  # not a number, complex, or too large for a float
         return None
     return value if math.isfinite(value) else None
 
@@ -72,9 +72,9 @@ def parsed(text: str) -> list[Any]:
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
 
-    # Units are none of its business: it would take the variable of `5m` for metres.
+    # Without units: the `m` of `5m` is a variable here, not metres.
     steps = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
-    # LaTeX only: the default would also fish any number out of a text it cannot parse, such as `\frac{72`.
+    # LaTeX only: the default would also pick any number from text it cannot parse, such as `\frac{72`.
     extraction = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=steps)]
     return parse(rf"\boxed{{{text}}}", extraction, parsing_timeout=None)
 
@@ -212,7 +212,7 @@ def number_of(expression: Any) -> _Number | None:
         return None
     decimals, digits = None, 0
     if floats:
-        decimals = 10**6  # an exact combination of decimals: only noise is forgiven
+        decimals = 10**6  # computed exactly from decimals, so only float noise is allowed
         if len(floats) == 1 and abs(value) == (written := abs(_written(next(iter(floats))))):
             decimals, digits = _places(written)
     return _Number(value, decimals, digits, percent)

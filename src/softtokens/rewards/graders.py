@@ -38,5 +38,5 @@ GRADERS: dict[str, Callable[[], Grader]] = {
 
 def grader(name: str) -> Grader:
     if name not in GRADERS:
-        raise UserError(f"grader is {name!r}; there is {', '.join(GRADERS)}.")
+        raise UserError(f"grader is {name!r}; it must be one of {', '.join(GRADERS)}.")
     return GRADERS[name]()

@@ -12,10 +12,10 @@ from softtokens.rewards.pool import Failure, WorkerPool
 from softtokens.types import Verdict
 
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
-# What says "another number than this one" or "more than one": Math-Verify passes over some of these signs.
+# Signs that mean "not this number" or "several numbers"; Math-Verify ignores some of them.
 _OTHER_NUMBERS = re.compile(r"\\(?:pm|mp|not|neq?|leq?|geq?|lt|gt)(?![A-Za-z])|[±∓≠≤≥<>]|\bnot\b")
 _ONE_VALUE = re.compile(r"[^,()\[\]]*")  # neither a list nor an interval, which `x > 3` may stand for
-_TOTAL_FAILURE = 8  # this many different answers, all failed and none judged in between, is no accident of the texts
+_TOTAL_FAILURE = 8  # after this many different failures in a row the grader itself is broken
 
 
 class MathGrader:
@@ -33,10 +33,10 @@ class MathGrader:
         if timeout_s <= 0:
             raise ValueError(f"timeout_s is {timeout_s}; give each answer more than 0 seconds.")
         self._max_answer_characters = max_answer_characters
-        # -P: a file of the working directory must not stand in for a library of the worker.
+        # -P: a file in the working directory must not shadow a library of the worker.
         command = [sys.executable or "python", "-P", "-m", "softtokens.rewards.worker", str(timeout_s)]
         self._pool = WorkerPool(command, workers=workers, timeout_s=timeout_s)
-        self._failed: set[tuple[str | None, str]] = set()  # since the last answer that could be judged
+        self._failed: set[tuple[str | None, str]] = set()  # failures since the last answer that could be judged
 
     def grade(self, completions: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         return self._judge(
@@ -91,7 +91,7 @@ class MathGrader:
             self._failed.update(pair for pair, verdict in failed if verdict is Verdict.GRADER_ERROR)
         if len(self._failed) >= _TOTAL_FAILURE:
             raise RuntimeError(
-                f"the math grader failed on all {len(self._failed)} answers it last had to judge, so it is the grader "
+                f"the math grader failed on each of the last {len(self._failed)} answers, so the grader is at fault "
                 f"and not the texts (last outcome: {outcomes[-1]}). Check that `import math_verify` works and that "
                 'memory is free, or use grader "exact".'
             )

@@ -22,7 +22,7 @@ def plain_numbers(text: str) -> str:
     text = _REPEATING.sub(_from_cycle, _EXPONENT.sub(_from_exponent, text))
     if match := _RATIO.fullmatch(text):
         return f"{match[1]}:{match[2]}"
-    if match := _FULL_HOUR.fullmatch(text):  # a time: nothing has a ratio to 0
+    if match := _FULL_HOUR.fullmatch(text):  # a time such as 3:00: a ratio to 0 is impossible
         return match[1]
     if match := _SPACED_THOUSANDS.fullmatch(text):
         return match[1].replace(" ", "") + (match[2] or "")

@@ -27,7 +27,7 @@ class Failure(enum.Enum):
     """Why a question has no answer."""
 
     TIMEOUT = "timeout"
-    CRASH = "crash"  # the worker died, and so did the fresh one that got the question next
+    CRASH = "crash"  # the worker died, and so did a fresh one on the same question
 
 
 class WorkerPool:
@@ -64,7 +64,7 @@ class WorkerPool:
             try:
                 for finished in [executor.submit(serve, slot) for slot in range(threads)]:
                     finished.result()
-            except BaseException:  # one thread failed, or the user pressed Ctrl-C: the others take nothing new
+            except BaseException:  # a thread failed or the user pressed Ctrl-C: the other threads take no new work
                 with contextlib.suppress(queue.Empty):
                     while True:
                         todo.get_nowait()
@@ -104,7 +104,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=self._log,
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C is for the caller, which then ends its workers
+                start_new_session=True,  # Ctrl-C goes to the caller only, which then stops its workers
             )
         except (OSError, ValueError) as error:
             self._log.close()
@@ -114,7 +114,7 @@ class Worker:
             raise RuntimeError(f"a grading process cannot start: {self._why(greeting)}")
 
     def ask(self, question: dict[str, Any], timeout_s: float) -> dict[str, Any] | Failure:
-        # Escapes keep every text, NUL bytes and lone surrogates included, on one line of ASCII.
+        # Escapes turn any text, including NUL bytes and lone surrogates, into one line of ASCII.
         return self._exchange(json.dumps(question).encode("ascii") + b"\n", timeout_s)
 
     def is_alive(self) -> bool:
@@ -146,7 +146,7 @@ class Worker:
             reply = b""
         finally:
             watchdog.cancel()
-            watchdog.join()  # from here on it fires no more
+            watchdog.join()  # it cannot fire after this
         if reply.endswith(b"\n"):
             with contextlib.suppress(ValueError):
                 return json.loads(reply)

@@ -21,7 +21,7 @@ _ORDINAL = re.compile(r"([0-9]+)\s*(?:\^\s*)?\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|r
 _IN_A_LIST = re.compile(rf"(?<=[0-9}}])\s*(?:\\text\s*\{{([^{{}}]*)\}}|([a-z]{{2,}}))(\s*{_POWER})?(?=\s*[,;)\]])")
 _LAST_LETTER = re.compile(r"(.*[0-9}])(\s*)([mgshlL])", re.DOTALL)
 _ENDS_A_VALUE = re.compile(r"[0-9}\])!%]$|\\(?:pi|infty)$")
-# Words behind a number that make another claim of it: `5 or more`, `5 times`.
+# Words after a number that change its meaning: `5 or more`, `5 times`.
 _CLAIMS = frozenset(
     re.findall(r"\w+", "or and not than is are times over plus minus divided factorial if where when for all any both")
 )
@@ -33,7 +33,7 @@ def without_currency(text: str) -> tuple[str, Unit]:
 
 
 def last_letter(text: str) -> tuple[str, Unit, bool] | None:
-    """Of an answer such as `5 m` the rest, the unit that the letter may be, and whether a space is between."""
+    """For an answer such as `5 m`: the rest, the unit that the letter may be, and whether a space separates them."""
     match = _LAST_LETTER.fullmatch(text)
     return (match[1], unit_of(match[3]), bool(match[2])) if match else None
 

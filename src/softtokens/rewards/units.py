@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-MULTIPLES = {  # words that belong to the number
+MULTIPLES = {  # words that multiply the number
     "dozen": 12,
     "hundred": 100,
     "thousand": 10**3,
@@ -12,7 +12,7 @@ MULTIPLES = {  # words that belong to the number
     "billion": 10**9,
     "trillion": 10**12,
 }
-# The first of each line is the name that stands for all. "pound" is a weight and a currency: context tells, not we.
+# The first name of each line is the canonical one. "pound" is both a weight and a currency; we do not decide which.
 _ALIASES = """
 mm millimeter millimetre
 cm centimeter centimetre

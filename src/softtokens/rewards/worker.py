@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from softtokens.rewards.equality import is_equal, value_of
 
-MEMORY_BYTES = 2 * 1024**3  # of address space; Math-Verify itself needs a quarter of it
+MEMORY_BYTES = 2 * 1024**3  # limit on address space; Math-Verify itself needs a quarter of it
 GRACE_S = 5.0
 
 
@@ -41,7 +41,7 @@ def _greeting() -> dict[str, Any]:
         works = is_equal(r"\frac{1}{2}", "0.5") and not is_equal("x", "y")
     except ImportError as error:
         return {"error": f"Math-Verify cannot be imported ({error}). Install it: pip install math-verify"}
-    except Exception as error:  # whatever it is, the caller has to read it
+    except Exception as error:  # any error is reported to the caller
         return {"error": f"Math-Verify fails on the simplest answers ({type(error).__name__}: {error})."}
     return {"ready": True} if works else {"error": "Math-Verify is installed but finds that 1/2 is not 0.5."}
 
@@ -54,7 +54,7 @@ def _answer(request: dict[str, str]) -> dict[str, Any]:
     except MemoryError:
         os._exit(1)  # nothing works reliably from here; the caller starts another worker
     except Exception as error:
-        # The name only: turning an expression into text can itself take forever.
+        # The name only: converting an expression to text can itself hang.
         return {"error": type(error).__name__}
 
 
@@ -80,7 +80,7 @@ def _limit_memory() -> None:
         limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     except (ImportError, OSError, ValueError):
-        return  # not every system has the limit; the time limit remains
+        return  # not supported on every system; the time limit still applies
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 from torch import Tensor
 
 from softtokens.ops.mixture import draw_tokens
@@ -26,18 +27,18 @@ THINKING, FORCED, ANSWERING, DONE, BROKEN = range(5)  # BROKEN: the logits were 
 
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """The rows of the batch. Every tensor has the slots as its first axis and is changed in place."""
+    """The rows of the batch. Every tensor is changed in place."""
 
-    seat: Tensor  # where on the tape the slot writes
-    problem: Tensor  # with `rollout`: names of the random numbers, see ops.random.Keys
-    rollout: Tensor
-    position: Tensor  # where the next input goes
-    phase: Tensor
-    count: Tensor  # emissions so far in this phase
-    emitted: Tensor  # emissions so far
-    stop_state: Tensor
-    forced_text: Tensor  # which of the forced texts the slot has
-    inputs: Tensor  # float32 [slots, dim]: what is fed next
+    seat: Int[Tensor, "slots"]  # where on the tape the slot writes
+    problem: Int[Tensor, "slots"]  # with `rollout`: names of the random numbers, see ops.random.Keys
+    rollout: Int[Tensor, "slots"]
+    position: Int[Tensor, "slots"]  # where the next input goes
+    phase: Int[Tensor, "slots"]
+    count: Int[Tensor, "slots"]  # emissions so far in this phase
+    emitted: Int[Tensor, "slots"]  # emissions so far
+    stop_state: Int[Tensor, "slots"]
+    forced_text: Int[Tensor, "slots"]  # which of the forced texts the slot has
+    inputs: Float32[Tensor, "slots dim"]  # what is fed next
 
     @staticmethod
     def empty(slots: int, vocabulary: Vocabulary, *, seat: int) -> Slots:
@@ -53,26 +54,26 @@ class Slots:
         """A copy of the leading slots."""
         return Slots(**{name: tensor[:slots].clone() for name, tensor in vars(self).items()})
 
-    def put(self, to: Tensor, others: Slots) -> None:
+    def put(self, to: Int[Tensor, "some"], others: Slots) -> None:
         for name, tensor in vars(self).items():
             tensor[to] = getattr(others, name)
 
-    def move(self, to: Tensor, source: Tensor) -> None:
+    def move(self, to: Int[Tensor, "some"], source: Int[Tensor, "some"]) -> None:
         for tensor in vars(self).values():
             tensor[to] = tensor[source]
 
 
 @dataclasses.dataclass
 class Tape:
-    """What was emitted, one seat per rollout. The last column is scratch space."""
+    """What was emitted, one seat per rollout. The last column and the last step are scratch space."""
 
-    ids: Tensor  # int64 [seats, emissions + 1]
-    log_prob: Tensor  # float32, likewise
-    stored: dict[str, Tensor]  # [seats, thoughts + 1, size] by name, see `Thought.stores`; empty: nothing is replayed
-    thoughts: Tensor  # int64 [seats]: how many
-    answers: Tensor
-    forced_text: Tensor
-    reason: Tensor  # position in `Endings.reasons`
+    ids: Int[Tensor, "seats columns"]  # a column per emission
+    log_prob: Float32[Tensor, "seats columns"]
+    stored: dict[str, Shaped[Tensor, "seats steps _"]]  # by name, see `Thought.stores`; empty: nothing is replayed
+    thoughts: Int[Tensor, "seats"]  # how many
+    answers: Int[Tensor, "seats"]
+    forced_text: Int[Tensor, "seats"]
+    reason: Int[Tensor, "seats"]  # position in `Endings.reasons`
 
     @staticmethod
     def empty(seats: int, machine: Machine, *, for_replay: bool) -> Tape:
@@ -94,7 +95,7 @@ class Tape:
             reason=numbers.clone(),
         )
 
-    def at(self, seats: Tensor) -> Tape:
+    def at(self, seats: Int[Tensor, "some"]) -> Tape:
         """A copy of some seats."""
         stored = {name: x[seats] for name, x in self.stored.items()}
         return Tape(**{name: x[seats] for name, x in vars(self).items() if name != "stored"}, stored=stored)
@@ -102,14 +103,14 @@ class Tape:
 
 @dataclasses.dataclass(frozen=True)
 class Emission:
-    """What each slot emits in a step. stored: tensors of the slots that think. broken: whether logits or inputs were
-    not finite."""
+    """What each slot emits in a step. stored: of use where a slot thinks. broken: whether logits or inputs were not
+    finite."""
 
-    token: Tensor
-    log_prob: Tensor
-    inputs: Tensor
-    stored: Mapping[str, Tensor]
-    broken: Tensor
+    token: Int[Tensor, "slots"]
+    log_prob: Float32[Tensor, "slots"]
+    inputs: Float32[Tensor, "slots dim"]
+    stored: Mapping[str, Shaped[Tensor, "slots _"]]
+    broken: Bool[Tensor, "slots"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Machine:
     limits: Limits
     forced: ForcedTexts
     stop: StopTable
-    eos: Tensor
+    eos: Int[Tensor, "eos_tokens"]
     seed: SeedWords
 
     def wants(self, phases: set[int]) -> tuple[bool, bool]:
@@ -129,8 +130,8 @@ class Machine:
         mixes = THINKING in phases and not self.thought.is_drawn_token
         return mixes, ANSWERING in phases or (THINKING in phases and self.thought.is_drawn_token)
 
-    def emit(self, hidden: Tensor, s: Slots, tape: Tape, mixes: bool, draws: bool) -> None:
-        """Emit one position per slot from the hidden states [slots, dim], and advance the phases."""
+    def emit(self, hidden: Float[Tensor, "slots dim"], s: Slots, tape: Tape, mixes: bool, draws: bool) -> None:
+        """Emit one position per slot from the hidden states, and advance the phases."""
         logits = self.vocabulary.logits(hidden) if mixes or draws else None
         drawn = self._draw_tokens(logits, s) if logits is not None and draws else None
         thought = None

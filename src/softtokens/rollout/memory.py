@@ -20,15 +20,15 @@ from softtokens.types import UserError
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-ROW_MULTIPLE = 8  # matrix products of such sizes give each row the same bits whatever the batch
+ROW_MULTIPLE = 8  # with such row counts, matrix products give a row the same bits in every batch
 BYTES_PER_LOGIT = 16  # logits, their weights at up to two temperatures, and a copy of either, in float32
-USABLE = 0.8  # of what an accelerator has free; the rest is lost in pieces
+USABLE = 0.8  # share of an accelerator's free memory; the rest is lost to fragmentation
 
 
 def free_bytes(device: torch.device) -> float:
     """Usable memory: most of an accelerator's free memory, or a quarter of a machine's."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for reuse
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # cached by torch for reuse
         return USABLE * (torch.cuda.mem_get_info(device)[0] + kept)
     return 0.25 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -50,7 +50,7 @@ def logit_bytes(size: ModelSize) -> int:
 
 
 def thought_bytes(size: ModelSize, thoughts: int) -> int:
-    """What was fed at so many thought steps of one row, float32."""
+    """Bytes of the vectors fed at this many thought steps of one row, in float32."""
     return 4 * size.dim * thoughts
 
 
@@ -61,8 +61,8 @@ def position_bytes(size: ModelSize, dtype: torch.dtype, *, checkpointed: bool = 
 
 
 def vocabulary_bytes(size: ModelSize, kind: str, rows: int, *, ways: int) -> float:
-    """What scores over the vocabulary work with. Three chunks of logits, for at most `rows` rows on a device of this
-    kind, and a gradient for each of the ways into head and table; one more matrix when the chunks are gone."""
+    """Bytes that scoring over the vocabulary works with: three chunks of logits, for at most `rows` rows on a device of
+    this kind, and a gradient for each of the ways into head and table; one more matrix when the chunks are gone."""
     matrix, chunk = 4.0 * size.vocab * size.dim, 3 * 4.0 * size.vocab * min(rows, chunk_rows_of(size.vocab, kind))
     return ways * matrix + max(chunk, matrix) if ways else chunk
 
@@ -81,8 +81,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def with_fewer_slots(slots: int, work: Callable[[int], T], decoder: Decoder) -> tuple[T, int]:
-    """What `work` returns for so many slots, which are halved for as long as memory runs out, and how many they came
-    down to. UserError when a single rollout does not fit."""
+    """Call `work` with this many slots, halved as long as memory runs out. Returns its result, and the number of slots
+    that worked. UserError if a single rollout does not fit."""
     while True:
         try:
             return work(slots), slots

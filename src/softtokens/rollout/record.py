@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from jaxtyping import Bool, Float32, Int, Int8, Shaped
 from torch import Tensor
 
 from softtokens.ops.random import Keys
 
-_STORED = "stored."  # in front of such names in a file
+_STORED = "stored."  # prefix of their names in a file
 
 
 class Kind:
-    """What a position of a rollout is. An explicit mark: no token id and no weight has a second meaning."""
+    """The kind of a position of a rollout. An explicit mark: no token id and no weight has a second meaning."""
 
     PAD, PROMPT, THOUGHT, FORCED, ANSWER = range(5)
 
@@ -25,19 +26,18 @@ class Kind:
 class Rollout:
     """A batch of rollouts; rows of one problem need not be neighbours.
 
-    ids: int64 [rows, seq], the tokens; at thought positions the token fed or the shadow. kind: int8 [rows, seq].
-    stored: [rows, steps, size] by name, what the family of thoughts keeps of each step (see `Thought.stores`): often
-    `inputs`, the vectors that were fed; nothing where thoughts are tokens.
-    log_prob: float32 [rows, seq], natural log, at thought and answer positions as sampled, 0 elsewhere (noise-free
-    and greedy steps have none and hold 0). keys: names of the random numbers, one per row.
+    ids: the tokens; at thought positions the token fed or the shadow. kind: see `Kind`. stored: by name, what the
+    family of thoughts keeps of each step (see `Thought.stores`): often `inputs`, the vectors that were fed; nothing
+    where thoughts are tokens. log_prob: natural log, at thought and answer positions as sampled, 0 elsewhere
+    (noise-free and greedy steps have none and hold 0). keys: names of the random numbers, one per row.
     """
 
-    ids: Tensor
-    kind: Tensor
-    stored: Mapping[str, Tensor]
-    log_prob: Tensor
+    ids: Int[Tensor, "rows seq"]
+    kind: Int8[Tensor, "rows seq"]
+    stored: Mapping[str, Shaped[Tensor, "rows steps _"]]
+    log_prob: Float32[Tensor, "rows seq"]
     keys: Keys
-    prompt_lengths: Tensor
+    prompt_lengths: Int[Tensor, "rows"]
     stop_reasons: list[str]  # the name of an ending, or endings.LIMIT or EOS
     thought_texts: list[str]
     answer_texts: list[str]  # forced text and answer, what a grader reads
@@ -47,33 +47,33 @@ class Rollout:
         return self.ids.shape[0]
 
     @property
-    def is_thought(self) -> Tensor:
+    def is_thought(self) -> Bool[Tensor, "rows seq"]:
         return self.kind == Kind.THOUGHT
 
     @property
-    def is_answer(self) -> Tensor:
+    def is_answer(self) -> Bool[Tensor, "rows seq"]:
         return self.kind == Kind.ANSWER
 
     @property
-    def thought_lengths(self) -> Tensor:
+    def thought_lengths(self) -> Int[Tensor, "rows"]:
         return self.is_thought.sum(-1)
 
     @property
-    def answer_lengths(self) -> Tensor:
+    def answer_lengths(self) -> Int[Tensor, "rows"]:
         return self.is_answer.sum(-1)
 
     @property
-    def lengths(self) -> Tensor:
-        """Positions in use of each row, int64 [rows]; they are the leading ones."""
+    def lengths(self) -> Int[Tensor, "rows"]:
+        """Positions in use of each row; they are the leading ones."""
         return (self.kind != Kind.PAD).sum(-1)
 
     @property
-    def emitted_lengths(self) -> Tensor:
-        """Positions after the prompt, int64 [rows]."""
+    def emitted_lengths(self) -> Int[Tensor, "rows"]:
+        """Positions after the prompt."""
         return self.lengths - self.prompt_lengths
 
-    def prompts(self) -> tuple[list[list[int]], Tensor]:
-        """The distinct prompts, and which of them each row has, int64 [rows]."""
+    def prompts(self) -> tuple[list[list[int]], Int[Tensor, "rows"]]:
+        """The distinct prompts, and which of them each row has."""
         rows = zip(self.ids.tolist(), self.prompt_lengths.tolist(), strict=True)
         position: dict[tuple[int, ...], int] = {}
         of_row = [position.setdefault(tuple(ids[:length]), len(position)) for ids, length in rows]
@@ -86,7 +86,7 @@ class Rollout:
         keys = Keys(self.keys.seed, self.keys.problem.to(device), self.keys.rollout.to(device))
         return dataclasses.replace(self, **moved, stored=stored, keys=keys)
 
-    def take(self, rows: Tensor) -> Rollout:
+    def take(self, rows: Int[Tensor, "chosen"]) -> Rollout:
         """Some rows, cut to the longest of them."""
         seq = int(self.lengths[rows].max())
         steps = int(self.thought_lengths[rows].max())

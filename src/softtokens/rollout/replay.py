@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from softtokens.models.policy import Policy
@@ -28,20 +29,19 @@ class Replay:
     answer_log_prob have gradients.
 
     thought_surrogate: its gradient is the estimator of the gradient of the thoughts' log-probability; its value is
-    meaningless. thought_log_prob: nats, as `Scores.log_prob`; ratios and divergences can be built on it. These,
-    mismatch, entropy, max_weight and effective_support: [rows, steps], 0 beyond a row's thoughts. answer_log_prob:
-    nats, [rows, answer], 0 beyond a row's answer. The masks mark the entries that are steps.
+    meaningless. thought_log_prob: nats, as `Scores.log_prob`; ratios and divergences can be built on it.
+    answer_log_prob: nats. All hold 0 beyond a row's thoughts or answer; the masks mark the entries that are steps.
     """
 
-    thought_surrogate: Tensor
-    answer_log_prob: Tensor
-    thought_log_prob: Tensor
-    is_thought_step: Tensor
-    is_answer_step: Tensor
-    mismatch: Tensor
-    entropy: Tensor
-    max_weight: Tensor
-    effective_support: Tensor
+    thought_surrogate: Float[Tensor, "rows steps"]
+    answer_log_prob: Float[Tensor, "rows answer"]
+    thought_log_prob: Float[Tensor, "rows steps"]
+    is_thought_step: Bool[Tensor, "rows steps"]
+    is_answer_step: Bool[Tensor, "rows answer"]
+    mismatch: Float[Tensor, "rows steps"]
+    entropy: Float[Tensor, "rows steps"]
+    max_weight: Float[Tensor, "rows steps"]
+    effective_support: Float[Tensor, "rows steps"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +49,10 @@ class ExpectedGradient:
     """The factors that the log-probabilities will be multiplied by, where they are known in advance: one number per
     row."""
 
-    thought: Tensor | None = None
-    answer: Tensor | None = None
+    thought: Float[Tensor, "rows"] | None = None
+    answer: Float[Tensor, "rows"] | None = None
 
-    def of_steps(self, term: str, row: Tensor) -> Tensor | None:
+    def of_steps(self, term: str, row: Int[Tensor, "steps"]) -> Float[Tensor, "steps"] | None:
         """The number of each step's row."""
         of_rows = getattr(self, term)
         return None if of_rows is None else of_rows[row]
@@ -66,7 +66,7 @@ def replay(
     *,
     answer_temperature: float = 1.0,
     prompts: PromptStates | None = None,
-    prompt_of_row: Tensor | None = None,
+    prompt_of_row: Int[Tensor, "rows"] | None = None,
     expected: ExpectedGradient = ExpectedGradient(),
     spikes: Spikes | None = None,
 ) -> Replay:
@@ -96,7 +96,7 @@ def replay(
         spikes.watch(hidden, coefficient)
     scores = thought.score(hidden, vocabulary, drawn, coefficient)
     surrogate = scores.surrogate
-    if scale is not None:  # of its gradient alone
+    if scale is not None:  # scale the gradient and keep the value
         surrogate = surrogate.detach() + scale * (surrogate - surrogate.detach())
 
     row, step = torch.nonzero(answers, as_tuple=True)
@@ -122,18 +122,18 @@ def replay(
 
 @flushing_denormals()
 @torch.no_grad()
-def hidden_before_thoughts(policy: Policy, thought: Thought, rollout: Rollout) -> Tensor:
-    """The hidden states that each thought step was drawn from, row by row: [thought steps of all rows, dim]."""
+def hidden_before_thoughts(policy: Policy, thought: Thought, rollout: Rollout) -> Float[Tensor, "all_steps dim"]:
+    """The hidden states that each thought step was drawn from, row by row."""
     return _before_emissions(policy, thought, rollout)[_Emitted.of(rollout).kind == Kind.THOUGHT]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Emitted:
-    """What follows the prompt of each row, from its first thought on: [rows, emissions], PAD at the end."""
+    """What follows the prompt of each row, from its first thought on, PAD at the end."""
 
-    position: Tensor
-    ids: Tensor
-    kind: Tensor
+    position: Int[Tensor, "rows emissions"]
+    ids: Int[Tensor, "rows emissions"]
+    kind: Int[Tensor, "rows emissions"]
 
     @staticmethod
     def of(rollout: Rollout) -> _Emitted:
@@ -145,8 +145,8 @@ class _Emitted:
         return _Emitted(position, torch.where(inside, rollout.ids.gather(1, position), 0), kind)
 
 
-def _before_emissions(policy: Policy, thought: Thought, rollout: Rollout) -> Tensor:
-    """Hidden states that predict each emission, every row by itself: [rows, emissions, dim]."""
+def _before_emissions(policy: Policy, thought: Thought, rollout: Rollout) -> Float[Tensor, "rows emissions dim"]:
+    """Hidden states that predict each emission, every row by itself."""
     emitted = _Emitted.of(rollout)
     row, step = torch.nonzero(emitted.kind == Kind.THOUGHT, as_tuple=True)
     places = (row, emitted.position[row, step])
@@ -156,12 +156,15 @@ def _before_emissions(policy: Policy, thought: Thought, rollout: Rollout) -> Ten
 
 
 def _inputs(
-    thought: Thought, vocabulary: Vocabulary, ids: Tensor, drawn: Draw, places: tuple[Tensor, Tensor]
-) -> Tensor:
-    """What the model was fed, [rows, seq, dim]: embeddings of tokens, and at thought positions what the thoughts
-    feed."""
+    thought: Thought,
+    vocabulary: Vocabulary,
+    ids: Int[Tensor, "rows seq"],
+    drawn: Draw,
+    places: tuple[Int[Tensor, "all_steps"], Int[Tensor, "all_steps"]],
+) -> Float[Tensor, "rows seq dim"]:
+    """What the model was fed: embeddings of tokens, and at thought positions what the thoughts feed."""
     inputs = vocabulary.embed(ids)
-    if thought.is_drawn_token:  # then these are what it fed; a second look-up would cost a second gradient of the table
+    if thought.is_drawn_token:  # it fed these embeddings; a second look-up would cost a second gradient of the table
         return inputs
     return inputs.index_put(places, thought.fed(drawn, vocabulary).to(inputs.dtype))
 
@@ -178,12 +181,12 @@ def stored_draws(rollout: Rollout) -> Draw:
     )
 
 
-def _leading(chosen: Tensor) -> Tensor:
-    """bool [rows, most]: as many leading True per row as positions are chosen in it."""
+def _leading(chosen: Bool[Tensor, "rows emissions"]) -> Bool[Tensor, "rows most"]:
+    """As many leading True per row as positions are chosen in it."""
     counts = chosen.sum(-1)
     return torch.arange(int(counts.max()), device=chosen.device) < counts[:, None]
 
 
-def _unflatten(values: Tensor, where: Tensor) -> Tensor:
+def _unflatten(values: Float[Tensor, "all_steps"], where: Bool[Tensor, "rows steps"]) -> Float[Tensor, "rows steps"]:
     """Put flat values back in rows, 0 elsewhere; differentiable."""
     return torch.zeros(where.shape, dtype=values.dtype, device=values.device).masked_scatter(where, values)

@@ -14,7 +14,7 @@ from torch import Tensor
 from softtokens.ops.vocabulary import Vocabulary, full_precision
 from softtokens.thoughts import Draw, Thought
 
-_ROWS = 4096  # of the head, measured at once
+_ROWS = 4096  # rows of the head measured at a time
 
 
 class Spikes:
@@ -28,8 +28,8 @@ class Spikes:
         self._lengths: list[Tensor] = []
 
     def scale(self, thought: Thought, hidden: Tensor, vocabulary: Vocabulary, drawn: Draw) -> Tensor:
-        """What each step's log-probability has to be multiplied by, [rows]: 1, or less for a spike. Costs another pass
-        over the vocabulary."""
+        """Factors for the steps' log-probabilities, [rows]: 1, or less for a spike. Costs another pass over the
+        vocabulary."""
         leaf = hidden.detach().requires_grad_()
         with torch.enable_grad():
             ones = torch.ones(len(hidden), device=hidden.device)
@@ -50,7 +50,7 @@ class Spikes:
         hidden.register_hook(measure)
 
     def forget(self) -> None:
-        """What was measured so far: the backward pass begins again."""
+        """Drop all measurements, because the backward pass starts over."""
         self._lengths.clear()
 
     @property
@@ -59,7 +59,7 @@ class Spikes:
 
     @property
     def longest(self) -> float:
-        """In units; 0 when nothing was measured."""
+        """The longest score, in units; 0 if nothing was measured."""
         lengths = self._all()
         return float(lengths.max()) if len(lengths) else 0.0
 
@@ -70,8 +70,8 @@ class Spikes:
 def unit_of(vocabulary: Vocabulary) -> float:
     """Root mean square of the lengths of the head's rows."""
     head = vocabulary.head.detach()
-    # A float32 copy of a whole head takes gigabytes. Written in place: small results kept from every piece would lie in
-    # the holes that the piece before left.
+    # A float32 copy of a whole head takes gigabytes. Results are written in place: small tensors kept from every piece
+    # would fragment the memory.
     squares = full_precision(head.new_empty(len(head)))
     for rows, into in zip(head.split(_ROWS), squares.split(_ROWS), strict=True):
         into.copy_(full_precision(rows).square().sum(-1))

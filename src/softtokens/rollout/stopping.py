@@ -93,7 +93,7 @@ def _character_automaton(cores: Sequence[str]) -> tuple[np.ndarray, np.ndarray, 
 
     start = ("", none)
     number, rows, waiting = {start: 0}, [], [start]
-    for state in waiting:  # grows while it runs
+    for state in waiting:  # the loop appends to it
         row = [0] * (len(code_of) + 1)
         for character, code in code_of.items():
             reached = after(*state, character)
@@ -106,8 +106,9 @@ def _character_automaton(cores: Sequence[str]) -> tuple[np.ndarray, np.ndarray, 
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, vocab: int) -> list[str]:
-    """What each token adds to a text. Decoded behind another token, because some tokenizers drop the space in front of
-    the first; a token that holds part of a character gives the replacement character, which matches nothing."""
+    """The text that each token adds. Tokens are decoded after another token, because some tokenizers drop the space in
+    front of the first; a token that holds part of a character gives the replacement character, which matches nothing.
+    """
     anchor = tokenizer.encode("a", add_special_tokens=False)[-1]
     owned = owned_ids(tokenizer, vocab)
     prefix = len(decode_text(tokenizer, [anchor]))
@@ -144,7 +145,7 @@ def forced_ids(tokenizer: PreTrainedTokenizerBase, endings: Endings) -> list[tup
 
 
 def spaced(forced: str, ends_in_space: bool) -> str:
-    """The forced text, apart from the thoughts by white space of one of them."""
+    """The forced text, separated from the thoughts by white space in one of the two."""
     return forced if ends_in_space or not forced or forced.startswith(SPACES) else " " + forced
 
 

@@ -74,15 +74,15 @@ def estimate(gram: Tensor, rows: int) -> Estimate:
 def _noise_scale(
     ratio: float, error: float, batches: int, rows: int
 ) -> tuple[float | None, float | None, float | None]:
-    """In rollouts, and its interval. ratio: signal over noise of one batch, with its standard error."""
+    """The noise scale in rollouts, and its interval. ratio: signal over noise of one batch, with its standard error."""
     if math.isinf(ratio):  # every batch has the same gradient
         return 0.0, 0.0, 0.0
-    if not math.isfinite(error):  # without one of the batches there is no gradient, or no noise
+    if not math.isfinite(error):  # leaving out some batch leaves no gradient or no noise
         return None, None, None
     margin = student(batches - 1) * error
     if ratio > margin:
         return rows / ratio, rows / (ratio + margin), rows / (ratio - margin)
-    # a ratio far below 0 is bad luck, and no reason to promise more than the margin alone would
+    # a ratio far below 0 is chance; it must not promise more than the margin alone does
     most = max(ratio + margin, margin / 2)
     return None, rows / most if most > 0 else None, None
 
@@ -116,7 +116,7 @@ def student(freedom: int) -> float:
 
 
 def gram_of(vectors: Sequence[Tensor], chunk: int = 1 << 18) -> Tensor:
-    """Inner products of vectors of one length, float64, so many entries at a time."""
+    """Inner products of vectors of equal length in float64, computed `chunk` entries at a time."""
     gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
     for start in range(0, len(vectors[0]), chunk):
         part = torch.stack([vector[start : start + chunk].double() for vector in vectors])

@@ -34,7 +34,7 @@ from softtokens.world.launch import launch
 from softtokens.world.processes import World, join
 
 log = logging.getLogger(__name__)
-Listener = Callable[[ThoughtConfig, int], None]  # called with the setting and how many of its batches are done
+Listener = Callable[[ThoughtConfig, int], None]  # called with a setting and the number of its batches done
 
 TERMS = {"thought": TermWeights(1, 0), "answer": TermWeights(0, 1)}
 
@@ -89,7 +89,7 @@ def _signal(
     first = progress.step if progress is not None else 0
     if (wanted := config.batches * config.problems_per_step) > len(data.problems):
         log.warning(
-            "the task has %d problems for batches of %d in all, which share some: agreement will look better than it "
+            "the task has %d problems for batches of %d in all, so some are shared: agreement will look better than it "
             "is",
             len(data.problems), wanted,
         )  # fmt: skip
@@ -189,6 +189,6 @@ def _require_spread(settings: list[Measured], config: SignalConfig) -> None:
             "the rollouts with softtokens generate, and at the task's answers and grader"
         )
     raise UserError(
-        f"none of {groups} groups has rewards that differ, so there is no gradient to measure: the task's problems are "
-        "solved always or never; give others, a larger group_size, or more noise (gamma)"
+        f"none of {groups} groups has rewards that differ, so there is no gradient to measure: every problem is "
+        "solved always or never; choose other problems, a larger group_size, or more noise (gamma)"
     )

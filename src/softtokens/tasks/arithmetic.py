@@ -20,7 +20,7 @@ LARGEST = 99  # every number of a problem, intermediate results included, lies i
 LARGEST_CHANGE = 30
 TEMPLATE = "User: {question}\nAssistant:"
 FINAL_SENTENCE = PAPER.ways[0].core
-CAREFUL, HASTY = " Then", " So"  # how a step of a chain opens: one change as an equation, or a jump over two
+CAREFUL, HASTY = " Then", " So"  # opening of a step: one change as an equation, or two changes at once
 
 _VALIDATION_BUCKET, _TEST_BUCKET, _BUCKETS = 0, 1, 10  # train takes the other eight
 
@@ -207,7 +207,7 @@ _FACTS: dict[tuple[str, ...], dict[str, str]] = {
         "the sailor": "anchor sail rudder compass",
         "the tailor": "thread button scissors",
     },
-    # These two share names, things and "How many ... have?" with the word problems, so that training can hurt them.
+    # These two share names, things and "How many ... have?" with the word problems, so training can affect them.
     ("How many legs does the {} have?", "How many legs do you count on the {}?"): {
         "0": "snake fish snail whale",
         "2": "hen duck penguin owl parrot",

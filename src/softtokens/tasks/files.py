@@ -58,7 +58,7 @@ def load_rows(
 
 
 def is_hub_name(source: str) -> bool:
-    # data/train.jsonl has the shape of a hub name but is surely a file, missing or not.
+    # data/train.jsonl looks like a hub name but must be a file, missing or not.
     return bool(_HUB_NAME.fullmatch(source)) and not source.startswith(".") and not source.lower().endswith(ENDINGS)
 
 
@@ -108,7 +108,7 @@ def _written(value: object) -> str | None:
     if isinstance(value, (float, Decimal)):
         return format(Decimal(str(value)), "f") if math.isfinite(value) else None
     if isinstance(value, datetime.datetime) and value.time() == datetime.time() and value.tzinfo is None:
-        return str(value.date())  # what a date has become in a column of timestamps
+        return str(value.date())  # a date in a column of timestamps
     return str(value) if isinstance(value, (datetime.date, datetime.time)) else None
 
 
@@ -124,7 +124,9 @@ def _read_file(path: Path, limit: int | None) -> list[Row]:
     if name.endswith(".csv"):
         return list(itertools.islice(_csv_rows(path), limit))
     if not name.endswith(ENDINGS):
-        raise UserError(f"{path} is no kind of file this can read; its name has to end in {', '.join(ENDINGS)}.")
+        raise UserError(
+            f"{path} is not a kind of file that can be read here; its name has to end in {', '.join(ENDINGS)}."
+        )
     if path.stat().st_size == 0:
         return []
     return _read_local("parquet", limit, what=str(path), data_files=str(path), split="train")
@@ -151,7 +153,9 @@ def _json_rows(path: Path) -> Iterator[Row]:
                         raise
                     yield from _checked([row], path, f"line {number}")
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}. Is it complete, and is its ending right?") from error
+        raise UserError(
+            f"{path} cannot be read: {error}. Check that the file is complete and that its extension is right."
+        ) from error
 
 
 def _begins_with_list(file: io.BufferedIOBase) -> bool:
@@ -176,7 +180,10 @@ def _require_no_single_object(content: bytes, path: Path) -> None:
 def _parsed(content: bytes, where: str) -> Any:
     try:
         return json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or an integer beyond Python's limit
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: not UTF-8, not JSON, or an integer beyond Python's limit
         raise UserError(f"{where} is not valid JSON: {error}.") from error
 
 
@@ -202,7 +209,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                         f"{path}, line {reader.line_num} has {len(cells)} cells, but the first line names "
                         f"{len(columns)} columns. Put texts with commas between double quotes."
                     )
-                if cells:  # an empty line is no row
+                if cells:  # skip empty lines
                     yield dict(zip(columns, cells, strict=True))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
@@ -226,7 +233,7 @@ def _read_local(builder: str, limit: int | None, *, what: str, split: str | None
     ):
         import datasets
 
-        # Streaming reads no more than `limit` asks for and builds no Arrow copy.
+        # Streaming reads only `limit` rows and builds no Arrow copy.
         data = datasets.load_dataset(builder, split=split, streaming=True, cache_dir=cache, **options)
         return _first_rows(data, split, limit, what)
 
@@ -246,7 +253,7 @@ def _first_rows(data: Any, split: str | None, limit: int | None, what: str) -> l
             raise UserError(f"split is {split!r}; {what} has {', '.join(map(str, data))}.")
         data = data[split if split is not None else next(iter(data))]
     short = _short_floats(data.features or {})
-    with contextlib.closing(iter(data)) as rows:  # a stream that ends early would leave its file open
+    with contextlib.closing(iter(data)) as rows:  # a stream that is not read to its end leaves its file open
         return [
             {name: _shortest(value, short[name]) if name in short else value for name, value in row.items()}
             for row in itertools.islice(rows, limit)
@@ -286,7 +293,7 @@ def _datasets_errors(what: str) -> Iterator[None]:
             f"{what} is neither a local file nor a data set on the Hugging Face hub that you may read ({error}). Check "
             "the spelling, or log in with `hf auth login` if it is private or gated."
         ) from error
-    except Exception as error:  # dozens of types, from pyarrow, pandas and the library itself
+    except Exception as error:  # many types, from pyarrow, pandas and datasets itself
         raise UserError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
     finally:
         if bars_were_on:

@@ -16,5 +16,5 @@ GSM8K = TaskSpec(
     hub="openai/gsm8k",
     config="main",
     splits={"train": "train", "test": "test"},
-    answers={"answer": _number},  # on the hub: the whole solution, with `#### 1,234` at its end
+    answers={"answer": _number},  # on the hub, the whole solution, ending in `#### 1,234`
 )

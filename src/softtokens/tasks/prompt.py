@@ -9,7 +9,7 @@ from softtokens.types import UserError
 
 PLACE = "{question}"
 
-# Plain text without a chat template. The model is told the very phrase that ends its thoughts.
+# Plain text without a chat template. It names the phrase that ends the thoughts.
 MATH_TEMPLATE = (
     "Solve the problem below. Reason step by step, and close your reply with the words "
     f'"{PAPER.ways[0].text}" followed by the result in \\boxed{{}}.\n\n'
@@ -18,7 +18,7 @@ MATH_TEMPLATE = (
 CHOICE_TEMPLATE = "Question: {question}\nAnswer:"
 
 
-# A shell hands on a backslash and an n as they are. They are a line end unless they begin a command of LaTeX.
+# A shell passes \n on as two characters. They mean a line end unless they begin a LaTeX command.
 _LINE_END = re.compile(
     r"\\n(?!(?:abla|eg?|eqq?|eq|ot|otin|u|i|mid|leq|geq|less|gtr|parallel|subseteq|earrow|warrow|exists|ewline|onumber|"
     r"ormalsize|obreak|atural|cong|prec|succ|sim)(?![A-Za-z]))"

@@ -25,14 +25,14 @@ TASKS = {
         DEEPSCALER,
     )
 }
-ARITHMETIC = {"arithmetic": "short", "arithmetic-long": "long"}  # made on the spot -> difficulty
+ARITHMETIC = {"arithmetic": "short", "arithmetic-long": "long"}  # name of a generated task -> difficulty
 NAMES = frozenset((*ARITHMETIC, *TASKS))
-ARITHMETIC_TRAIN_COUNT, ARITHMETIC_COUNT = 1000, 200  # problems when no limit is given: they never run out
+ARITHMETIC_TRAIN_COUNT, ARITHMETIC_COUNT = 1000, 200  # problems if no limit is given
 _NO_ANSWERS = (
     "Name the right one with the option answer. A grader compares with the answer, in training, validation and "
     "evaluation; only training with a reward function of your own, and --validate-every 0, needs none."
 )
-_MOST_MADE = 1_000_000  # of the arithmetic tasks, which make all of them at the start
+_MOST_MADE = 1_000_000  # for the arithmetic tasks, which generate all problems at the start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +121,14 @@ def _find(task: str, path: str | None) -> tuple[TaskSpec, str]:
     looks_like_path = any(mark in task for mark in "/\\.~")
     if not looks_like_path and not is_hub_name(task):
         raise UserError(
-            f"task is {task!r}; there is {', '.join([*ARITHMETIC, *TASKS])}. Or give the path of a file, "
+            f"task is {task!r}; it must be one of {', '.join([*ARITHMETIC, *TASKS])}, the path of a file "
             f"such as ./{task}.jsonl, or a data set of the Hugging Face hub as owner/name."
         )
     return TaskSpec(name=task, hub=task, splits={}), task
 
 
 def _hub_split(spec: TaskSpec, split: str | None) -> str | None:
-    if not spec.splits:  # a data set nobody registered
+    if not spec.splits:  # an unregistered data set
         return split
     if split is None:
         return next(iter(spec.splits.values()))

@@ -1,4 +1,5 @@
-"""What is fed back at a thought step. A new family is one new file here and one line in `config.thought.FAMILIES`."""
+"""Families of thoughts: what is fed back at a thought step. A new family is one new file here and one line in
+`config.thought.FAMILIES`."""
 
 from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution
 from softtokens.thoughts.divergence import kl

@@ -121,14 +121,14 @@ class ThoughtDistribution(abc.ABC):
 class Thought(abc.ABC):
     """How a model thinks: an immutable strategy."""
 
-    # a thought is a token drawn from softmax(logits / temperature) and nothing else: one draw serves thoughts and
+    # whether a thought is just a token drawn from softmax(logits / temperature); then one draw serves both thoughts and
     # answers
     is_drawn_token: bool = False
 
     @property
     @abc.abstractmethod
     def temperature(self) -> float:
-        """Of the weights over tokens; 0: arg-max."""
+        """Temperature of the weights over tokens; 0: arg-max."""
 
     def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
         """What of a step a replay needs besides its token: name -> (numbers per step, their dtype). What was fed, or

@@ -63,7 +63,7 @@ def _of_tokens(p: HardDistribution, q: HardDistribution) -> Tensor:
     if not p.temperature or not q.temperature:
         raise ValueError("temperature is 0: arg-max tokens have no divergence; use a positive temperature")
     log_p, log_q = (tempered_log_softmax(d.logits, d.temperature) for d in (p, q))
-    is_masked = log_p == float("-inf")  # of tokens that nobody owns: the same in both
+    is_masked = log_p == float("-inf")  # unused vocabulary rows, the same in both
     log_p, log_q = (log_prob.masked_fill(is_masked, 0.0) for log_prob in (log_p, log_q))
     return (log_p.exp() * (log_p - log_q)).masked_fill(is_masked, 0.0).sum(-1)
 
@@ -89,7 +89,7 @@ def _of_perturbed(p: PerturbedDistribution, q: PerturbedDistribution) -> Tensor:
 def _of_normals(
     mean_p: Float[Tensor, "rows event"], sigma_p: float, mean_q: Float[Tensor, "rows event"], sigma_q: float
 ) -> Float[Tensor, "rows"]:
-    """Of isotropic normals: log(s_q / s_p) + (s_p^2 / s_q^2 - 1) / 2 per coordinate, and the distance of the means."""
+    """KL of isotropic normals: log(s_q / s_p) + (s_p^2 / s_q^2 - 1) / 2 per coordinate, and the distance of the means."""
     if not sigma_p or not sigma_q:
         raise ValueError("sigma is 0: noise-free thoughts have no divergence; use sigma > 0")
     ratio = torch.as_tensor(sigma_p / sigma_q, dtype=mean_p.dtype, device=mean_p.device)

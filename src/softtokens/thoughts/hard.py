@@ -113,5 +113,5 @@ class HardDistribution(ThoughtDistribution):
         return torch.zeros_like(self.logits[:, 0])
 
     def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
-        # the sampler's whole distribution is not stored, and its log-probability is compared by the caller
+        # the sampler's full distribution is not stored; the caller compares log-probabilities
         return torch.full_like(self.logits[:, 0], float("nan"))

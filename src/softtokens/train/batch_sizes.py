@@ -28,12 +28,12 @@ from softtokens.rollout.memory import (
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-# Positions per pass. On the CPU activations should be reused before they leave the caches: all rows at once are three
-# times slower.
+# Positions per pass. On a CPU, activations should be used again while they are in the caches: one pass over all rows is
+# three times slower.
 WANTED_POSITIONS = {"cpu": 1 << 10, "cuda": 1 << 14}
-# Passes of fewer positions than this leave a GPU waiting for its own weights; then activations are recomputed.
+# With fewer positions per pass a GPU is limited by reading weights; then activations are recomputed instead.
 FEW_POSITIONS = 1 << 12
-MOST_VALIDATION_ROWS = 256  # at a time; more gain nothing
+MOST_VALIDATION_ROWS = 256  # at a time; more are no faster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,8 @@ class BatchSizes:
     recomputes: bool
 
     def sampling(self, name: str, decoder: Decoder, work: Callable[[int], T]) -> T:
-        """What `work` returns for the number of slots of that name, which falls when memory runs out. UserError when a
-        single rollout does not fit."""
+        """Call `work` with the number of slots of that name, which falls when memory runs out. UserError if a single
+        rollout does not fit."""
         result, slots = with_fewer_slots(getattr(self, name), work, decoder)
         setattr(self, name, slots)
         return result
@@ -143,23 +143,24 @@ def moment_bytes(size: ModelSize, shards: int = 1) -> float:
 
 
 def gathered_bytes(size: ModelSize, dtype: torch.dtype) -> float:
-    """Of sharded weights what is whole while it computes, and its gradients until they are dealt out in float32."""
+    """Bytes of sharded weights that are gathered while they compute, and of their gradients until these are
+    reduce-scattered in float32."""
     return 2.0 * dtype.itemsize * (size.root + 2 * size.block) + 4.0 * size.root
 
 
 def stored_bytes(config: TrainConfig, size: ModelSize, rows: int) -> float:
-    """The thoughts of so many rollouts, which replay feeds again; tokens need none."""
+    """Bytes of the stored thoughts of this many rollouts, which replay feeds again; tokens need none."""
     return 0.0 if config.thought.mode == "hard" else rows * thought_bytes(size, config.max_thought_steps)
 
 
 def _positions(free: float, per_position: float, share: Share, wanted: int) -> int:
-    """Of a pass over rows, beside which the activations of a group of prompts are held. At least one, for there is
-    nothing less to try."""
+    """Positions in a pass over rows, in addition to the activations of a group of prompts. At least 1, because there
+    is nothing smaller to try."""
     fitting = int(free // per_position)
     prompts = share.prompts * share.prompt_positions
     return max(1, min(wanted, max(fitting - prompts, fitting // 2)))
 
 
 def _prompt_positions(share: Share, positions: int) -> int:
-    """Of the prompts that are held at a time: all, or a group of at most so many positions."""
+    """Positions of the prompts held at a time: all of them, or a group of at most this many."""
     return min(share.prompts * share.prompt_positions, max(positions, share.prompt_positions))

@@ -1,13 +1,13 @@
 """Save a run so that it can be killed at any moment, and resume it as if it had not been.
 
     checkpoints/step-000050/              a Hugging Face folder (or a peft folder of adapters), and
-    checkpoints/step-000050/optimizer/    the optimizer's state, a safetensors file per process that held some
-    checkpoints/step-000050/trainer.json  where the run was
+    checkpoints/step-000050/optimizer/    the optimizer's state, a safetensors file per process that held a part
+    checkpoints/step-000050/trainer.json  the run's progress
     checkpoints/last, best                links to two of them
 
-A checkpoint is written beside its place, flushed to disk and then renamed, so a folder `step-*` is whole. Randomness
-and data order are functions of the seed and the step (`ops.random`, `train.data`), so there is no further state. A run
-may be resumed by another number of processes. On several machines the folder must be on a disk that all share.
+A checkpoint is written under a temporary name, flushed and then renamed, so a folder `step-*` is always complete.
+Randomness and data order are functions of the seed and the step (`ops.random`, `train.data`), so there is no further
+state. A run may be resumed by another number of processes. On several machines the folder must be on a shared disk.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class CheckpointError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where a run is. step: updates done. validation: SHA-256 of the problems that best_accuracy is of. skipped_in_row:
-    how many of the last updates were skipped for values that are not finite. *_bytes: length of the run's files at that
-    moment."""
+    """The progress of a run. step: updates done. validation: SHA-256 of the problems behind best_accuracy.
+    skipped_in_row: how many of the last updates were skipped for values that are not finite. *_bytes: length of the
+    run's files at that moment."""
 
     step: int = 0
     best_step: int | None = None
@@ -67,7 +67,7 @@ def save_checkpoint(run: Path, weights: Weights, optimizer: torch.optim.Optimize
         complete = weights.complete()
         _save_optimizer(weights, optimizer, unfinished / _OPTIMIZER)
         world.from_main(lambda: _finish(run, unfinished, final, weights, complete, progress))
-    except (Exception, CheckpointException) as error:  # safetensors and torch raise kinds of their own for a full disk
+    except (Exception, CheckpointException) as error:  # on a full disk, safetensors and torch raise types of their own
         if world.is_main:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(
@@ -94,7 +94,7 @@ def _finish(
     (unfinished / STATE).write_text(json.dumps(state, indent=1) + "\n")
     for path in [*unfinished.rglob("*"), unfinished]:
         flush_to_disk(path)
-    if final.exists():  # written by a run that was killed before it could use it
+    if final.exists():  # left by a run that was killed before it recorded it
         shutil.rmtree(final)
     unfinished.rename(final)
     flush_to_disk(final.parent)
@@ -121,7 +121,7 @@ def checkpoint_to_start_at(name: str) -> tuple[Path, Progress]:
         if not run.is_dir():
             raise UserError(f"from is {name!r}, but there is no run {str(run)!r}; give RUN@STEP")
         there = ", ".join(str(step_of(checkpoint)) for checkpoint in checkpoints(run)) or "none"
-        raise UserError(f"from is {name!r}, which is no checkpoint; give RUN@STEP, steps in {str(run)!r}: {there}")
+        raise UserError(f"from is {name!r}, which is not a checkpoint; give RUN@STEP, steps in {str(run)!r}: {there}")
     try:
         progress = _verified(folder)
     except _DAMAGE as error:
@@ -142,8 +142,8 @@ def newest_checkpoint(run: Path) -> tuple[Path, Progress] | None:
         raise UserError(f"all checkpoints in {run / FOLDER} are damaged; restore one, or give a new output folder")
     if any((run / FOLDER / link).is_dir() for link in ("last", "best")):
         raise UserError(
-            f"{run / FOLDER} has last or best, but no folder step-N, which these are links to in a run; copy the run "
-            "whole, or rename last to step-N, where N is the step in its trainer.json, with six digits"
+            f"{run / FOLDER} has last or best, but not the folder step-N that such a link points to; copy the "
+            "whole run, or rename last to step-N, where N is the step in its trainer.json, with six digits"
         )
     return None
 
@@ -152,7 +152,7 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def _verified(folder: Path) -> Progress:
-    """Where the run was. One of _DAMAGE when a file is missing or has another size than when it was written."""
+    """The recorded progress. Raises one of _DAMAGE if a file is missing or does not have its original size."""
     state = json.loads((folder / STATE).read_text())
     sizes = state.pop("files")
     bad = [n for n, size in sizes.items() if not (folder / n).is_file() or (folder / n).stat().st_size != size]
@@ -162,7 +162,8 @@ def _verified(folder: Path) -> Progress:
 
 
 def load_optimizer(folder: Path, weights: Weights, optimizer: torch.optim.Optimizer) -> None:
-    """Into the shards of this process, whatever the processes that saved it. Before the first update there is none."""
+    """Load the optimizer's state into the shards of this process, whatever the number of processes that saved it.
+    Before the first update there is none."""
     if not any((folder / _OPTIMIZER).iterdir()):
         return
     for parameter in weights.parameters.values():
@@ -207,7 +208,7 @@ def _no_warning_of_one_process() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What a distributed save reports of several processes, without their tracebacks."""
+    """The first reason that a distributed save reports, without tracebacks."""
     return str(_cause(error))
 
 

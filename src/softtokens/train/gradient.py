@@ -71,8 +71,8 @@ def accumulate_gradient(
     tokens = tokens_per_backward or WANTED_POSITIONS[weights.sampler.device.type]
     norms: dict[str, float] = {}
     first: list[Tensor] | None = None
-    # What rollouts left in pieces goes back, once: pages that went back between the parts as well would have to be
-    # cleared for each again, an eighth and more of a small model's update.
+    # Return the memory that rollouts fragmented, once. Returning pages between parts too would make the kernel clear
+    # them for each part, which costs an eighth or more of a small model's update.
     give_back(weights.world.device)
     weights.put_gradients(None)
     for name, chosen in passes.items():
@@ -86,7 +86,7 @@ def accumulate_gradient(
         if first is not None:
             _add(gradient, first)
         elif apart:
-            first, gradient = _in_main_memory(gradient), None  # a diagnostic costs the device no second gradient
+            first, gradient = _in_main_memory(gradient), None  # off the device: it is only a diagnostic
     weights.put_gradients(gradient)
     return Gradient(replayed, losses, norms, tokens)
 
@@ -104,7 +104,7 @@ def _until_it_fits(
     weights: Weights, batch: Batch, terms: TermWeights, tokens: int, spikes: Spikes | None
 ) -> tuple[Replay, dict[str, float], int]:
     """`_one_pass` with as many positions at a time as memory allows. Also returns that number."""
-    if weights.in_step:  # the other processes are in the middle of the same pass, and cannot begin it again
+    if weights.in_step:  # the other processes are in the same pass and cannot restart it
         return *_one_pass(weights, batch, terms, tokens, spikes), tokens
 
     def halving(tokens: int) -> tuple[Replay, dict[str, float], int]:
@@ -139,7 +139,7 @@ def _one_pass(
     losses = {"loss/thought": 0.0, "loss/answer": 0.0}
     replays: list[Replay] = []
     for rows in groups:
-        members = batch  # one group is all rows in their order: no copy of the thoughts
+        members = batch  # a single group is the whole batch: no need to copy it
         if len(groups) > 1:
             members = dataclasses.replace(batch, rollout=batch.rollout.take(rows), advantages=batch.advantages[rows])
         learns = not weights.shares_prompts or bool(members.advantages.any())
@@ -173,7 +173,7 @@ def _one_group(
         loss, values, part = weights.run(
             functools.partial(_part, weights, batch, rows, terms, shared, prompt_of_row, spikes if counts else None)
         )
-        if loss.requires_grad:  # else both weights are 0, or there are no such steps
+        if loss.requires_grad:  # False if both weights are 0 or there are no such steps
             (loss * (weights.gradient_scale if counts else 0.0)).backward()
         if counts:
             replays.append(part)
@@ -224,8 +224,8 @@ def _in_step(weights: Weights, parts: list[Tensor]) -> list[tuple[Tensor, bool]]
 
 
 def _groups(batch: Batch, tokens: int) -> list[Tensor]:
-    """Rows whose prompts, padded to the longest of them, have at most so many positions (one prompt at least), and
-    which have an advantage or have not. The order of rows within a group is kept."""
+    """Groups of rows whose prompts, padded to the longest, have at most this many positions (one prompt at least).
+    Prompts with an advantage and prompts without any are in separate groups. The order of rows in a group is kept."""
     prompts, prompt_of_row = batch.rollout.prompts()
     with_advantage = set(prompt_of_row[batch.advantages != 0].tolist())
     groups: list[list[int]] = []

@@ -14,7 +14,7 @@ from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights, whole_gradient
 
-_SKETCH = CountSketch(1 << 20)  # 8 MB; a cosine of sketches is off by 0.001
+_SKETCH = CountSketch(1 << 20)  # 8 MB; sketching changes a cosine by about 0.001
 
 
 def signal_of_halves(
@@ -45,7 +45,7 @@ def signal_of_halves(
     squares = [float(first @ first), float(second @ second)]
     lengths = math.sqrt(squares[0] * squares[1])
     noise = sum(count * (square - signal) for count, square in zip(rows, squares, strict=True)) / 2
-    # a gradient of 0 agrees with nothing; NaN, from a model that is broken, stays
+    # a zero gradient has cosine 0; NaN from a broken model stays NaN
     return {
         "signal/cosine": signal / lengths if lengths != 0 else 0.0,
         "signal/noise_scale": max(noise, 0.0) / signal if signal > 0 else math.nan,

@@ -17,7 +17,7 @@ class Stopped(Exception):
     """The run was asked to stop, and has saved what it had done."""
 
 
-class _Dropped(BaseException):  # so that no one who handles errors takes it for one
+class _Dropped(BaseException):  # no `except Exception` may catch it
     """Leaves a step that is worth nothing yet."""
 
 
@@ -29,8 +29,9 @@ class StopRequest:
         self._droppable = False
 
     def attempt(self, work: Callable[[], T], *, droppable: bool) -> T | None:
-        """What `work` returns; None when a signal has come before it or, if it is droppable, while nothing had changed
-        yet. With several processes it is not: the others would wait at the next meeting point."""
+        """Call `work`. Returns its result, or None if a signal came before it or, if it is droppable, while nothing had
+        changed yet. With several processes work is not droppable: the others would wait at the next collective
+        operation."""
         if droppable and self.asked:
             return None
         self._droppable = droppable

@@ -13,8 +13,8 @@ from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import Replay
 from softtokens.types import Verdict
 
-NEAR_TIE = 0.99  # a mixture whose heaviest token weighs less still has a say in where the mean goes
-Tally = dict[str, tuple[float, float]]  # sum of some values, and how many they are
+NEAR_TIE = 0.99  # if the heaviest token weighs less than this, other tokens still move the mean
+Tally = dict[str, tuple[float, float]]  # name -> (sum of values, number of values)
 
 
 def reward_metrics(rewards: Tensor, verdicts: list[Verdict] | None) -> dict[str, float]:
@@ -23,7 +23,7 @@ def reward_metrics(rewards: Tensor, verdicts: list[Verdict] | None) -> dict[str,
     metrics = {
         "reward": float(rewards.mean()),
         "reward_std": float(spread.mean()),
-        # by comparison: the rounded deviation of equal rewards is not always 0
+        # compared directly: with rounding, the deviation of equal rewards is not always 0
         "frac_reward_zero_std": float((rewards == rewards[:, :1]).all(-1).float().mean()),
     }
     if verdicts is not None:
@@ -63,7 +63,7 @@ def replay_tally(rollout: Rollout, replay: Replay) -> Tally:
 
 
 def means(tallies: Iterable[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
-    """Of the values of all processes together; NaN where there were none."""
+    """Means over the values of all processes together; NaN if there are none."""
     sums: dict[str, tuple[float, float]] = {}
     for tally in tallies:
         for name, (total, count) in tally.items():

@@ -55,7 +55,7 @@ def expected_gradient(advantages: Float[Tensor, "rows"], total_rows: int, weight
     part in the loss; its entry is None."""
 
     def of_one(weight: float) -> Float[Tensor, "rows"] | None:
-        # in the operations of `policy_terms` backwards, so that every bit agrees
+        # the same operations as the backward of `policy_terms`, so every bit agrees
         return advantages * -(torch.full((), weight, device=advantages.device) / total_rows) if weight else None
 
     return ExpectedGradient(of_one(weights.thought), of_one(weights.answer))

@@ -1,5 +1,5 @@
-"""Which problems a run trains and validates on, kept in RUN/problems.json. It trains on the same ones when it goes on;
-other ones for validation start the record of the best checkpoint anew."""
+"""The problems that a run trains and validates on, recorded in RUN/problems.json. A resumed run must train on the same
+ones; new validation problems restart the record of the best checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Record = dict[str, dict[str, int | str]]
 
 
 def record_of(**problems: Sequence[Problem]) -> Record:
-    """By name of the part (training, validation) the number of problems and their SHA-256."""
+    """Number and SHA-256 of the problems, by part (training, validation)."""
     return {name: {"problems": len(part), "sha256": problems_sha256(part)} for name, part in problems.items()}
 
 
@@ -43,5 +43,5 @@ def require_same(run: Path, record: Record) -> None:
 
 
 def write(run: Path, record: Record) -> None:
-    """Into the folder of a run that starts or goes on."""
+    """Write the record into the folder of a run that starts or resumes."""
     write_json(run / _FILE, record)

@@ -26,7 +26,7 @@ def peak_bytes(device: torch.device) -> float:
 
 
 def resident_bytes() -> float:
-    """What the process has in main memory now; its peak on a system that does not say."""
+    """Bytes of main memory that the process holds now; its peak on a system that does not report that."""
     resident = _of_this_program("VmRSS")
     return peak_bytes(torch.device("cpu")) if resident is None else resident
 
@@ -55,7 +55,7 @@ def map_blocks_apart(device: torch.device) -> None:
         mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
-_MMAP_THRESHOLD = -3  # its number in malloc.h
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD in malloc.h
 
 
 @functools.cache

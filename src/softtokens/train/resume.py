@@ -25,18 +25,20 @@ def find_start(config: TrainConfig, lock: run_folder.RunLock) -> tuple[Path, Tra
         changed = run_folder.changed_since(run, config)
         if "steps" in changed and config.schedule != "constant":
             log.warning(
-                "steps grew: the learning rate follows the %s of %d steps from here", config.schedule, config.steps
+                "steps was raised: from here the learning rate follows the %s schedule of %d steps",
+                config.schedule,
+                config.steps,
             )
     if checkpoint is None and config.start is not None:
         folder, progress = checkpoint = checkpoint_to_start_at(config.start)
         if progress.step >= config.steps:
             raise UserError(
-                f"from is {config.start!r}, which has done {progress.step} updates; steps is {config.steps} and "
-                "counts them, so raise it"
+                f"from is {config.start!r}, which has {progress.step} updates behind it; steps is {config.steps} and "
+                "includes them, so raise it"
             )
         source = folder.parents[1]
         run_folder.require_same_model(source, config)
-        if not config.resume:  # of a run that goes on, the last one is another one tomorrow
+        if not config.resume:  # record the step: `last` of a running run changes
             config = dataclasses.replace(config, start=f"{source}@{progress.step}")
     if config.resume or config.start is not None:
         log.info("resuming from %s", checkpoint[0] if checkpoint else "the start: there is no checkpoint to resume")

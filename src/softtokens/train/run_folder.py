@@ -53,7 +53,7 @@ class RunLock:
 
     def close(self) -> None:
         if self._lock is not None:
-            with contextlib.suppress(OSError):  # the disk may be gone; the lock ends with the process
+            with contextlib.suppress(OSError):  # the disk may be gone; the lock is released when the process ends
                 (self._run / _LOCK_FILES[1]).unlink(missing_ok=True)
                 self._lock.release()
 
@@ -71,12 +71,12 @@ def check_output(config: TrainConfig) -> Path:
     if file.is_file():
         if not config.resume:
             raise UserError(
-                f"output is {config.output!r}, which already holds a run; give a new folder, or --resume to continue "
-                "with it"
+                f"output is {config.output!r}, which already holds a run; give a new folder, or add --resume to "
+                "continue that run"
             )
         _require_resumable(recorded(run), resolved(config), config.output)
     elif run.exists() and any(path.name not in _LOCK_FILES for path in run.iterdir()):
-        raise UserError(f"output is {config.output!r}, a folder with other things in it; give a new or empty folder")
+        raise UserError(f"output is {config.output!r}, a folder that holds other files; give a new or empty folder")
     return run
 
 
@@ -147,7 +147,9 @@ def _require_resumable(old: dict, new: dict, where: str) -> None:
     if isinstance(fixed.get("steps", (None,))[0], int):
         before, now = fixed.pop("steps")
         if now < before:
-            raise UserError(f"{where!r} holds a run of {before} steps, and steps is {now}; it may only grow")
+            raise UserError(
+                f"{where!r} holds a run of {before} steps, and steps is {now}; a resumed run may only raise it"
+            )
     if fixed:
         listed = "; ".join(f"{key} was {before}, is {now}" for key, (before, now) in fixed.items())
         raise UserError(

@@ -10,7 +10,7 @@ from softtokens.rewards import Grader
 from softtokens.types import Problem, UserError, Verdict, answers_of
 
 _OWN = {"prompt", "prompts", "completion", "completions", "answer"}  # arguments that are not columns of the data set
-_LARGEST = 1e30  # float32 sums of larger ones overflow
+_LARGEST = 1e30  # sums of larger rewards overflow float32
 RewardFunction = Callable[..., Sequence[float]]
 
 
@@ -47,7 +47,7 @@ def require_reward_function(function: object) -> None:
             f"the reward function {name} cannot be called with prompts, completions, answer and the data's columns as "
             f"keywords ({error}); define it as {name}(prompts, completions, **columns)."
         ) from error
-    except ValueError:  # a built-in without a signature
+    except ValueError:  # some built-ins have no signature
         return
 
 

@@ -76,9 +76,13 @@ def batch_sizes_of(
     sizes = choose(config, weights.size, share, kind=world.device.type, free=free, shards=weights.shards)
     sizes.recomputes = any(world.gather(sizes.recomputes))
     if sizes.recomputes:
-        recompute_activations(weights.blocks or blocks(weights.policy.model))  # which says why there are none
+        recompute_activations(weights.blocks or blocks(weights.policy.model))  # `blocks` raises if it cannot name them
     if sizes.slots < share.rows:
-        log.warning("memory holds %d of the %d rollouts at a time; the others wait", sizes.slots, share.rows)
+        log.warning(
+            "memory has room for %d of the %d rollouts at a time; the others follow as these finish",
+            sizes.slots,
+            share.rows,
+        )
     return sizes
 
 

@@ -43,7 +43,8 @@ class SkippedStep:
         if fed != dim or largest >= rows:
             raise UserError(
                 f"model is {name!r}, with {rows:,} tokens of width {dim:,}; the case has tokens up to {largest:,} and "
-                f"thoughts of width {fed:,}, so it is of another model. Leave model out to use the case's own."
+                f"thoughts of width {fed:,}, so it belongs to another model. Drop --model to use the "
+                "model saved with the case."
             )
 
 
@@ -86,7 +87,7 @@ def load_skipped_step(file: Path) -> SkippedStep:
         with safe_open(file, framework="pt") as opened:
             about = json.loads((opened.metadata() or {}).get("case", "null"))
             if about is None:
-                raise ValueError("it is not about a step")
+                raise ValueError("it holds no skipped step")
             sampled = "advantages" in opened.keys()  # noqa: SIM118 (not a mapping)
             advantages = opened.get_tensor("advantages") if sampled else None
         skipped = SkippedStep(

@@ -61,7 +61,7 @@ def train_step(t: Trainee, step: int) -> Step:
         if broken is None:
             apply_gradient(t, metrics["grad_norm"], rate)
         metrics["skipped"] = float(broken is not None)
-        t.weights.put_gradients(None)  # rollouts need no memory for them
+        t.weights.put_gradients(None)  # free their memory for the rollouts
         give_back(t.world.device)
     else:
         metrics |= {"no_spread": 1.0, "grad_norm": 0.0}

@@ -73,7 +73,7 @@ class Tracker:
             self._try(name, functools.partial(board.log, step, metrics))
 
     def close(self) -> None:
-        with contextlib.ExitStack() as closing:  # the lines too, even if a disk is full
+        with contextlib.ExitStack() as closing:  # close all, even if one fails on a full disk
             closing.callback(self.lines.close)
             for name, board in list(self._boards.items()):
                 self._try(name, board.close)
@@ -81,7 +81,7 @@ class Tracker:
     def _try(self, name: str, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # a lost connection, a full disk: of any library's own kind
+        except Exception as error:  # a lost connection or a full disk; each library has its own types
             self._boards.pop(name, None)
             log.warning("%s failed (%s) and is turned off; metrics.jsonl is still written", name, error)
 
@@ -131,7 +131,7 @@ class _Wandb:
     def __init__(self, project: str, run: Path, config: dict):
         import wandb
 
-        file = run / _WANDB_ID  # without the id of its first start a run that is resumed would be another one there
+        file = run / _WANDB_ID  # without the id of its first start, a resumed run would be a new one there
         known = file.read_text().strip() if file.is_file() else ""
         number = known or uuid.uuid4().hex
         write_atomically(file, number + "\n")

@@ -1,4 +1,4 @@
-"""What the steps of a training run work on."""
+"""The state that the steps of a training run work on."""
 
 from __future__ import annotations
 

@@ -37,5 +37,5 @@ def with_validation_of(progress: Progress, record: Record) -> Progress:
     if not validation["problems"] or progress.validation == validation["sha256"]:
         return progress
     if progress.best_step is not None:
-        log.warning("the validation problems are others than before; the best checkpoint is chosen anew")
+        log.warning("the validation problems have changed; the choice of the best checkpoint starts again")
     return dataclasses.replace(progress, best_step=None, best_accuracy=-1.0, validation=str(validation["sha256"]))

@@ -1,4 +1,5 @@
-"""What the optimizer updates, and what computes with it: the same weights, bfloat16 copies, or shards.
+"""The weights that the optimizer updates, and those that compute: the same ones, bfloat16 copies, or shards. Updated
+values are always float32: in bfloat16, updates at these learning rates round away.
 
 Updated values are always float32: in bfloat16, updates at these learning rates round away.
 """
@@ -30,7 +31,7 @@ class Weights:
     inside `run`. sampler: makes rollouts. size, blocks: of the policy's model, none where it does not name its blocks.
     """
 
-    gradient_scale = 1.0  # what a loss is multiplied by so that gradients arrive as they should
+    gradient_scale = 1.0  # the loss is multiplied by this to undo how gradients are reduced
     in_step = False  # whether processes must run the same number of passes
     shares_prompts = True  # whether one pass over the prompts can serve several backward passes
     shards = 1  # over how many processes gradients and optimizer state are split
@@ -115,10 +116,10 @@ class Sharded(Weights):
         whole = _empty_like(policy.model, world.device, dtype).requires_grad_(False)
         filling = _Filling(policy.model, loaded[0].model if loaded else None, whole, world)
         mesh = world.mesh(hybrid=hybrid)
-        size, units = ModelSize.of(policy.model), blocks(policy.model)  # sharding changes the names of their classes
+        size, units = ModelSize.of(policy.model), blocks(policy.model)  # before sharding, which renames their classes
         precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for block in units:
-            filling.fill(block)  # whole until it is sharded, one block at a time
+            filling.fill(block)  # only one block is materialised at a time
             fully_shard(block, mesh=mesh, mp_policy=precision)
         filling.fill(policy.model)
         self._root = _Root(policy.model)
@@ -134,7 +135,7 @@ class Sharded(Weights):
         return self._root(function)
 
     def take_gradients(self) -> list[Tensor]:
-        return self._taken()  # they came summed
+        return self._taken()  # already summed
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -159,9 +160,9 @@ class _Filling:
         self._world = world
         self._source = dict(_tensors(source)) if source is not None else {}
         self._whole = dict(_tensors(whole))
-        # with the tensors, whose ids would be given away when they are replaced
+        # keeps the tensors too: an id could be reused once its tensor is freed
         self._empty = {id(tensor): (name, tensor) for name, tensor in _tensors(model)}
-        self._filled: dict[int, Tensor] = {}  # by the id of what it replaces: tied parameters stay one
+        self._filled: dict[int, Tensor] = {}  # by the id of the tensor it replaces, so tied parameters stay tied
 
     @torch.no_grad()
     def fill(self, part: nn.Module) -> None:

@@ -44,8 +44,8 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch:
         return Launch()
     if not 0 <= rank < size or not 0 <= local_rank < local_size <= size:
         raise UserError(
-            f"the launcher says process {rank} of {size}, {local_rank} of {local_size} on this machine, which cannot "
-            "be; start with torchrun or srun, or unset RANK and WORLD_SIZE"
+            f"the launcher set process {rank} of {size}, {local_rank} of {local_size} on this machine, which is "
+            "impossible; start with torchrun or srun, or unset RANK and WORLD_SIZE"
         )
     return Launch(rank, size, local_rank, local_size)
 

@@ -17,8 +17,8 @@ from softtokens.types import OtherProcessFailed, first_line
 
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 2.0
-_GRACE_S = 10.0  # for a process that hears of it in the usual way to end in good order
-_JOIN_S = 20.0  # longer than an answer of the store takes
+_GRACE_S = 10.0  # lets a process that notices the failure itself exit cleanly
+_JOIN_S = 20.0  # longer than the store takes to answer
 _EXIT = 1
 
 
@@ -26,7 +26,7 @@ class Peers:
     """Failure notifications among the processes of a run, over the store by which they met."""
 
     def __init__(self, rank: int):
-        # a connection of its own: the one of the process group may be in use, by an operation that waits
+        # a separate connection: the process group's own may be blocked in an operation
         self._store = dist.TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
@@ -35,7 +35,7 @@ class Peers:
             timeout=datetime.timedelta(seconds=10),
         )
         self._rank = rank
-        # the store of torchrun outlives a restart
+        # torchrun's store survives a restart
         self._key = f"softtokens/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -62,8 +62,8 @@ class Peers:
                     break
             else:
                 return
-        except (RuntimeError, OSError):  # the store is gone, and with it the process that had it
+        except (RuntimeError, OSError):  # the store is gone, so the process that hosted it is gone too
             return
         if not self._done.wait(_GRACE_S):
-            log.error("%s. This process ends too. Start all of them again with the same command and --resume.", news)
+            log.error("%s. This process exits too. Restart all processes with the same command and --resume.", news)
             os._exit(_EXIT)

@@ -18,7 +18,7 @@ from softtokens.world.launch import Launch
 from softtokens.world.peers import Peers
 
 T = TypeVar("T")
-_PATIENCE = datetime.timedelta(minutes=30)  # for the slowest process at a meeting point; then the run ends
+_PATIENCE = datetime.timedelta(minutes=30)  # how long to wait for the slowest process before the run fails
 
 
 class World:
@@ -82,7 +82,7 @@ class World:
         """The result of `make`, which only the main process runs."""
         made = self.together(lambda: make() if self.is_main else None)
         given = self.gather(made)[0]
-        return cast(T, given)  # the main process has the first place
+        return cast(T, given)  # the main process is first
 
     def mesh(self, *, hybrid: bool) -> DeviceMesh:
         """All processes in a line; hybrid: [machines, processes of a machine]."""
@@ -135,9 +135,9 @@ def join(launch: Launch, device: str) -> Iterator[World]:
         lost = isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error))
         if lost:  # gloo raises a plain RuntimeError
             raise RuntimeError(
-                "another process of the run is gone, or cannot be reached; what it said last says why. Start all of "
-                f"them again with the same command and --resume. ({first_line(error)})"
+                "lost another process of the run; its last log lines say why. Restart all processes with the "
+                f"same command and --resume. ({first_line(error)})"
             ) from error
         raise
     peers.close()
-    dist.destroy_process_group()  # after a failure the others may be anywhere; then the end of the process ends it
+    dist.destroy_process_group()  # not after a failure, when other processes may be anywhere
