@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not launch().is_main:
             return EXIT_REQUEUE
         advice = " To continue, run the same command with --resume." if arguments[0] == "train" else ""
-        return _complain(f"{stopped}; all of them are saved.{advice}", EXIT_REQUEUE)
+        return _complain(f"{stopped}{advice}", EXIT_REQUEUE)
     except OtherProcessFailed:
         return EXIT_RUNTIME
     except KeyboardInterrupt:

@@ -89,7 +89,7 @@ def _of_perturbed(p: PerturbedDistribution, q: PerturbedDistribution) -> Tensor:
 def _of_normals(
     mean_p: Float[Tensor, "rows event"], sigma_p: float, mean_q: Float[Tensor, "rows event"], sigma_q: float
 ) -> Float[Tensor, "rows"]:
-    """KL of isotropic normals: log(s_q / s_p) + (s_p^2 / s_q^2 - 1) / 2 per coordinate, plus the means' distance."""
+    """KL of isotropic normals: log(s_q / s_p) + (s_p^2 / s_q^2 - 1) / 2 per coordinate, and the means' distance."""
     if not sigma_p or not sigma_q:
         raise ValueError("sigma is 0: noise-free thoughts have no divergence; use sigma > 0")
     ratio = torch.as_tensor(sigma_p / sigma_q, dtype=mean_p.dtype, device=mean_p.device)

@@ -154,7 +154,8 @@ class _Run:
             if asked and progress.step < config.steps:
                 if progress.step > saved:
                     self._save(progress)
-                raise Stopped(f"stopped by {asked} after {progress.step} of {config.steps} steps")
+                state = "all of them are saved" if progress.step else "there is nothing to save yet"
+                raise Stopped(f"stopped by {asked} after {progress.step} of {config.steps} steps; {state}.")
 
     def _taken(self, step: Step, progress: Progress) -> Progress:
         """Where the run is after a step, which is validated if it is time, and logged."""
