@@ -19,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -35,6 +36,8 @@ from softtokens.thoughts import Gaussian, Hard, Thought
 from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.objective import TermWeights
 from softtokens.train.weights import Weights
+
+T = TypeVar("T")
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAPER_SECONDS = (43, 86)  # a step of 3B to 8B models on 8 GPUs, arXiv 2509.19170
@@ -128,7 +131,7 @@ def of_mode(
     weights, advantages = Weights(policy), torch.randn(rollout.rows, device=policy.device)
     batch = Batch(thought, rollout, advantages, rollout.rows)
 
-    def update():
+    def update() -> None:
         accumulate_gradient(weights, batch, TermWeights(), tokens_per_backward=shape.tokens_per_backward)
         weights.put_gradients(None)
 
@@ -214,7 +217,7 @@ def heaviest(device: torch.device, run: Callable[[], object], most: int = 15) ->
     return "\n".join(lines)
 
 
-def timed(device: torch.device, run: Callable[[], object]) -> tuple[float, object]:
+def timed(device: torch.device, run: Callable[[], T]) -> tuple[float, T]:
     wait(device)
     started = time.perf_counter()
     result = run()

@@ -28,7 +28,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 SHAPED = ["ops.mixture", "ops.random", "ops.reference", "ops.streamed", "ops.vocabulary", "thoughts"]
-SHAPED += ["rollout.machine", "rollout.record", "rollout.replay", "train.objective"]
+SHAPED += ["rollout.decode", "rollout.machine", "rollout.record", "rollout.replay", "train.objective"]
 
 
 def checks_shapes(config) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from softtokens.models.kv import SlotKV
@@ -69,7 +70,7 @@ def stream_rollouts(
     slots: int | None = None,
     for_replay: bool = True,
     decoder: Decoder | None = None,
-) -> Iterator[tuple[Tensor, Rollout]]:
+) -> Iterator[tuple[Int[Tensor, "finished"], Rollout]]:
     """Like `sample_rollout` for more rows than fit in memory: at most `slots` at a time, new rows taking the places of
     finished ones. Yields (rows, their rollout) as they finish, each row once. Fewer slots than 8 give results that
     differ by rounding.
@@ -286,7 +287,7 @@ class _Batch:
         self.slots = self.slots.first(wanted)
         del self.host[wanted:]
 
-    def take_finished(self) -> tuple[Tensor, Rollout]:
+    def take_finished(self) -> tuple[Int[Tensor, "finished"], Rollout]:
         """The finished rows, in order. Their seats may be reused afterwards."""
         rows, seats = (list(column) for column in zip(*sorted(self.finished), strict=True))
         self.finished = []
@@ -330,6 +331,8 @@ def _rollout(
     )
 
 
-def _texts(tokenizer: PreTrainedTokenizerBase, ids: Tensor, chosen: Tensor) -> list[str]:
+def _texts(
+    tokenizer: PreTrainedTokenizerBase, ids: Int[Tensor, "rows seq"], chosen: Bool[Tensor, "rows seq"]
+) -> list[str]:
     rows = [row[mask].tolist() for row, mask in zip(ids.cpu(), chosen.cpu(), strict=True)]
     return tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
