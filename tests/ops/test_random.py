@@ -72,6 +72,22 @@ def test_uniforms_fill_the_unit_interval():
     assert ((counts - 1e4) ** 2 / 1e4).sum() < 50  # chi-square with 9 degrees of freedom: p < 1e-7
 
 
+def test_several_uniforms_are_independent_of_each_other_and_of_normals():
+    step = keys(200).at(0, Stream.THOUGHT)
+    u = step.uniforms(5001, after=7)
+    assert torch.equal(step.uniforms(3)[:, 0], step.uniform())
+    assert torch.equal(step.uniforms(3), step.uniforms(8)[:, :3])
+    assert u.min() >= 0 and u.max() < 1
+    assert abs(u.mean() - 0.5) < 6 / (12 * 1e6) ** 0.5
+    assert abs(((u[:, 1:] - 0.5) * (u[:, :-1] - 0.5)).mean()) < 6 / 12e3
+    # normals and uniforms of the same bits would be functions of each other
+    rows = keys(20_000).at(0, Stream.THOUGHT)
+    normal, uniform = rows.normal(7).double(), rows.uniforms(4, after=7)
+    products = (normal.square()[:, :, None] - 1) * (uniform[:, None] - 0.5)
+    assert products.mean(0).abs().max() < 6 * (2 / 12) ** 0.5 / 20_000**0.5
+    assert not torch.equal(uniform, rows.uniforms(4))
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_seed_out_of_range_is_refused(seed):
     with pytest.raises(ValueError, match="seed"):

@@ -63,7 +63,7 @@ class SignalConfig(TrainConfig):
             raise UserError(
                 f"tau is {self.thought.tau} and modes are given; tau would apply to all of them. Give --taus instead"
             )
-        if (self.taus or self.gammas) and not set(self._modes) - {"hard"}:
+        if (self.taus or self.gammas) and not any(FAMILIES[mode].has_gamma for mode in self._modes):
             raise UserError("taus or gammas is given, but soft and fuzzy are not among the modes; add one, or drop it")
 
     @property
@@ -79,5 +79,5 @@ class SignalConfig(TrainConfig):
             dataclasses.replace(self.thought, mode=mode, tau=tau, gamma=gamma)
             for mode in modes
             for tau in (self.taus if mode == swept and self.taus else (self.thought.tau,))
-            for gamma in (self.gammas if mode != "hard" and self.gammas else (self.thought.gamma,))
+            for gamma in (self.gammas if FAMILIES[mode].has_gamma and self.gammas else (self.thought.gamma,))
         ]

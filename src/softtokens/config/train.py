@@ -167,7 +167,7 @@ class TrainConfig:
             raise UserError(
                 "answer_temperature is 0; greedy answers have no log-probability to train on. Use 1 for training."
             )
-        if not self.thought.family.draws_tokens and self.thought.gamma == 0:
+        if self.thought.family.has_gamma and self.thought.gamma == 0:
             raise UserError(
                 f"gamma is 0 with mode {self.thought.mode}; thoughts without noise explore nothing and have no "
                 "log-probability. Use a positive gamma (the paper: 0.33)."

@@ -5,6 +5,7 @@ from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution
 from softtokens.thoughts.divergence import kl
 from softtokens.thoughts.gaussian import Gaussian
 from softtokens.thoughts.hard import Hard
+from softtokens.thoughts.multiplex import Multiplex
 from softtokens.thoughts.perturbed import HiddenGaussian, LogitGaussian
 from softtokens.thoughts.presets import build_thought, thought_setting
 
@@ -14,6 +15,7 @@ __all__ = [
     "Hard",
     "HiddenGaussian",
     "LogitGaussian",
+    "Multiplex",
     "Thought",
     "ThoughtDistribution",
     "build_thought",

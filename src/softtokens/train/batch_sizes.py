@@ -129,7 +129,7 @@ def ways_into_the_vocabulary(config: TrainConfig, *, adapters: bool) -> int:
     of the answers; none where adapters are trained."""
     if adapters:
         return 0
-    return 2 if config.thought.mode == "hard" or config.thought.table_in_mean == "frozen" else 3
+    return 3 if config.thought.family.mixes_table and config.thought.table_in_mean == "trained" else 2
 
 
 def gradient_bytes(size: ModelSize, shards: int = 1) -> float:
