@@ -19,7 +19,16 @@ from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Kind, Rollout
 from softtokens.rollout.replay import replay, stored_draws
 from softtokens.rollout.stopping import decode_text, ending_by_text
-from softtokens.thoughts import Gaussian, Hard, HiddenGaussian, LogitGaussian, Multiplex
+from softtokens.thoughts import (
+    Dirichlet,
+    Gaussian,
+    Gumbel,
+    Hard,
+    HiddenGaussian,
+    LogitGaussian,
+    Multiplex,
+    SoftThinking,
+)
 from softtokens.types import UserError
 
 GROUP, LIMITS = 4, Limits(max_thought_steps=12, max_answer_tokens=5)
@@ -43,6 +52,9 @@ def thoughts_of(policy, names=None):
         "logits": LogitGaussian(0.5, 0.3),
         "top-k": LogitGaussian(0.5, 0.3, 5),
         "multiplex": Multiplex(3),
+        "gumbel": Gumbel(4, 0.1),
+        "dirichlet": Dirichlet(4, 1.0),
+        "soft-thinking": SoftThinking(4),
     }
     return {name: thoughts[name] for name in names or thoughts}
 
@@ -74,7 +86,9 @@ def test_every_part_is_marked(policy, prompts, tokenizer):
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    family_and_thought("hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k", "multiplex"),
+    family_and_thought(
+        "hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k", "multiplex", "gumbel", "dirichlet"
+    ),
 )
 def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family, name):
     policy = make_policy(family)
@@ -187,7 +201,9 @@ def same_rows(one: Rollout, rows, other: Rollout, bitwise: bool):
                 assert torch.equal(a, b) if bitwise else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "name"), family_and_thought("hard", "soft", "top-k", "multiplex"))
+@pytest.mark.parametrize(
+    ("family", "name"), family_and_thought("hard", "soft", "top-k", "multiplex", "gumbel", "dirichlet")
+)
 def test_a_rollout_does_not_depend_on_its_batch(make_policy, prompts, family, name):
     """Prompts of mixed length together, each alone, and in reverse order.
 
@@ -224,7 +240,10 @@ def same_as_plain(rollout, row, policy, thought, prompt, limits):
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), family_and_thought("hard", "soft", "fuzzy", "hidden", "logits", "top-k", "multiplex")
+    ("family", "name"),
+    family_and_thought(
+        "hard", "soft", "fuzzy", "hidden", "logits", "top-k", "multiplex", "gumbel", "dirichlet", "soft-thinking"
+    ),
 )
 def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, name):
     """One row at a time, without cache, state machine or automaton. In float64, see above."""

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from softtokens import cli
 from softtokens.config.thought import FAMILIES
 
-OTHERS = [mode for mode in FAMILIES if mode not in ("hard", "soft", "fuzzy")]  # these have tests of their own
+# hard, soft and fuzzy have tests of their own
+OTHERS = [mode for mode, family in FAMILIES.items() if family.is_drawn and mode not in ("hard", "soft", "fuzzy")]
 QUICK = ("--validate-every", "2", "--warmup-steps", "0", "--schedule", "constant", "--steps", "2")
 
 
@@ -61,4 +62,17 @@ def test_their_signal_is_measured_beside_that_of_hard(model_folder, data_file, t
     assert [setting["thought"]["mode"] for setting in measured] == ["hard", *OTHERS]
     assert len({setting["terms"]["thought"]["norm"] for setting in measured}) == len(measured)
     names = {setting["name"] for setting in measured}
-    assert {"hard", "multiplex, width 3"} <= names
+    assert {"hard", "multiplex, width 3", "gumbel, top k 5, weight temperature 0.1"} <= names
+
+
+def test_soft_thinking_is_evaluated_and_never_trained(flags, tmp_path, data_file, model_folder, capsys):
+    task = ["--task", str(data_file), "--template", "User: {question}", "--grader", "exact", "--device", "cpu"]
+    task += ["--max-thought-steps", "4", "--max-answer-tokens", "3", "--profile", "2", "--traces", "1"]
+    command = ["evaluate", "--models", f"base={model_folder}", *task, "--settings", "soft-thinking-greedy"]
+    assert cli.main([*command, "--output", str(tmp_path / "out")]) == 0
+    cell = tmp_path / "out/cells/base/problems/soft-thinking-greedy"
+    summary, profile = (json.loads((cell / f"{name}.json").read_text()) for name in ("summary", "profile"))
+    assert (summary["samples"], summary["thought"]["mode"]) == (1, "soft-thinking")
+    assert profile["overall"]["noise_ratio"] == 0 and profile["overall"]["distance_to_token"] > 0.01
+    assert cli.main(flags(tmp_path / "run", "--mode", "soft-thinking")) == 2
+    assert "soft-thinking draws nothing, so it has no likelihood" in " ".join(capsys.readouterr().err.split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from softtokens.config.fields import require, require_choice
-from softtokens.config.thought import FAMILIES, Mode, ThoughtConfig
+from softtokens.config.thought import FAMILIES, Mode, ThoughtConfig, require_drawn
 from softtokens.config.train import TrainConfig
 from softtokens.types import UserError
 
@@ -52,6 +52,7 @@ class SignalConfig(TrainConfig):
             require(name, values, len(set(values)) == len(values), "values that all differ")
         for mode in self.modes:
             require_choice("modes", mode, tuple(FAMILIES))
+            require_drawn(mode)
         for tau in self.taus:
             require("taus", tau, 0 < tau < 100, "numbers above 0 and below 100")
         for gamma in self.gammas:

@@ -10,7 +10,7 @@ import tyro
 from softtokens.config.fields import FREE, require, require_choice
 from softtokens.config.scale import ScaleConfig
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import ThoughtConfig
+from softtokens.config.thought import ThoughtConfig, require_drawn
 from softtokens.types import UserError, Verdict
 
 MOST_ROLLOUTS_PER_STEP = 1_000_000  # a step lists them all; a larger number is a typing error
@@ -167,6 +167,7 @@ class TrainConfig:
             raise UserError(
                 "answer_temperature is 0; greedy answers have no log-probability to train on. Use 1 for training."
             )
+        require_drawn(self.thought.mode)
         if self.thought.family.has_gamma and self.thought.gamma == 0:
             raise UserError(
                 f"gamma is 0 with mode {self.thought.mode}; thoughts without noise explore nothing and have no "
