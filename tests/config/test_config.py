@@ -179,7 +179,10 @@ def test_defaults_from_a_file(tmp_path):
     ("text", "message"),
     [
         ("stepz = 3", "stepz: unknown key; the keys here are answer_temperature, answer_weight"),
-        ("[thought]\ntemperature = 3", "thought.temperature: unknown key; the keys here are concentration, estimator, gamma, mode"),
+        (
+            "[thought]\ntemperature = 3",
+            "thought.temperature: unknown key; the keys here are concentration, estimator",
+        ),
         ('steps = "3"', "steps is '3'; it must be a whole number"),
         ("steps = 3.5", "steps is 3.5; it must be a whole number"),
         ("steps = true", "steps is True; it must be a whole number"),

@@ -317,6 +317,32 @@ def test_noise_is_how_far_it_moves_what_is_fed(thought, hidden, vocabulary):
     torch.testing.assert_close(distribution.noise_length(drawn), expected, check_dtype=False, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["soft", "noise-on-hidden", "noise-on-top-k", "multiplex", "gumbel", "dirichlet"])
+def test_a_stored_step_has_its_log_prob_under_moved_parameters(name, hidden, vocabulary):
+    """The noisy top-k logits of the rollout, whichever are the largest now."""
+    thought = THOUGHTS[name]
+    before, moved = (thought.at(h, vocabulary) for h in (hidden, hidden + 0.05))
+    drawn, value = before.draw(keys(5)), before.sample(keys(5))
+    torch.testing.assert_close(before.stored_log_prob(drawn), before.log_prob(value))
+    expected = moved.log_prob(value)
+    if name == "noise-on-top-k":
+        now = moved.logits.gather(-1, drawn.stored["support"])
+        expected = reference.gaussian_log_prob(value, now, SIGMA)
+    torch.testing.assert_close(moved.stored_log_prob(drawn), expected)
+    assert (expected - before.log_prob(value)).abs().min() > 1e-4
+    if name.startswith("noise"):
+        far = now if name == "noise-on-top-k" else moved.mean
+        distance = (far - before.mean).square().sum(-1) / (2 * SIGMA**2)
+        torch.testing.assert_close(moved.mismatch(drawn), distance, rtol=1e-6, atol=1e-9)
+        assert before.mismatch(drawn).max() < 1e-10
+
+
+def test_noise_on_all_logits_is_too_large_to_keep(hidden, vocabulary):
+    distribution = THOUGHTS["noise-on-logits"].at(hidden, vocabulary)
+    drawn = distribution.draw(keys(5))
+    assert distribution.stored_log_prob(drawn).isnan().all() and distribution.mismatch(drawn).isnan().all()
+
+
 @pytest.mark.parametrize("thought", GAUSSIAN.values(), ids=GAUSSIAN)
 def test_mismatch_is_the_kl_of_moved_means(thought, hidden, vocabulary):
     drawn = thought.at(hidden, vocabulary).draw(keys(5))

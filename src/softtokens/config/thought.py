@@ -96,8 +96,8 @@ class ThoughtConfig:
             require(name, getattr(self, name), low <= getattr(self, name) <= high, f"in {low:g} .. {high:g}")
         if self.estimator == "density" and self.noise != "input":
             raise UserError(
-                f"estimator is density with noise on {self.noise}: only noise on the input stores the value whose "
-                "density is taken. Use estimator replay."
+                f"estimator is density with noise on {self.noise}: that estimator exists for noise on the input only. "
+                "Use estimator replay."
             )
 
     @property

@@ -150,7 +150,8 @@ def gathered_bytes(size: ModelSize, dtype: torch.dtype) -> float:
 
 def stored_bytes(config: TrainConfig, size: ModelSize, rows: int) -> float:
     """Bytes of the stored thoughts of this many rollouts, which replay feeds again; tokens need none."""
-    return 0.0 if config.thought.mode == "hard" else rows * thought_bytes(size, config.max_thought_steps)
+    vectors = 0 if config.thought.mode == "hard" else 2 if config.thought.noise == "hidden" else 1
+    return vectors * float(rows * thought_bytes(size, config.max_thought_steps))
 
 
 def _positions(free: float, per_position: float, share: Share, wanted: int) -> int:
