@@ -26,6 +26,7 @@ from softtokens.thoughts import (
     Hard,
     HiddenGaussian,
     LogitGaussian,
+    MixtureOfInputs,
     Multiplex,
     SoftThinking,
 )
@@ -52,6 +53,7 @@ def thoughts_of(policy, names=None):
         "logits": LogitGaussian(0.5, 0.3),
         "top-k": LogitGaussian(0.5, 0.3, 5),
         "multiplex": Multiplex(3),
+        "moi": MixtureOfInputs(4, 1.0),
         "gumbel": Gumbel(4, 0.1),
         "dirichlet": Dirichlet(4, 1.0),
         "soft-thinking": SoftThinking(4),
@@ -87,7 +89,7 @@ def test_every_part_is_marked(policy, prompts, tokenizer):
 @pytest.mark.parametrize(
     ("family", "name"),
     family_and_thought(
-        "hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k", "multiplex", "gumbel", "dirichlet"
+        "hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k", "multiplex", "moi", "gumbel", "dirichlet"
     ),
 )
 def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family, name):
@@ -202,7 +204,7 @@ def same_rows(one: Rollout, rows, other: Rollout, bitwise: bool):
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), family_and_thought("hard", "soft", "top-k", "multiplex", "gumbel", "dirichlet")
+    ("family", "name"), family_and_thought("hard", "soft", "top-k", "multiplex", "moi", "gumbel", "dirichlet")
 )
 def test_a_rollout_does_not_depend_on_its_batch(make_policy, prompts, family, name):
     """Prompts of mixed length together, each alone, and in reverse order.
@@ -242,7 +244,7 @@ def same_as_plain(rollout, row, policy, thought, prompt, limits):
 @pytest.mark.parametrize(
     ("family", "name"),
     family_and_thought(
-        "hard", "soft", "fuzzy", "hidden", "logits", "top-k", "multiplex", "gumbel", "dirichlet", "soft-thinking"
+        "hard", "soft", "fuzzy", "hidden", "logits", "top-k", "multiplex", "moi", "gumbel", "dirichlet", "soft-thinking"
     ),
 )
 def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, name):

@@ -37,6 +37,7 @@ FAMILIES: dict[str, Family] = {
     "multiplex": Family("softtokens.thoughts.multiplex:build", 1.0, ("width",)),
     "gumbel": Family("softtokens.thoughts.gumbel:build", 1.0, ("top_k", "weight_temperature")),
     "dirichlet": Family("softtokens.thoughts.dirichlet:build", 1.0, ("top_k", "concentration")),
+    "moi": Family("softtokens.thoughts.mixture_of_inputs:build", 1.0, ("top_k", "moi_beta")),
     "soft-thinking": Family("softtokens.thoughts.soft_thinking:build", 1.0, ("top_k",), is_drawn=False),
 }
 
@@ -62,7 +63,7 @@ class ThoughtConfig:
     """How the model thinks."""
 
     mode: Mode = "soft"
-    """hard: sampled tokens. soft: mixtures of embeddings at temperature 0.5, plus noise. fuzzy: the same at temperature 0.0001. multiplex: the mean of several sampled tokens. gumbel, dirichlet: mixtures of a few tokens with random weights. soft-thinking: the same without randomness, for inference only."""
+    """hard: sampled tokens. soft: mixtures of embeddings at temperature 0.5, plus noise. fuzzy: the same at temperature 0.0001. multiplex: the mean of several sampled tokens. gumbel, dirichlet: mixtures of a few tokens with random weights. moi: a sampled token blended with the likeliest ones (mixture of inputs). soft-thinking: the likeliest tokens, without randomness, for inference only."""
     tau: float | None = None
     """Temperature of thoughts; by default that of the mode (0.5 for soft, 0.0001 for fuzzy, 1 for the others)."""
     gamma: float = 0.33
@@ -70,13 +71,15 @@ class ThoughtConfig:
     noise: Literal["input", "hidden", "logits", "top-k"] = "input"
     """Where the noise is added: to the fed embedding (the method), or to the last hidden state, all logits or the top-k logits (the paper's ablations)."""
     top_k: int = 5
-    """Number of tokens in a thought of mode gumbel, dirichlet or soft-thinking; number of logits that get noise when noise is top-k."""
+    """Number of tokens in a thought of mode gumbel, dirichlet or soft-thinking, or blended with the sampled one in mode moi; number of logits that get noise when noise is top-k."""
     width: int = 3
     """Number of tokens in a thought of mode multiplex; with 1 it is that of mode hard."""
     weight_temperature: float = 0.1
     """Temperature of the softmax over noisy log-probabilities of mode gumbel; toward 0 a thought becomes one token, that of mode hard."""
     concentration: float = 1.0
     """Concentration of the weights of mode dirichlet around the probabilities of their tokens: large means little noise, small means nearly one token."""
+    moi_beta: float = 1.0
+    """How much the sampled token of mode moi outweighs the others: 0 or more; large means nearly hard."""
     estimator: Literal["replay", "density"] = "replay"
     """Gradient estimator of thoughts. replay: score function with the stored noise, immune to rounding between sampler and trainer. density: log-density of the stored input."""
     table_in_mean: Literal["frozen", "trained"] = "trained"
@@ -94,6 +97,7 @@ class ThoughtConfig:
         low, high = 1e-6, 1e6
         for name in ("weight_temperature", "concentration"):
             require(name, getattr(self, name), low <= getattr(self, name) <= high, f"in {low:g} .. {high:g}")
+        require("moi_beta", self.moi_beta, 0 <= self.moi_beta <= high, f"in 0 .. {high:g}")
         if self.estimator == "density" and self.noise != "input":
             raise UserError(
                 f"estimator is density with noise on {self.noise}: that estimator exists for noise on the input only. "

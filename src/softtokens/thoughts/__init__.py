@@ -7,6 +7,7 @@ from softtokens.thoughts.divergence import kl
 from softtokens.thoughts.gaussian import Gaussian
 from softtokens.thoughts.gumbel import Gumbel
 from softtokens.thoughts.hard import Hard
+from softtokens.thoughts.mixture_of_inputs import MixtureOfInputs
 from softtokens.thoughts.multiplex import Multiplex
 from softtokens.thoughts.perturbed import HiddenGaussian, LogitGaussian
 from softtokens.thoughts.presets import build_thought, thought_setting
@@ -20,6 +21,7 @@ __all__ = [
     "Hard",
     "HiddenGaussian",
     "LogitGaussian",
+    "MixtureOfInputs",
     "Multiplex",
     "SoftThinking",
     "Thought",
