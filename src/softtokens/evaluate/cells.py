@@ -21,7 +21,9 @@ class Cell:
     @property
     def temperature(self) -> float:
         """Temperature of drawn tokens (0: arg-max) or of the mixture."""
-        return 0.0 if self.is_greedy and not self.thought.family.has_gamma else self.thought.temperature
+        family = self.thought.family
+        is_arg_max = self.is_greedy and family.is_drawn and not family.has_gamma
+        return 0.0 if is_arg_max else self.thought.temperature
 
     @property
     def gamma(self) -> float | None:

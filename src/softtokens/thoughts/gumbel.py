@@ -3,9 +3,9 @@
     s_v = log p_v + Gumbel noise for every token,   p = softmax(logits / temperature)
     x = sum over the k largest s of w_i e_i,        w = softmax(s / weight_temperature)
 
-The idea is that of SofT-GRPO, with the exact density of what is drawn: selection included, no truncation, no clipping.
-A common shift of all s changes no weight, so the action is the tokens I and the differences d_i = s_i - max s. Its
-density, the shift integrated out and with d = min d for all tokens that were not selected, is
+The idea is that of SofT-GRPO (arXiv 2511.06411), with the exact density of what is drawn: selection included, no
+truncation, no clipping. A common shift of all s changes no weight, so the action is the tokens I and the differences
+d_i = s_i - max s. Its density, the shift integrated out and with d = min d for all tokens not selected, is
 
     log f = log (k - 1)! + sum over I of (log p_i - d_i) - k log sum over v of exp(log p_v - d_v)
 

@@ -1,6 +1,6 @@
 """Several tokens at once: the mean of the embeddings of `width` tokens drawn independently.
 
-    x = (e_1 + ... + e_K) / K,   y_1 ... y_K ~ softmax(logits / temperature)         (Multiplex Thinking)
+    x = (e_1 + ... + e_K) / K,   y_1 ... y_K ~ softmax(logits / temperature)         (arXiv 2601.08808)
 
 The action is the tuple of tokens, so its log-probability is the sum of theirs. The tokens are stored, and the mean is
 computed from the present embeddings, through which it has a gradient like any token. The first token is the text.
