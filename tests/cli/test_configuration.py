@@ -127,7 +127,7 @@ def test_lists_and_switches(run):
     ("text", "message"),
     [
         ("stepz = 3", "stepz: unknown key; the keys here are answer_temperature, answer_weight, beta1"),
-        ("[thought]\nmodus = 'soft'", "thought.modus: unknown key; the keys here are estimator, gamma, mode"),
+        ("[thought]\nmodus = 'soft'", "thought.modus: unknown key; the keys here are concentration, estimator"),
         ("steps = 'many'", "steps is 'many'; it must be a whole number"),
         ("steps = true", "steps is True; it must be a whole number"),
         ("resume = 1", "resume is 1; it must be true or false"),
