@@ -30,6 +30,14 @@ def test_equal_rewards_give_exactly_nothing_to_learn(reward):
     assert not leave_one_out(torch.full((3, 32), reward)).any()
 
 
+def test_a_rollout_that_does_not_count_is_in_no_baseline():
+    nan = float("nan")
+    advantages = leave_one_out(torch.tensor([[5.0, nan, 1.0, 3.0], [nan, nan, 7.0, nan], [2.0, nan, 2.0, nan]]))
+    counted = leave_one_out(torch.tensor([[5.0, 1.0, 3.0]]))
+    torch.testing.assert_close(advantages[0], torch.tensor([counted[0, 0], 0.0, counted[0, 1], counted[0, 2]]))
+    assert not advantages[1:].any()  # one that counts is alone, and two equal ones teach nothing
+
+
 def test_a_group_does_not_see_the_others():
     rewards = torch.tensor([[100.0, 10.0], [0.0, 10.0]])
     torch.testing.assert_close(leave_one_out(rewards)[0], leave_one_out(rewards[:1])[0])

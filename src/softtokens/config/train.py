@@ -26,11 +26,29 @@ class RewardConfig:
     r"""Reward of a wrong answer in a finished \boxed{...}."""
     none: float = 0.0
     r"""Reward if there is no finished \boxed{...}, or if the grader fails on the answer (time-out, error)."""
+    functions: tuple[str, ...] = ()
+    """What the reward is the weighted sum of: grade (the grader, on the scale above), format, length, or your own as MODULE:FUNCTION, such as rewards.py:f. By default grade alone (docs/rewards.md)."""
+    weights: tuple[float, ...] = ()
+    """A weight for each of the functions; by default 1."""
 
     def __post_init__(self) -> None:
         for name in ("right", "wrong", "none"):
             value = getattr(self, name)
             require(f"reward.{name}", value, abs(value) < float("inf"), "a finite number")
+        for name in self.functions:
+            if self.functions.count(name) > 1:
+                raise UserError(f"reward.functions has {name!r} more than once; give it one weight instead")
+        if self.weights and len(self.weights) != len(self.functions):
+            raise UserError(
+                f"reward.weights has {len(self.weights)} numbers for {len(self.functions)} reward.functions; give one each"
+            )
+        for weight in self.weights:
+            require("reward.weights", weight, abs(weight) < float("inf"), "finite numbers")
+
+    @property
+    def grades(self) -> bool:
+        """Whether the grader takes part, so that problems need answers."""
+        return not self.functions or "grade" in self.functions
 
     def of(self, verdict: Verdict) -> float:
         """The reward of a completion that was judged so."""

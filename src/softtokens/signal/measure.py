@@ -23,8 +23,8 @@ from softtokens.thoughts import build_thought
 from softtokens.train.checkpoint import checkpoint_to_start_at
 from softtokens.train.collect import Collected, collect
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.objective import TermWeights, leave_one_out
-from softtokens.train.scoring import RewardFunction, by_function, graded
+from softtokens.train.objective import TermWeights, is_flat, leave_one_out
+from softtokens.train.scoring import RewardFunction, scorer
 from softtokens.train.setup import batch_sizes_of, load_weights
 from softtokens.train.step import spikes_of
 from softtokens.train.trainee import Trainee
@@ -84,7 +84,7 @@ def signal(
 def _signal(
     config: SignalConfig, world: World, reward_func: RewardFunction | None, listener: Listener | None
 ) -> Signal:
-    data = task_data(config.task, default_split="train", needs_answers=reward_func is None)
+    data = task_data(config.task, default_split="train", needs_answers=reward_func is None and config.reward.grades)
     folder, progress = checkpoint_to_start_at(config.start) if config.start is not None else (None, None)
     first = progress.step if progress is not None else 0
     if (wanted := config.batches * config.problems_per_step) > len(data.problems):
@@ -104,7 +104,7 @@ def _signal(
     steps = len(thoughts) * config.batches * (config.max_thought_steps + config.max_answer_tokens)
     decoder = Decoder(weights.sampler).prepare(config.decoding, steps, ways=len(thoughts))
     judge = grader_of(config.task)
-    score = graded(judge, config.reward.of) if reward_func is None else by_function(reward_func)
+    score = scorer(config.reward, judge, reward_func)
     optimizer = torch.optim.SGD(weights.parameters.values(), lr=0.0)  # never steps, and has no state
     measured = []
     try:
@@ -144,10 +144,10 @@ def _measure(t: Trainee, first: int, keep: Keep, listener: Listener | None) -> M
     return Measured(
         thought=config.thought,
         terms=estimates(gram, TermWeights(config.thought_weight, config.answer_weight), rewards[0].numel()),
-        reward=float(rewards.mean()),
-        rewards=(float(rewards.min()), float(rewards.max())),
+        reward=float(rewards.nanmean()),
+        rewards=(float(rewards.nan_to_num(float("inf")).min()), float(rewards.nan_to_num(float("-inf")).max())),
         solved=sum(solved) / len(solved) if len(solved) == config.batches else None,
-        spread=float((rewards != rewards[..., :1]).any(-1).double().mean()),
+        spread=float((~is_flat(rewards.flatten(0, 1))).double().mean()),
         seconds=time.perf_counter() - started,
     )
 

@@ -23,7 +23,7 @@ from softtokens.train.checkpoint import Progress, load_optimizer, save_checkpoin
 from softtokens.train.interrupt import Stopped, StopRequest
 from softtokens.train.problem_record import Record, record_of, require_same, write
 from softtokens.train.resume import find_start
-from softtokens.train.scoring import RewardFunction, by_function, graded, require_reward_function
+from softtokens.train.scoring import RewardError, RewardFunction, require_reward_function, scorer
 from softtokens.train.setup import batch_sizes_of, load_weights
 from softtokens.train.skipped_step import save_skipped_step
 from softtokens.train.step import Step, train_step
@@ -69,8 +69,10 @@ def _train(
             f"there are {world.size} processes for problems_per_step * group_size = {rows} rollouts; start fewer, or "
             "make more rollouts"
         )
-    data = task_data(config.task, default_split="train", needs_answers=reward_func is None)
+    data = task_data(config.task, default_split="train", needs_answers=reward_func is None and config.reward.grades)
     problems = data.problems
+    judge = grader_of(config.task)
+    score = scorer(config.reward, judge, reward_func)
     validation = validation_problems(config) if config.validate_every else []
     record = record_of(training=problems, validation=validation)
     world.from_main(lambda: require_same(run, {"training": record["training"]}))
@@ -93,8 +95,7 @@ def _train(
     if folder is not None:
         load_optimizer(folder, weights, optimizer)
 
-    judge, validator = grader_of(config.task), grader_of(validation_task(config))
-    score = graded(judge, config.reward.of) if reward_func is None else by_function(reward_func)
+    validator = grader_of(validation_task(config))
     sampler = weights.sampler
     thought = build_thought(config.thought, sampler.embedding_rms)
     thought.at(
@@ -139,7 +140,12 @@ class _Run:
         t, config, world, saved = self.trainee, self.trainee.config, self.trainee.world, progress.step
         while progress.step < config.steps:
             at = progress.step
-            step = t.stop.attempt(functools.partial(train_step, t, at), droppable=world.size == 1)
+            try:
+                step = t.stop.attempt(functools.partial(train_step, t, at), droppable=world.size == 1)
+            except RewardError:
+                if progress.step > saved:
+                    self._save(progress)
+                raise
             if step is not None:
                 best_before, progress = progress.best_step, self._taken(step, progress)
                 ends = progress.step == config.steps or progress.skipped_in_row >= config.max_skipped

@@ -9,9 +9,10 @@ serves one update, strictly on policy (arXiv 2509.19170, section 3).
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from softtokens.rollout.replay import ExpectedGradient, Replay
@@ -22,14 +23,23 @@ def leave_one_out(rewards: Float[Tensor, "problems group"]) -> Float[Tensor, "pr
 
     Unbiased, because the baseline of a rollout never contains its own reward. Not divided by the standard deviation:
     that would weigh problems by how rarely they are solved. A group whose rewards are all equal gets exactly zero:
-    the rounding of the mean alone is enough for a full step of Adam. ValueError for a group of one.
+    the rounding of the mean alone is enough for a full step of Adam. A rollout whose reward is NaN does not count: it
+    gets zero, and is in no baseline. ValueError for a group of one.
     """
     group = rewards.shape[-1]
     if group < 2:
         raise ValueError(f"the group has {group} rollouts; the leave-one-out baseline needs at least 2")
-    others = (rewards.sum(-1, keepdim=True) - rewards) / (group - 1)
-    is_flat = (rewards == rewards[..., :1]).all(-1, keepdim=True)
-    return (rewards - others).masked_fill(is_flat, 0.0)
+    counted = ~rewards.isnan()
+    known = rewards.masked_fill(~counted, 0.0)
+    others = (known.sum(-1, keepdim=True) - known) / (counted.sum(-1, keepdim=True) - 1).clamp(min=1)
+    return (known - others).masked_fill(~counted | is_flat(rewards)[..., None], 0.0)
+
+
+def is_flat(rewards: Float[Tensor, "problems group"]) -> Bool[Tensor, "problems"]:
+    """Whether the rewards of a group that count, those that are no NaN, are all equal, so that nothing is learned."""
+    counted = ~rewards.isnan()
+    low, high = (rewards.masked_fill(~counted, end) for end in (math.inf, -math.inf))
+    return low.amin(-1) >= high.amax(-1)
 
 
 @dataclasses.dataclass(frozen=True)
