@@ -24,7 +24,7 @@ ALLOWED = {
     "models": {"files", "ops", "types"},
     "thoughts": {"config", "ops", "types"},
     "rollout": {"endings", "models", "ops", "thoughts", "types"},
-    "task_setup": {"config", "files", "rewards", "tasks", "types"},
+    "task_setup": {"config", "files", "models", "rewards", "tasks", "types"},
     "world": {"models", "types"},
 }
 ALLOWED["evaluate"] = {"config", "files", "models", "ops", "rewards", "rollout", "task_setup", "tasks", "thoughts"}

@@ -24,6 +24,7 @@ OTHERS = {
     "thought.noise": "logits", "thought.top_k": 3, "thought.estimator": "density", "thought.table_in_mean": "frozen",
     "task.name": "gsm8k", "task.split": "test", "task.limit": 5, "task.path": "x", "task.subset": "x", "task.seed": 1,
     "task.question": "q", "task.answer": "a", "task.template": "{question}", "task.grader": "math",
+    "task.chat": True, "task.system": "Be brief.", "task.chat_kwargs": '{"a": 1}', "task.special_tokens": True,
     "reward.right": 1.0, "reward.wrong": 1.0, "reward.none": 1.0, "seed": 1, "problems_per_step": 3, "group_size": 3,
     "max_thought_steps": 3, "max_answer_tokens": 3, "answer_temperature": 0.5, "learning_rate": 1e-5,
     "warmup_steps": 3, "schedule": "constant", "beta1": 0.5, "beta2": 0.5, "weight_decay": 0.1, "clip_norm": 0.5,
@@ -48,6 +49,8 @@ def changed(config: TrainConfig, name: str, value) -> TrainConfig:
 def base_of(name: str, tmp_path) -> TrainConfig:
     """A run in which the setting can be changed at all."""
     config = TrainConfig(output=str(tmp_path / "run"))
+    if name in ("task.system", "task.chat_kwargs"):
+        return changed(config, "task.chat", True)
     return changed(config, "scale.lora_rank", 2) if name in ("scale.lora_alpha", "scale.lora_targets") else config
 
 

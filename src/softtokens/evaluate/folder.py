@@ -18,7 +18,8 @@ _MAIN = "evaluation.json"
 _LOCKS = ".locks"
 _LIST = "list of models"  # cannot be a model's name, which has no spaces
 _SAMPLING = ("seed", "max_thought_steps", "max_answer_tokens", "mask_unused", "dtype")  # fields of the configuration
-_TASK_OPTIONS = ("limit", "split", "seed", "path", "subset", "question", "answer", "template")
+_TASK_OPTIONS = ("limit", "split", "seed", "path", "subset", "question", "answer", "template", "chat", "system")
+_AFTER_READING = ("grader", "chat_kwargs", "special_tokens")  # of a task, and do not change its problems as such
 
 
 def cell_folder(root: Path, model: str, task: str, cell: str) -> Path:
@@ -123,9 +124,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if before["sha256"] != now["sha256"]:
             why = ", ".join(options) or f"{before['problems']} problems before, {now['problems']} now"
             changed.append(f"task {now['name']!r} has other problems: {why}")
-        if before["config"].get("grader") != now["config"].get("grader"):
-            graders = f"was {before['config'].get('grader')!r}, is {now['config'].get('grader')!r}"
-            changed.append(f"task {now['name']!r}: grader {graders}")
+        for key in _AFTER_READING:
+            was, is_now = before["config"].get(key), now["config"].get(key)
+            if was != is_now:
+                changed.append(f"task {now['name']!r}: {key} was {was!r}, is {is_now!r}")
     return changed
 
 

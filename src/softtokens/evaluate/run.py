@@ -41,7 +41,7 @@ from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import encode_prompts, require_room
 from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
-from softtokens.task_setup import grader_of, problems_of
+from softtokens.task_setup import grader_of, problems_of, with_prompts
 from softtokens.tasks import load_choice_items
 from softtokens.thoughts import Thought, build_thought
 from softtokens.types import ChoiceItem, Problem, UserError
@@ -70,9 +70,15 @@ Listener = Callable[[Event], None]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
+    """problems: without prompts where each model's own chat template makes them."""
+
     name: str
     config: TaskConfig
     problems: list[Problem]
+
+    def problems_for(self, policy: HFPolicy) -> list[Problem]:
+        """The problems as this model reads them."""
+        return with_prompts(self.problems, self.config, policy.tokenizer)
 
 
 @flushing_denormals()
@@ -93,7 +99,8 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
     for name in models.paths:
         policy = models.load(name)
         for task in tasks:
-            require_room(policy, task.problems, limits, name=f"task {task.name!r}")
+            require_room(policy, task.problems_for(policy), limits, name=f"task {task.name!r}")
+            _warn_of_other_prompts(name, policy, task)
         outside.require_room(policy)
         for cell in cells[name]:
             _thought_for(cell, policy)
@@ -114,6 +121,16 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
                 _evaluate_task(root, name, decoder, task, cells[name], config, limits, count)
             outside.evaluate(root, name, models)
     return root
+
+
+def _warn_of_other_prompts(model: str, policy: HFPolicy, task: Task) -> None:
+    """Warn when a model was trained on chat prompts and the task has plain ones, or the other way round."""
+    if policy.template is not None and (policy.chat is None) == task.config.chat:
+        trained, has = ("chat", "plain text") if policy.chat else ("plain text", "chat")
+        log.warning(
+            "model %r was trained on %s prompts, and task %r has %s prompts; %s --chat",
+            model, trained, task.name, has, "add" if policy.chat else "drop",
+        )  # fmt: skip
 
 
 def _require_cells(config: EvaluateConfig, cells: dict[str, list[Cell]], outside: _Outside) -> None:
@@ -229,11 +246,12 @@ def _evaluate_task(
     grader = grader_of(task.config)
     policy = decoder.policy
     batch_size = BatchSize(policy, rows=config.rows_per_batch, memory=config.memory)
-    rollouts = len(cells) * len(task.problems) * config.samples
-    at_a_time = batch_size.allowed(encode_prompts(policy, task.problems), limits)
+    problems = task.problems_for(policy)
+    rollouts = len(cells) * len(problems) * config.samples
+    at_a_time = batch_size.allowed(encode_prompts(policy, problems), limits)
     steps = rollouts // at_a_time * (limits.max_thought_steps + limits.max_answer_tokens)
     decoder.prepare(config.decoding, steps, ways=len(cells))
-    sampler = Sampler(decoder, task.problems, limits, grader, config.seed, batch_size)
+    sampler = Sampler(decoder, problems, limits, grader, config.seed, batch_size)
     try:
         for cell in cells:
             thought = _thought_for(cell, policy)

@@ -18,7 +18,7 @@ from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 from softtokens.signal.estimate import Estimate, estimate, gram_of
 from softtokens.signal.keep import Keep, budget, keeping, sketch_size
-from softtokens.task_setup import grader_of, task_data
+from softtokens.task_setup import grader_of, task_data, with_prompts
 from softtokens.thoughts import build_thought
 from softtokens.train.checkpoint import checkpoint_to_start_at
 from softtokens.train.collect import Collected, collect
@@ -85,20 +85,21 @@ def _signal(
     config: SignalConfig, world: World, reward_func: RewardFunction | None, listener: Listener | None
 ) -> Signal:
     data = task_data(config.task, default_split="train", needs_answers=reward_func is None and config.reward.grades)
+    problems = with_prompts(data.problems, config.task, config.model)
     folder, progress = checkpoint_to_start_at(config.start) if config.start is not None else (None, None)
     first = progress.step if progress is not None else 0
-    if (wanted := config.batches * config.problems_per_step) > len(data.problems):
+    if (wanted := config.batches * config.problems_per_step) > len(problems):
         log.warning(
             "the task has %d problems for batches of %d in all, so some are shared: agreement will look better than it "
             "is",
-            len(data.problems), wanted,
+            len(problems), wanted,
         )  # fmt: skip
     weights = load_weights(config, folder, world, data.template, config.settings)
     parameters = sum(parameter.numel() for parameter in weights.parameters.values())
     room = min(world.gather(budget(config.memory, world.launch.local_size)))
     sketch = sketch_size(config.sketch, vectors=len(TERMS) * config.batches, parameters=parameters, room=room)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
-    positions = require_room(weights.sampler, data.problems, limits, name="the task")
+    positions = require_room(weights.sampler, problems, limits, name="the task")
     batch_sizes = batch_sizes_of(config, weights, positions, limits, 0)
     thoughts = {setting: build_thought(setting, weights.sampler.embedding_rms) for setting in config.settings}
     steps = len(thoughts) * config.batches * (config.max_thought_steps + config.max_answer_tokens)
@@ -110,7 +111,7 @@ def _signal(
     try:
         for setting, thought in thoughts.items():
             own = dataclasses.replace(config, thought=setting, modes=(), taus=(), gammas=())
-            trainee = Trainee(own, weights, optimizer, thought, data.problems, score, limits, batch_sizes, decoder)
+            trainee = Trainee(own, weights, optimizer, thought, problems, score, limits, batch_sizes, decoder)
             keep = keeping(sketch, parameters)
             measured.append(_measure(trainee, first, keep, listener if world.is_main else None))
     finally:

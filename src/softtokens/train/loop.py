@@ -16,7 +16,7 @@ from softtokens.rewards import Grader
 from softtokens.rollout.batches import require_room
 from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
-from softtokens.task_setup import grader_of, task_data, validation_problems, validation_task
+from softtokens.task_setup import grader_of, task_data, validation_problems, validation_task, with_prompts
 from softtokens.thoughts import build_thought
 from softtokens.train import run_folder
 from softtokens.train.checkpoint import Progress, load_optimizer, save_checkpoint, tidy
@@ -70,7 +70,7 @@ def _train(
             "make more rollouts"
         )
     data = task_data(config.task, default_split="train", needs_answers=reward_func is None and config.reward.grades)
-    problems = data.problems
+    problems = with_prompts(data.problems, config.task, config.model)
     judge = grader_of(config.task)
     score = scorer(config.reward, judge, reward_func)
     validation = validation_problems(config) if config.validate_every else []

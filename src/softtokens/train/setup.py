@@ -15,6 +15,7 @@ from softtokens.models.blocks import blocks, recompute_activations
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.rollout.limits import Limits, emitted_positions
 from softtokens.rollout.memory import free_bytes
+from softtokens.task_setup import chat_of
 from softtokens.thoughts import build_thought
 from softtokens.train.batch_sizes import BatchSizes, Share, choose
 from softtokens.train.process_memory import map_blocks_apart
@@ -39,7 +40,7 @@ def load_weights(
         policy = load_policy(
             folder or config.model, device=device, mask_unused=config.mask_unused, merge_adapters=False
         )
-        policy.template = template
+        policy.template, policy.chat = template, chat_of(config.task)
         policy.logits_rounding = rounding_of(config)
         if scale.lora_rank and not lora.has_adapters(policy.model):
             lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
