@@ -41,6 +41,7 @@ def task_data(task: TaskConfig, *, default_split: str, needs_answers: bool = Tru
         chat=task.chat,
         system=task.system,
         special_tokens=task.special_tokens,
+        usual_split=default_split,
     )
 
 

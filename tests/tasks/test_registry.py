@@ -100,9 +100,10 @@ def test_a_task_asks_the_hub_for_what_it_is_there(spec, monkeypatch):
     monkeypatch.setattr("softtokens.tasks.registry.load_rows", load_rows)
     for split, theirs in [(None, next(iter(spec.splits.values()))), *spec.splits.items()]:
         load_problems(spec.name, split=split, limit=3)
-        assert calls.pop() == (spec.hub, {"split": theirs, "config": spec.config, "limit": 3})
+        expected = {"split": theirs, "config": spec.config, "limit": 3, "usual_split": None}
+        assert calls.pop() == (spec.hub, expected)
     load_problems(spec.name, path="folder", split="mine")
-    assert calls.pop() == ("folder", {"split": "mine", "config": None, "limit": None})
+    assert calls.pop() == ("folder", {"split": "mine", "config": None, "limit": None, "usual_split": None})
     with pytest.raises(UserError, match=f"split is 'dev'; the task {spec.name!r} has {', '.join(spec.splits)}"):
         load_problems(spec.name, split="dev")
 
@@ -114,7 +115,7 @@ def test_a_task_asks_the_hub_for_what_it_is_there(spec, monkeypatch):
             [{"q": "A?", "answer": "1"}],
             r"no column 'question' or 'problem'; it has 'q', 'answer'. .*option question",
         ),
-        ([{"question": "A?", "a": "1"}], r"no column 'answer'; it has 'question', 'a'. .*option answer"),
+        ([{"question": "A?", "a": "1"}], r"no column 'answer' or 'solution'; it has 'question', 'a'. .*option answer"),
         ([{"question": "A?", "answer": "1"}, {"question": "B?"}], r"row 1 .*'answer' is missing or null"),
         ([{"question": "A?", "answer": "1"}, {"question": None, "answer": "1"}], r"row 1 .*'question' is missing"),
         ([{"question": "A?", "answer": " "}], r"row 0 .*'answer': the answer is empty"),
@@ -123,7 +124,7 @@ def test_a_task_asks_the_hub_for_what_it_is_there(spec, monkeypatch):
         ([{"question": "A?", "answer": {"x": 1}}], r"row 0 .*'answer': the answer is \{'x': 1\}, a dict"),
         ([{"question": "A?", "answer": "so\n####"}], r"row 0 .*'answer': what follows ####.* is empty"),
         ([{"question": "\ud800", "answer": "1"}], r"row 0 .*surrogate"),
-        ([{"prompt": [{"role": "user"}], "answer": "1"}], r"row 0 .*'prompt' is .*a list; it has to be plain text"),
+        ([{"prompt": [{"role": "user"}], "answer": "1"}], r"row 0 .*'prompt' is a list of messages; add --chat"),
         ([{"prompt": "A?", "answer": "1"}, {"answer": "1"}], r"row 1 .*'prompt' is missing"),
     ],
 )

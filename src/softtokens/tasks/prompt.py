@@ -65,6 +65,11 @@ class PromptForm:
     system: str | None = None
     special_tokens: bool = False
 
+    @property
+    def reads_messages(self) -> bool:
+        """Whether a row may bring a whole conversation: there is no text to put it into."""
+        return self.template == PLACE
+
     def problem(self, number: int, question: str, answer: str | None, columns: Mapping[str, Any]) -> Problem:
         """The problem that asks this question."""
         text = fill(self.template, question)

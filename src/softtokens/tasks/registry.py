@@ -6,10 +6,11 @@ import dataclasses
 from typing import Any
 
 from softtokens.tasks import arithmetic
+from softtokens.tasks.conversation import as_messages, is_conversation
 from softtokens.tasks.deepscaler import DEEPSCALER
 from softtokens.tasks.files import Row, column_in, is_hub_name, load_rows, present_at, text_at
 from softtokens.tasks.gsm8k import GSM8K
-from softtokens.tasks.math import MATH, MATH500
+from softtokens.tasks.math import MATH, MATH500, SOLUTION, solution_answer
 from softtokens.tasks.olympiadbench import OLYMPIADBENCH
 from softtokens.tasks.prompt import MATH_MESSAGE, MATH_TEMPLATE, PLACE, PromptForm, check_template
 from softtokens.tasks.spec import Reader, TaskSpec, final_answer
@@ -64,6 +65,7 @@ def load_task(
     chat: bool = False,
     system: str | None = None,
     special_tokens: bool = False,
+    usual_split: str | None = None,
 ) -> TaskData:
     """The first `limit` problems of a registered task, a local file or folder, or a hub data set `owner/name`, and the
     template that they were made with.
@@ -74,6 +76,7 @@ def load_task(
     - `split`: the task's first one if None. A single file is one split, so it does not matter there.
     - `limit`: None reads all rows (and makes 1,000 problems to train on, 200 for other splits).
     - `template`: text with `{question}` in it; None means `MATH_TEMPLATE`, or `MATH_MESSAGE` in a chat.
+    - `usual_split`: of a local folder with several splits the one to take if `split` is None.
     - `chat`: make conversations (`Problem.messages`), of which `models.chat.rendered` makes the prompts.
     - `system`: the system message of conversations that have none.
 
@@ -86,8 +89,10 @@ def load_task(
     - `needs_answers`: if False, rows may lack an answer: `Problem.answer` is None there. For rewards that need none.
     - `special_tokens`: read special tokens that the data writes out as special tokens. By default they stay text.
 
-    Rows with a column `prompt` are used as they are, unless `question` or `template` is given. `Problem.id` is the
-    row's position, and `Problem.columns` hold what the prompt and the answer were not made of.
+    Rows with a column `prompt` are used as they are, unless `question` or `template` is given; in a chat it may be a
+    list of messages, with a system message and earlier turns. `Problem.id` is the row's position, and `Problem.columns`
+    hold what the prompt and the answer were not made of, and a column `solution` in any case: reward functions written
+    for TRL read it.
     """
     if template is not None:
         template = check_template(template)
@@ -101,7 +106,7 @@ def load_task(
     spec, source = _find(task, path)
     if source == spec.hub:
         split, config = _hub_split(spec, split), config or spec.config
-    rows = load_rows(source, split=split, config=config, limit=limit)
+    rows = load_rows(source, split=split, config=config, limit=limit, usual_split=usual_split)
     has_prompt = question is None and template is None and any("prompt" in row for row in rows)
     template = PLACE if has_prompt else template or (MATH_MESSAGE if chat else MATH_TEMPLATE)
     form = PromptForm(template, chat, system, special_tokens)
@@ -133,7 +138,7 @@ def _find(task: str, path: str | None) -> tuple[TaskSpec, str]:
             f"task is {task!r}; it must be one of {', '.join([*ARITHMETIC, *TASKS])}, the path of a file "
             f"such as ./{task}.jsonl, or a data set of the Hugging Face hub as owner/name."
         )
-    return TaskSpec(name=task, hub=task, splits={}), task
+    return TaskSpec(name=task, hub=task, splits={}, answers={"answer": final_answer, SOLUTION: solution_answer}), task
 
 
 def _hub_split(spec: TaskSpec, split: str | None) -> str | None:
@@ -165,12 +170,24 @@ def _problems(
     problems = []
     for position, row in enumerate(rows):
         where = f"{source}, row {position} (the first is row 0)"
-        text = text_at(row, asked, where=where)
-        columns = {name: value for name, value in row.items() if name not in (asked, answered)}
+        columns = {
+            name: value for name, value in row.items() if name != asked and (name != answered or name == SOLUTION)
+        }
         has_answer = answered is not None and (needs_answers or row.get(answered) is not None)
         expected = _answer_at(row, answered, read, where) if answered is not None and has_answer else None
-        problems.append(form.problem(position, text, expected, columns))
+        problems.append(_problem(form, position, row, asked, expected, columns, where))
     return problems
+
+
+def _problem(
+    form: PromptForm, position: int, row: Row, asked: str, answer: str | None, columns: Row, where: str
+) -> Problem:
+    if not is_conversation(row.get(asked)) or not form.reads_messages:
+        return form.problem(position, text_at(row, asked, where=where), answer, columns)
+    where = f"{where}: {asked!r}"
+    if not form.chat:
+        raise UserError(f"{where} is a list of messages; add --chat, so that the model's chat template makes a prompt")
+    return form.conversation(position, as_messages(row[asked], where=where), answer, columns)
 
 
 def _answer_at(row: Row, column: str, read: Reader, where: str) -> str:
