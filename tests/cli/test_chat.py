@@ -7,11 +7,13 @@ import json
 
 import pytest
 
+from chat_tokenizers import TEMPLATES, chat_tokenizer
 from conftest import EXTRA_ROWS, build_model
+from softtokens.endings import THINK
 from softtokens.models.chat import Chat
 from softtokens.models.hf import HFPolicy, load_policy
 
-TEMPLATE = (
+LOUD = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }}<eos>{% endfor %}"
     "[assistant]{% if loud %}!{% endif %}"
 )
@@ -22,7 +24,7 @@ CHAT = ["--chat", "--system", "Be brief.", "--chat-kwargs", '{"loud": true}', "-
 @pytest.fixture(scope="module")
 def chat_folder(tokenizer, tmp_path_factory):
     own = copy.deepcopy(tokenizer)
-    own.chat_template = TEMPLATE
+    own.chat_template = LOUD
     folder = tmp_path_factory.mktemp("chat-model")
     HFPolicy(build_model("llama", len(own) + EXTRA_ROWS), own).save(folder)
     assert (folder / "chat_template.jinja").is_file()
@@ -133,6 +135,31 @@ def test_what_makes_no_chat_is_one_sentence(run, model_folder, data_file, tmp_pa
     assert (code, len(err.splitlines())) == (2, 1)
     assert message in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_thinking_model_is_one_everywhere(run, tokenizer, data_file, tmp_path, caplog):
+    own = chat_tokenizer(tokenizer, TEMPLATES["deepseek_r1_distill"])
+    HFPolicy(build_model("llama", len(own)), own).save(tmp_path / "model")
+    task = ["--task", data_file, "--grader", "exact", *LIMITS]
+    sizes = ["--steps", "1", "--group-size", "2", "--validate-every", "0"]
+    run_folder = tmp_path / "run"
+    code, _, err = run("train", "--model", tmp_path / "model", "--output", run_folder, "--chat", *task, *sizes)
+    assert code == 0 and "thoughts end with </think>" in err + caplog.text
+    assert load_policy(run_folder).endings == THINK
+    (line, *_) = (json.loads(line) for line in (run_folder / "samples.jsonl").read_text().splitlines())
+    assert line["prompt"].endswith("<think>\n") and line["stop"] in THINK.reasons
+    metrics = json.loads((run_folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert {name for name in metrics if "think" in name}
+    where = ["--models", f"m={run_folder}", "--output", tmp_path / "eval", "--settings", "hard-greedy"]
+    assert run("evaluate", *where, *task, "--chat")[0] == 0
+    assert "end otherwise here" not in caplog.text
+    code, _, err = run("evaluate", *where, *task, "--chat", "--endings", "paper")
+    assert code == 2 and "endings.preset was auto, is paper" in err
+    assert "the thoughts of model 'm' end otherwise here than in its training" in caplog.text
+    code, out, _ = run("generate", "3", "--model", run_folder, "--max-thought-steps", "2", "--device", "cpu")
+    assert code == 0 and "ended by " in out
+    code, out, _ = run("generate", "3", "--model", run_folder, "--thought-end", "zzz", "--forced-text", "Qq:", *LIMITS)
+    assert code == 0 and "zzzQq:" in out and "ended by limit" in out
 
 
 def test_generate_needs_chat_for_what_belongs_to_it(run, model_folder):

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from chat_tokenizers import SPECIAL, TEMPLATES, chat_tokenizer
 from softtokens.models.chat import Chat, rendered
 from softtokens.models.tokens import problem_ids, written_out
 from softtokens.tasks.prompt import PromptForm
 from softtokens.types import Problem, UserError
 
-FOLDER = Path(__file__).parent / "chat_templates"
-TEMPLATES = {file.stem: file.read_text() for file in sorted(FOLDER.glob("*.jinja"))}
-SPECIAL = re.compile(r"<\|[a-z_]+\|>|<｜[\w▁]+｜>|<(?:start|end)_of_turn>|\[/?INST\]")
 USER = {"role": "user", "content": "Tom has 4 apples.\n\nHow many?"}
 CONVERSATIONS = {
     "question": (USER,),
     "system": ({"role": "system", "content": "Be brief."}, USER),
     "turns": (USER, {"role": "assistant", "content": "4"}, {"role": "user", "content": "So? "}),
 }
-
-
-def chat_tokenizer(tokenizer, template: str, *, bos: str | None = "<bos>"):
-    """The small tokenizer with the special tokens that a template writes, and with bos in front of every text."""
-    from tokenizers.processors import TemplateProcessing
-
-    own = copy.deepcopy(tokenizer)
-    own.chat_template = template
-    own.add_special_tokens({"additional_special_tokens": sorted(set(SPECIAL.findall(template)))})
-    own.add_tokens(["<think>", "</think>"])
-    if bos is not None:
-        own.add_special_tokens({"bos_token": bos})
-        front = [(bos, own.convert_tokens_to_ids(bos))]
-        own.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=front)
-    return own
 
 
 def ids_of(tokenizer, problem: Problem) -> list[int]:

@@ -25,6 +25,7 @@ OTHERS = {
     "task.name": "gsm8k", "task.split": "test", "task.limit": 5, "task.path": "x", "task.subset": "x", "task.seed": 1,
     "task.question": "q", "task.answer": "a", "task.template": "{question}", "task.grader": "math",
     "task.chat": True, "task.system": "Be brief.", "task.chat_kwargs": '{"a": 1}', "task.special_tokens": True,
+    "endings.preset": "paper", "endings.thought_end": ("</think>",), "endings.forced_text": "So ",
     "reward.right": 1.0, "reward.wrong": 1.0, "reward.none": 1.0, "seed": 1, "problems_per_step": 3, "group_size": 3,
     "max_thought_steps": 3, "max_answer_tokens": 3, "answer_temperature": 0.5, "learning_rate": 1e-5,
     "warmup_steps": 3, "schedule": "constant", "beta1": 0.5, "beta2": 0.5, "weight_decay": 0.1, "clip_norm": 0.5,

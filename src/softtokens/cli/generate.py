@@ -11,8 +11,10 @@ from rich.table import Table
 
 from softtokens.cli.progress import console
 from softtokens.config.commands import GenerateConfig
+from softtokens.config.endings import EndingsConfig
 from softtokens.config.task import template_variables
 from softtokens.config.thought import AS_TRAINED, SETTINGS
+from softtokens.ending_setup import endings_of
 from softtokens.evaluate.evaluated_models import thought_in_training
 from softtokens.models import thought_head
 from softtokens.models.chat import Chat, rendered
@@ -50,7 +52,10 @@ def generate(config: GenerateConfig) -> None:
     if chat is not None:
         (problem,) = rendered([problem], policy.tokenizer, chat)
     thought = _thought(config, policy)
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
+    endings = policy.endings if config.endings == EndingsConfig() else None
+    if endings is None:
+        endings = endings_of(config.endings, policy.tokenizer, chat, max_answer_tokens=config.max_answer_tokens)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0, endings=endings)
     seed = evaluation_seed(config.seed)
     rollout = sample_problems(policy, thought, [problem], [range(config.samples)], limits, seed=seed)
     for row in range(rollout.rows):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import tyro
+
+from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import require, require_choice
 from softtokens.config.task import template_variables
 from softtokens.config.thought import NAMED_CELLS
@@ -28,6 +31,7 @@ class GenerateConfig:
     """The system message of a chat; by default the one the model was trained with."""
     chat_kwargs: str = "{}"
     """A JSON object of variables for the chat template, such as {"enable_thinking": false}; by default those the model was trained with."""
+    endings: tyro.conf.OmitArgPrefixes[EndingsConfig] = dataclasses.field(default_factory=EndingsConfig)
     samples: int = 1
     """Number of generations."""
     gamma: float | None = None

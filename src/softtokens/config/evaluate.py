@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import require, require_choice
 from softtokens.config.task import TaskConfig
 from softtokens.config.thought import ALL_SETTINGS, FAMILIES, NAMED_CELLS, SETTINGS
@@ -32,6 +33,7 @@ class EvaluateConfig:
     models: tuple[str, ...] = ("tiny",)
     """Hugging Face model folders, hub names, or run directories (their best checkpoint); tiny is inside the package. NAME=PATH names a model."""
     task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
+    endings: tyro.conf.OmitArgPrefixes[EndingsConfig] = dataclasses.field(default_factory=EndingsConfig)
     tasks: tuple[str, ...] = ()
     """Several tasks instead of --task; they share its options. Add tasks that need other options with a second command on the same folder."""
     settings: tuple[str, ...] = ALL_SETTINGS

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import FREE, require, require_choice
 from softtokens.config.scale import ScaleConfig
 from softtokens.config.task import TaskConfig
@@ -66,6 +67,7 @@ class TrainConfig:
     """Hugging Face model folder or hub name; tiny is the checkpoint inside this package."""
     thought: tyro.conf.OmitArgPrefixes[ThoughtConfig] = dataclasses.field(default_factory=ThoughtConfig)
     task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
+    endings: tyro.conf.OmitArgPrefixes[EndingsConfig] = dataclasses.field(default_factory=EndingsConfig)
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
     seed: int = 0
     """Seed of the run: data order, noise and sampling."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.task import TaskConfig
 from softtokens.config.thought import AS_TRAINED
+from softtokens.ending_setup import endings_of
 from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.choices import is_done, made_from_items, require_same_items, score_into
@@ -41,7 +43,7 @@ from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import encode_prompts, require_room
 from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
-from softtokens.task_setup import grader_of, problems_of, with_prompts
+from softtokens.task_setup import chat_of, grader_of, problems_of, with_prompts
 from softtokens.tasks import load_choice_items
 from softtokens.thoughts import Thought, build_thought
 from softtokens.types import ChoiceItem, Problem, UserError
@@ -91,15 +93,15 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
     tasks = _tasks(config)
     outside = _Outside.of(config)
     models = Models.of(config)
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
     outside.check(root, models)
     cells = {name: cells_of(config, models.thought_in_training(name)) for name in models.paths}
     _require_cells(config, cells, outside)
-    described = []
+    described, limits = [], {}
     for name in models.paths:
         policy = models.load(name)
+        limits[name] = _limits(name, policy, config)
         for task in tasks:
-            require_room(policy, task.problems_for(policy), limits, name=f"task {task.name!r}")
+            require_room(policy, task.problems_for(policy), limits[name], name=f"task {task.name!r}")
             _warn_of_other_prompts(name, policy, task)
         outside.require_room(policy)
         for cell in cells[name]:
@@ -107,7 +109,7 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
         described.append(models.describe(name))
     entry = {
         "schema": SCHEMA,
-        "config": dataclasses.asdict(config),
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),  # to be compared with that of a file
         "models": described,
         "tasks": [task_entry(task.name, task.config, task.problems) for task in tasks],
         "settings": _names_of(cells, config),
@@ -118,9 +120,23 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
         with locked(root, name):
             decoder = Decoder(models.load(name))
             for task in tasks if cells[name] else ():
-                _evaluate_task(root, name, decoder, task, cells[name], config, limits, count)
+                _evaluate_task(root, name, decoder, task, cells[name], config, limits[name], count)
             outside.evaluate(root, name, models)
     return root
+
+
+def _limits(model: str, policy: HFPolicy, config: EvaluateConfig) -> Limits:
+    """How this model thinks and answers. Warns when its thoughts ended otherwise in training."""
+    endings = endings_of(
+        config.endings, policy.tokenizer, chat_of(config.task), max_answer_tokens=config.max_answer_tokens
+    )
+    if policy.endings not in (None, endings):
+        log.warning(
+            "the thoughts of model %r end otherwise here than in its training; give the --chat, --endings, "
+            "--thought-end and --forced-text of its run",
+            model,
+        )
+    return Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0, endings=endings)
 
 
 def _warn_of_other_prompts(model: str, policy: HFPolicy, task: Task) -> None:

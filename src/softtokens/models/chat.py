@@ -43,6 +43,18 @@ def rendered(
     return [_rendered(problem, tokenizer, chat.variables, specials) for problem in problems]
 
 
+def opening_of_reply(tokenizer: PreTrainedTokenizerBase, chat: Chat) -> str:
+    """What the chat template puts behind the user's turn, for the model to continue. UserError as from `rendered`."""
+    question = Problem(0, "", None, messages=({"role": "user", "content": "1+1?"},))
+    (problem,) = rendered([question], tokenizer, Chat(None, chat.variables))
+    return problem.prompt.rpartition("1+1?")[2]
+
+
+def uses_variable(tokenizer: PreTrainedTokenizerBase, name: str) -> bool:
+    """Whether the chat template mentions this variable. UserError where there is no chat template."""
+    return name in _names_in(_template_of(tokenizer))
+
+
 def special_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """How the tokenizer's special tokens are written, longest first."""
     texts = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -64,7 +76,7 @@ def _check_variables(variables: Mapping[str, Any], template: str) -> None:
     from transformers import PreTrainedTokenizerBase
 
     ours = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
-    names = set(re.findall(r"[A-Za-z_]\w*", template))
+    names = _names_in(template)
     for name in variables:
         if name in ours or name == "messages":
             raise UserError(f"chat_kwargs has {name!r}, which is not a variable of chat templates to be set; drop it")
@@ -72,6 +84,10 @@ def _check_variables(variables: Mapping[str, Any], template: str) -> None:
             close = difflib.get_close_matches(name, names, n=1)
             advice = f"did you mean {close[0]!r}?" if close else "drop it, or look for the name in the template"
             raise UserError(f"chat_kwargs has {name!r}, which the model's chat template does not use; {advice}")
+
+
+def _names_in(template: str) -> set[str]:
+    return set(re.findall(r"[A-Za-z_]\w*", template))
 
 
 def _rendered(

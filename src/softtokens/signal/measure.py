@@ -25,7 +25,7 @@ from softtokens.train.collect import Collected, collect
 from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.objective import TermWeights, is_flat, leave_one_out
 from softtokens.train.scoring import RewardFunction, scorer
-from softtokens.train.setup import batch_sizes_of, load_weights
+from softtokens.train.setup import batch_sizes_of, load_weights, training_endings
 from softtokens.train.step import spikes_of
 from softtokens.train.trainee import Trainee
 from softtokens.train.weights import whole_gradient
@@ -94,11 +94,12 @@ def _signal(
             "is",
             len(problems), wanted,
         )  # fmt: skip
-    weights = load_weights(config, folder, world, data.template, config.settings)
+    endings = training_endings(config)
+    weights = load_weights(config, folder, world, data.template, endings, config.settings)
     parameters = sum(parameter.numel() for parameter in weights.parameters.values())
     room = min(world.gather(budget(config.memory, world.launch.local_size)))
     sketch = sketch_size(config.sketch, vectors=len(TERMS) * config.batches, parameters=parameters, room=room)
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature, endings)
     positions = require_room(weights.sampler, problems, limits, name="the task")
     batch_sizes = batch_sizes_of(config, weights, positions, limits, 0)
     thoughts = {setting: build_thought(setting, weights.sampler.embedding_rms) for setting in config.settings}

@@ -33,7 +33,12 @@ def check_template(template: str) -> str:
     r"""The template, with line ends for `\n`. UserError where it has no place for the question."""
     if PLACE not in template:
         raise UserError(f"template is {template!r}; it has to say where the question goes: {PLACE}.")
-    return _LINE_END.sub("\n", template)
+    return line_ends(template)
+
+
+def line_ends(text: str) -> str:
+    r"""The text of a command line, with line ends for `\n`."""
+    return _LINE_END.sub("\n", text)
 
 
 def fill(template: str, question: str) -> str:

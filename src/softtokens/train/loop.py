@@ -24,7 +24,7 @@ from softtokens.train.interrupt import Stopped, StopRequest
 from softtokens.train.problem_record import Record, record_of, require_same, write
 from softtokens.train.resume import find_start
 from softtokens.train.scoring import RewardError, RewardFunction, require_reward_function, scorer
-from softtokens.train.setup import batch_sizes_of, load_weights
+from softtokens.train.setup import batch_sizes_of, load_weights, training_endings
 from softtokens.train.skipped_step import save_skipped_step
 from softtokens.train.step import Step, train_step
 from softtokens.train.tracking import Logs, require_wandb
@@ -78,8 +78,9 @@ def _train(
     world.from_main(lambda: require_same(run, {"training": record["training"]}))
     folder, progress = checkpoint or (None, Progress())
     progress = with_validation_of(progress, record)
-    weights = load_weights(config, folder, world, data.template)
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
+    endings = training_endings(config)
+    weights = load_weights(config, folder, world, data.template, endings)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature, endings)
     positions = require_room(weights.sampler, problems, limits, name="the task")
     if validation:
         positions = max(positions, require_room(weights.sampler, validation, limits, name="validation"))
