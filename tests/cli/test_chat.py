@@ -17,6 +17,7 @@ LOUD = (
     "{% for message in messages %}[{{ message.role }}] {{ message.content }}<eos>{% endfor %}"
     "[assistant]{% if loud %}!{% endif %}"
 )
+STRICT = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% endfor %}"
 LIMITS = ["--max-thought-steps", "3", "--max-answer-tokens", "3", "--device", "cpu"]
 CHAT = ["--chat", "--system", "Be brief.", "--chat-kwargs", '{"loud": true}', "--template", "Q: {question}"]
 
@@ -160,6 +161,27 @@ def test_a_thinking_model_is_one_everywhere(run, tokenizer, data_file, tmp_path,
     assert code == 0 and "ended by " in out
     code, out, _ = run("generate", "3", "--model", run_folder, "--thought-end", "zzz", "--forced-text", "Qq:", *LIMITS)
     assert code == 0 and "zzzQq:" in out and "ended by limit" in out
+
+
+@pytest.mark.parametrize(
+    ("template", "rows", "flags", "message"),
+    [
+        (STRICT, [{"question": "A?", "answer": "1"}], ["--system", "x"], "takes no system message (no system)"),
+        (LOUD, [{"prompt": [{"role": "system", "content": "x"}], "answer": "1"}], [], "no turn of the user"),
+        (LOUD, [{"question": "A?", "answer": "1"}], ["--chat-kwargs", '{"lout": 1}'], "did you mean 'loud'?"),
+        (LOUD, [{"question": "A?", "answer": "1"}], ["--endings", "think"], "</think> is 8 tokens of this tokenizer"),
+    ],
+    ids=["system", "user", "variable", "think"],
+)
+def test_what_a_template_cannot_take_is_one_sentence(run, tokenizer, tmp_path, template, rows, flags, message):
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = template
+    HFPolicy(build_model("llama", len(own)), own).save(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = ["--model", tmp_path / "model", "--task", tmp_path / "rows.jsonl", "--chat", *flags, *LIMITS]
+    code, _, err = run("train", *task, "--output", tmp_path / "run", "--validate-every", "0")
+    assert (code, len(err.splitlines())) == (2, 1) and message in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_generate_needs_chat_for_what_belongs_to_it(run, model_folder):
