@@ -76,6 +76,10 @@ class EvaluateConfig:
     """Memory for a batch in GB; by default 80 % of the accelerator's free memory, or a quarter of the machine's. When memory runs out, the batch is halved."""
     output: str = "runs/evaluation"
     """Folder for all results (docs/evaluation.md): a new one, or one of an evaluation to continue."""
+    rank: int | None = None
+    """Do only this part of the work, counted from 0, with --world: for job arrays. Under torchrun or srun the processes share the work by themselves."""
+    world: int | None = None
+    """Number of parts, each done by one process."""
     mask_unused: bool = True
     """Exclude vocabulary rows that no token owns. --no-mask-unused allows them to be sampled."""
     device: str = "auto"
@@ -101,6 +105,11 @@ class EvaluateConfig:
         self._check_grids()
         require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
         require_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        if (self.rank is None) != (self.world is None):
+            raise UserError("rank and world belong together; give both, such as --rank 0 --world 8")
+        if self.world is not None and self.rank is not None:
+            require("world", self.world, self.world >= 1, "at least 1")
+            require("rank", self.rank, 0 <= self.rank < self.world, f"in 0 .. world - 1, which is {self.world - 1}")
         require_choice("decoding", self.decoding, ("auto", "plain", "compiled"))
         if self.harness_tasks is not None and not self.harness:
             raise UserError("harness_tasks is given without harness; name the tasks of the folder with --harness")

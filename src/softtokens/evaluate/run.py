@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,9 @@ from softtokens.evaluate.named_sources import named_sources
 from softtokens.evaluate.nll import encoded_choices
 from softtokens.evaluate.preservation import digest, encoded_texts, load_texts, preservation
 from softtokens.evaluate.profile import chosen_rows, profile, traces
-from softtokens.evaluate.sample_file import read_samples, write_samples
+from softtokens.evaluate.sample_file import write_samples
 from softtokens.evaluate.sampling import Sampler
+from softtokens.evaluate.share import SAMPLES, Share, remove_parts
 from softtokens.evaluate.summary import summarize
 from softtokens.files import json_text, read_json, write_atomically, write_json
 from softtokens.models import thought_head
@@ -47,9 +50,13 @@ from softtokens.task_setup import chat_of, grader_of, problems_of, with_prompts
 from softtokens.tasks import load_choice_items
 from softtokens.thoughts import Thought, build_thought
 from softtokens.types import ChoiceItem, Problem, UserError
+from softtokens.world.launch import launch
+from softtokens.world.processes import device_of
 
 log = logging.getLogger(__name__)
-SAMPLES, SUMMARY, PROFILE = "samples.jsonl", "summary.json", "profile.json"
+SUMMARY, PROFILE = "summary.json", "profile.json"
+_POLL_SECONDS = 0.5
+_MERGE_SECONDS = 600  # a process waits this long while another one merges the same cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +94,11 @@ class Task:
 def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None) -> Path:
     """Evaluate as configured; returns the folder (docs/evaluation.md).
 
-    Errors are detected before anything is written: every model is loaded once, and every prompt is measured.
+    Errors are detected before anything is written: every model is loaded once, and every prompt is measured. One of
+    several processes does its share; under a launcher the main process then waits until the others have done theirs.
     """
+    share = Share.of(config)
+    config = dataclasses.replace(config, device=device_of(config.device, launch()))
     root = check_output(config.output)
     tasks = _tasks(config)
     outside = _Outside.of(config)
@@ -115,14 +125,32 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
         "settings": _names_of(cells, config),
     }
     register(root, entry)
-    count = _Counter(config, tasks, cells, listener)
+    count = _Counter(config, tasks, cells, listener, share)
     for name in models.paths:
-        with locked(root, name):
+        with locked(root, name if share.is_main else f"{name} part {share.rank} of {share.size}"):
             decoder = Decoder(models.load(name))
             for task in tasks if cells[name] else ():
-                _evaluate_task(root, name, decoder, task, cells[name], config, limits[name], count)
-            outside.evaluate(root, name, models)
+                _evaluate_task(root, name, decoder, task, cells[name], config, limits[name], count, share)
+            outside.evaluate(root, name, models, share)
+    if share.waits and share.is_main:
+        _wait_for_others(root, tasks, cells, outside, count)
     return root
+
+
+def _wait_for_others(
+    root: Path, tasks: list[Task], cells: dict[str, list[Cell]], outside: _Outside, count: _Counter
+) -> None:
+    """Until every file is there. A launcher ends this process when another one fails."""
+
+    def missing() -> bool:
+        for name, of_model in cells.items():
+            for task, cell in itertools.product(tasks, of_model):
+                if not count.is_complete(read_result(cell_folder(root, name, task.name, cell.name) / SUMMARY), cell):
+                    return True
+        return any(not file.is_file() for name in cells for file in outside.files(root, name, list(cells)))
+
+    while missing():
+        time.sleep(_POLL_SECONDS)
 
 
 def _limits(model: str, policy: HFPolicy, config: EvaluateConfig) -> Limits:
@@ -222,18 +250,28 @@ class _Outside:
     def _made_from_task(self) -> dict[str, Any]:
         return {"source": "lm-eval", "limit": self.limit}
 
-    def evaluate(self, root: Path, model: str, models: Models) -> None:
+    def files(self, root: Path, model: str, models: list[str]) -> list[Path]:
+        """The result files of a model, in the order in which measurements are dealt to processes."""
+        base = self.base or models[0]
+        texts = [preservation_file(root, model)] if self.texts is not None and model != base else []
+        return [choices_file(root, model, name) for name in (*self.items, *self.harness_tasks)] + texts
+
+    def evaluate(self, root: Path, model: str, models: Models, share: Share) -> None:
         policy = models.load(model)
+        files = self.files(root, model, list(models.paths))
+        mine = {file for number, file in enumerate(files) if share.has(number)}
         for name, items in self.items.items():
-            score_into(root, model, name, policy, items)
+            if choices_file(root, model, name) in mine:
+                score_into(root, model, name, policy, items)
         for name in self.harness_tasks:
             assert self.harness is not None, "tasks of lm-eval come with it"
             file = choices_file(root, model, name)
-            if not is_done(file, self._made_from_task()):
+            if file in mine and not is_done(file, self._made_from_task()):
                 write_json(file, self.harness.score(policy, model, name, limit=self.limit))
-        base = self.base or next(iter(models.paths))
-        if self.texts is not None and model != base:
-            file = preservation_file(root, model)
+        file = preservation_file(root, model)
+        if file in mine:
+            assert self.texts is not None, "their file is among this model's"
+            base = self.base or next(iter(models.paths))
             if not is_done(file, {"base": base, "sha256": digest(self.texts)}):
                 base_policy = models.load_additional(base)
                 write_json(file, preservation(base_policy, policy, self.texts, (base, model)))
@@ -258,6 +296,7 @@ def _evaluate_task(
     config: EvaluateConfig,
     limits: Limits,
     count: _Counter,
+    share: Share,
 ) -> None:
     grader = grader_of(task.config)
     policy = decoder.policy
@@ -269,13 +308,18 @@ def _evaluate_task(
     decoder.prepare(config.decoding, steps, ways=len(cells))
     sampler = Sampler(decoder, problems, limits, grader, config.seed, batch_size)
     try:
-        for cell in cells:
+        for number, cell in enumerate(cells):
             thought = _thought_for(cell, policy)
             count.begin(model, task.name, cell)
             folder = cell_folder(root, model, task.name, cell.name)
-            summary = fill_cell(folder, sampler, thought, model, task.name, cell, count)
+            fill_cell(folder, sampler, thought, cell, count, share)
+            with locked(root, f"{model} {task.name} {cell.name}", timeout=_MERGE_SECONDS):
+                summary = merge_cell(folder, sampler, model, task.name, cell, count, share)
+            if not share.has(number):
+                continue
             if config.profile:
-                _profile_into(folder / PROFILE, sampler, thought, summary["samples"], config.profile)
+                samples = count.samples(cell) if summary is None else summary["samples"]
+                _profile_into(folder / PROFILE, sampler, thought, samples, config.profile)
             if config.traces:
                 names = {"model": model, "task": task.name, "cell": cell.name}
                 _trace_into(trace_file(root, *names.values()), sampler, thought, names, config.traces)
@@ -283,26 +327,39 @@ def _evaluate_task(
         grader.close()
 
 
-def fill_cell(
-    folder: Path, sampler: Sampler, thought: Thought, model: str, task: str, cell: Cell, count: _Counter
-) -> dict[str, Any]:
-    """The summary of a cell, after drawing missing samples. A cell with more samples than requested is not changed."""
-    problem_ids = [problem.id for problem in sampler.problems]
-    wanted = count.samples(cell)
+def fill_cell(folder: Path, sampler: Sampler, thought: Thought, cell: Cell, count: _Counter, share: Share) -> None:
+    """Draw this process's share of what is missing in a cell. A cell with more samples than requested is not
+    changed."""
+    problem_ids, rows = [problem.id for problem in sampler.problems], sampler.rows(count.samples(cell), share)
+    if count.is_complete(read_result(folder / SUMMARY), cell):
+        count.already_there(len(rows))
+        return
+    done = {(sample["problem"], sample["sample"]) for sample in share.samples(folder, problem_ids, sampler.seed)}
+    missing = [(i, n) for i, n in rows if (problem_ids[i], n) not in done]
+    count.already_there(len(rows) - len(missing))
+    sampler.fill(thought, missing, share.file(folder), count.drawn)
+
+
+def merge_cell(
+    folder: Path, sampler: Sampler, model: str, task: str, cell: Cell, count: _Counter, share: Share
+) -> dict[str, Any] | None:
+    """The summary of a cell, once all samples of all processes are there; None before."""
     summary = read_result(folder / SUMMARY)
-    if summary is not None and summary.get("schema") == SCHEMA and summary.get("samples", 0) >= wanted:
-        count.already_there(wanted * len(problem_ids))
+    if count.is_complete(summary, cell):
         return summary
-    have = read_samples(folder / SAMPLES, problem_ids, sampler.seed)
-    count.already_there(sum(sample["sample"] < wanted for sample in have))
-    samples = sampler.fill(thought, wanted, have, folder / SAMPLES, count.drawn)
+    problem_ids, wanted = [problem.id for problem in sampler.problems], count.samples(cell)
+    samples = share.samples(folder, problem_ids, sampler.seed)
+    used = [sample for sample in samples if sample["sample"] < wanted]
+    if len(used) < wanted * len(problem_ids):
+        return None
     place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
     samples.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
     write_samples(folder / SAMPLES, samples)
-    used = [sample for sample in samples if sample["sample"] < wanted]
+    used.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
     reasons = sampler.limits.endings.reasons
     summary = summarize(used, problem_ids, model, task, cell, sampler.seed, sampler.grader, reasons)
     write_json(folder / SUMMARY, summary)
+    remove_parts(folder)
     return summary
 
 
@@ -334,17 +391,30 @@ def _thought_for(cell: Cell, policy: HFPolicy) -> Thought:
 class _Counter:
     """Counts samples for the progress display."""
 
-    def __init__(self, config: EvaluateConfig, tasks: list[Task], cells: dict[str, list[Cell]], listener: Listener):
-        """cells: of each model."""
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        tasks: list[Task],
+        cells: dict[str, list[Cell]],
+        listener: Listener,
+        share: Share,
+    ):
+        """cells: of each model. Only the samples of this process's share are counted."""
         self._config, self._listener = config, listener
         per_problem = sum(self.samples(cell) for of_model in cells.values() for cell in of_model)
-        self._total = per_problem * sum(len(task.problems) for task in tasks)
+        self._total = per_problem * sum(share.has(i) for task in tasks for i in range(len(task.problems)))
         self._done = 0
         self._where = ("", "", "")
 
     def samples(self, cell: Cell) -> int:
         """Samples per problem. Greedy settings are deterministic, so they take one."""
         return 1 if cell.is_greedy else self._config.samples
+
+    def is_complete(self, summary: dict[str, Any] | None, cell: Cell) -> bool:
+        """Whether a cell has all samples that are wanted, given its summary."""
+        if summary is None or summary.get("schema") != SCHEMA:
+            return False
+        return bool(summary.get("samples", 0) >= self.samples(cell))
 
     def begin(self, model: str, task: str, cell: Cell) -> None:
         self._where = (model, task, cell.name)

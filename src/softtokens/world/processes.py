@@ -102,6 +102,24 @@ def alone(device: torch.device) -> World:
     return World(Launch(), device)
 
 
+def device_of(device: str, launch: Launch) -> str:
+    """The device of this process by name: of several processes on a machine with GPUs each takes its own. device: as in
+    the configuration. UserError when there are fewer GPUs than processes."""
+    if launch.size == 1:
+        return device
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device is {device!r} with {launch.size} processes; each takes its own: use auto, cpu or cuda")
+    here = resolve_device(device)
+    if here.type != "cuda":
+        return here.type
+    if launch.local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"there are {launch.local_size} processes and {torch.cuda.device_count()} GPUs on this machine; start one "
+            "process per GPU"
+        )
+    return f"cuda:{launch.local_rank}"
+
+
 @contextlib.contextmanager
 def join(launch: Launch, device: str) -> Iterator[World]:
     """The world of this process, which meets the others first. device: as in the configuration; of several processes
@@ -109,16 +127,8 @@ def join(launch: Launch, device: str) -> Iterator[World]:
     if launch.size == 1:
         yield World(launch, resolve_device(device))
         return
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device is {device!r} with {launch.size} processes; each takes its own: use auto, cpu or cuda")
-    here = resolve_device(device)
+    here = torch.device(device_of(device, launch))
     if here.type == "cuda":
-        if launch.local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"there are {launch.local_size} processes and {torch.cuda.device_count()} GPUs on this machine; start "
-                "one process per GPU"
-            )
-        here = torch.device("cuda", launch.local_rank)
         torch.cuda.set_device(here)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo",
