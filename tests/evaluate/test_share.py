@@ -106,17 +106,9 @@ def test_parts_that_do_not_exist(flags, message):
 
 def test_processes_of_a_launcher_at_the_same_time(model_folder, questions, tmp_path, config_for, monkeypatch):
     flags = f"--models {model_folder} --task {questions} --grader exact --settings hard-greedy soft-sample --samples 3"
-    command = [sys.executable, "-m", "softtokens.cli", "evaluate", *flags.split(), "--device", "cpu"]
-    command += [
-        "--template",
-        "User: {question} Assistant:",
-        "--max-thought-steps",
-        "6",
-        "--max-answer-tokens",
-        "4",
-        "--output",
-        str(tmp_path / "several"),
-    ]
+    limits = f"--max-thought-steps 6 --max-answer-tokens 4 --device cpu --output {tmp_path / 'several'}"
+    command = [sys.executable, "-m", "softtokens.cli", "evaluate", *flags.split(), *limits.split()]
+    command += ["--template", "User: {question} Assistant:"]
     environment = os.environ | {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}
     processes = [
         subprocess.Popen(
