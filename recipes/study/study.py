@@ -71,6 +71,8 @@ ARMS = {
     "hard-answer-only": Arm("does the thought term teach?", "--mode hard --thought-weight 0", own("hard")),
     "soft-frozen": Arm("the table frozen in the mean", f"{SOFT} --table-in-mean frozen", own("soft")),
     "fuzzy-rounded-frozen": Arm("the table frozen in the mean", f"{ROUNDED} --table-in-mean frozen", own("fuzzy")),
+    "fuzzy-mirrored": Arm("the same, with antithetic noise", f"{LITERAL} --antithetic", own("fuzzy")),
+    "soft-mirrored": Arm("antithetic noise", f"{SOFT} --antithetic", own("soft")),
     "fuzzy-literal-spikes": Arm("spikes clipped", f"{LITERAL} --clip-spikes", own("fuzzy")),
     "soft-clip-each": Arm("each term clipped apart", f"{SOFT} --clip each", own("soft")),
     "soft-tau-1": Arm("tau 1", f"{SOFT} --tau 1", own("soft")),

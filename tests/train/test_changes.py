@@ -26,7 +26,8 @@ OTHERS = {
     "task.question": "q", "task.answer": "a", "task.template": "{question}", "task.grader": "math",
     "task.chat": True, "task.system": "Be brief.", "task.chat_kwargs": '{"a": 1}', "task.special_tokens": True,
     "endings.preset": "paper", "endings.thought_end": ("</think>",), "endings.forced_text": "So ",
-    "reward.right": 1.0, "reward.wrong": 1.0, "reward.none": 1.0, "seed": 1, "problems_per_step": 3, "group_size": 3,
+    "reward.right": 1.0, "reward.wrong": 1.0, "reward.none": 1.0, "reward.functions": ("format",),
+    "reward.weights": (2.0,), "antithetic": True, "seed": 1, "problems_per_step": 3, "group_size": 3,
     "max_thought_steps": 3, "max_answer_tokens": 3, "answer_temperature": 0.5, "learning_rate": 1e-5,
     "warmup_steps": 3, "schedule": "constant", "beta1": 0.5, "beta2": 0.5, "weight_decay": 0.1, "clip_norm": 0.5,
     "clip": "each", "thought_weight": 0.5, "answer_weight": 0.5, "spike_norm": 5.0, "clip_spikes": True,
@@ -52,6 +53,8 @@ def base_of(name: str, tmp_path) -> TrainConfig:
     config = TrainConfig(output=str(tmp_path / "run"))
     if name in ("task.system", "task.chat_kwargs"):
         return changed(config, "task.chat", True)
+    if name == "reward.weights":
+        return changed(config, "reward.functions", ("grade",))
     return changed(config, "scale.lora_rank", 2) if name in ("scale.lora_alpha", "scale.lora_targets") else config
 
 

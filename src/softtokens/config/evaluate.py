@@ -96,7 +96,7 @@ class EvaluateConfig:
             _require_distinct(name, getattr(self, name))
         for name in ("samples", "max_thought_steps", "max_answer_tokens"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        require("samples", self.samples, self.samples < 2**32, "below 2**32")
+        require("samples", self.samples, self.samples < 2**31, "below 2**31")
         for name in ("profile", "traces"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         for name in ("rows_per_batch", "choices_limit"):

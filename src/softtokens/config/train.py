@@ -11,7 +11,7 @@ from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import FREE, require, require_choice
 from softtokens.config.scale import ScaleConfig
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import ThoughtConfig
+from softtokens.config.thought import FAMILIES, ThoughtConfig
 from softtokens.types import UserError, Verdict
 
 MOST_ROLLOUTS_PER_STEP = 1_000_000  # a step lists them all; a larger number is a typing error
@@ -77,6 +77,8 @@ class TrainConfig:
     """Problems per batch."""
     group_size: int = 32
     """Rollouts per problem. The baseline of a rollout is the mean reward of the others."""
+    antithetic: bool = False
+    """Pair the rollouts of a problem: both have the same noise on their thoughts, with opposite signs, and neither is in the other's baseline. For soft and fuzzy thoughts with an even group size of 4 or more (docs/findings.md)."""
     max_thought_steps: int = 128
     """Largest number of thoughts (the paper: 128 for GSM8K, 512 for MATH)."""
     max_answer_tokens: int = 32
@@ -172,6 +174,11 @@ class TrainConfig:
             raise UserError(
                 f"group_size is {self.group_size}; the leave-one-out baseline needs at least 2 rollouts per problem. "
                 "Raise group_size, or use the evaluate command."
+            )
+        if self.antithetic and (self.group_size % 2 or self.group_size < 4 or FAMILIES[self.thought.mode].draws_tokens):
+            raise UserError(
+                f"antithetic is set with mode {self.thought.mode} and group_size {self.group_size}; it pairs rollouts with "
+                "opposite noise, so it needs soft or fuzzy thoughts and an even group_size of at least 4"
             )
         if (rows := self.problems_per_step * self.group_size) > MOST_ROLLOUTS_PER_STEP:
             raise UserError(

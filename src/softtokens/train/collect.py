@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from softtokens.ops.random import MIRRORED
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.record import Rollout
 from softtokens.train.data import problems_of_step
@@ -47,7 +48,10 @@ def collect(t: Trainee, step: int) -> Collected | str:
     """Sample this step's rollouts and score them. Returns the reason instead if the model's logits are not finite."""
     config, world, started = t.config, t.world, time.perf_counter()
     visits = problems_of_step(t.problems, step, config.problems_per_step, config.seed)
-    rows = [(problem, visit * config.group_size + i) for problem, visit in visits for i in range(config.group_size)]
+    mark = MIRRORED if config.antithetic else 0
+    rows = [
+        (problem, mark + visit * config.group_size + i) for problem, visit in visits for i in range(config.group_size)
+    ]
     my_rows = [rows[i] for i in world.share(len(rows))]
     rollout, failure = world.together(lambda: _sample(t, my_rows))
     sampled = time.perf_counter()
@@ -58,7 +62,7 @@ def collect(t: Trainee, step: int) -> Collected | str:
     assert rollout is not None, "no process failed"
     problems = [problem for problem, _ in my_rows]
     scores = _scores(t, rollout, problems)
-    lines = _samples(step, rollout, problems, scores, [number for _, number in my_rows], config.group_size)
+    lines = _samples(step, rollout, problems, scores, [number - mark for _, number in my_rows], config.group_size)
     gathered = world.gather((scores, lines, rollout_tally(rollout, t.limits.endings.reasons)))
     all_scores, samples, tallies = (list(column) for column in zip(*gathered, strict=True))
 
@@ -69,7 +73,9 @@ def collect(t: Trainee, step: int) -> Collected | str:
     rewards = of_groups(lambda scores: scores.rewards)
     parts = {name: of_groups(_part(name)) for name in scores.parts}
     verdicts = None if scores.verdicts is None else _joined([each.verdicts for each in all_scores])
-    advantages = leave_one_out(rewards).flatten()[list(world.share(len(rows)))].to(world.device)
+    advantages = (
+        leave_one_out(rewards, pairs=config.antithetic).flatten()[list(world.share(len(rows)))].to(world.device)
+    )
     metrics = reward_metrics(rewards, verdicts, parts) | means(tallies)
     metrics["num_tokens"] = float(sum(tally["completions/mean_length"][0] for tally in tallies))
     metrics |= {"time/rollout": sampled - started, "time/grade": time.perf_counter() - sampled}
