@@ -56,7 +56,7 @@ class TaskConfig:
     answer: str | None = None
     """Column with the final answer, if it is not the task's own."""
     template: str | None = None
-    """Prompt text with {question} in it. A backslash followed by n is a line break. By default the task's own."""
+    """Prompt text with {question} in it. A backslash followed by n is a line break. By default the task's own. With --chat it is the user's turn."""
     chat: bool = False
     """Make prompts with the tokenizer's chat template. Without it, prompts are plain text."""
     system: str | None = None
