@@ -106,7 +106,7 @@ def test_greedy_accuracy_is_that_of_the_greedy_setting(random_policy, files):
         thought = build_thought(ThoughtConfig(mode=mode), random_policy.embedding_rms, greedy=True)
         right = count_right(Decoder(random_policy), thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0, slots=8)
         result = fill(sampler_of(random_policy), f"{mode}-greedy", next(files), samples=1)
-        assert right == sum(sample["verdict"] == "right" for sample in result)
+        assert right == [int(sample["verdict"] == "right") for sample in result]
 
 
 OUT_OF_MEMORY = [

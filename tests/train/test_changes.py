@@ -33,7 +33,8 @@ OTHERS = {
     "clip": "each", "thought_weight": 0.5, "answer_weight": 0.5, "spike_norm": 5.0, "clip_spikes": True,
     "max_skipped": 3, "keep_repro": 1, "decoding": "plain", "tokens_per_backward": 64, "term_norms_every": 3,
     "signal_every": 3,
-    "validation": "x.jsonl", "validation_split": "x", "validation_problems": 5, "validate_every": 7, "save_every": 7,
+    "validation": "x.jsonl", "validation_split": "x", "validation_problems": 5, "validate_every": 7,
+    "validation_settings": ("hard-sample",), "validation_samples": 2, "best_by": "hard-sample/pass@1", "save_every": 7,
     "start": "runs/other@5", "resume": True, "logits_dtype": "bfloat16",
     "mask_unused": False, "device": "cpu", "scale.parallel": "fsdp",
     "scale.dtype": "bfloat16", "scale.activation_checkpointing": "always", "scale.lora_rank": 4,
@@ -53,6 +54,8 @@ def base_of(name: str, tmp_path) -> TrainConfig:
     config = TrainConfig(output=str(tmp_path / "run"))
     if name in ("task.system", "task.chat_kwargs"):
         return changed(config, "task.chat", True)
+    if name == "best_by":
+        return changed(config, "validation_settings", ("hard-sample",))
     if name == "reward.weights":
         return changed(config, "reward.functions", ("grade",))
     return changed(config, "scale.lora_rank", 2) if name in ("scale.lora_alpha", "scale.lora_targets") else config

@@ -11,7 +11,7 @@ from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import FREE, require, require_choice
 from softtokens.config.scale import ScaleConfig
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import FAMILIES, ThoughtConfig
+from softtokens.config.thought import FAMILIES, NAMED_CELLS, SETTINGS, ThoughtConfig
 from softtokens.types import UserError, Verdict
 
 MOST_ROLLOUTS_PER_STEP = 1_000_000  # a step lists them all; a larger number is a typing error
@@ -127,6 +127,12 @@ class TrainConfig:
     """Split of the validation task."""
     validation_problems: Annotated[int, FREE] = 64
     """Number of validation problems."""
+    validation_settings: Annotated[tuple[str, ...], FREE] = ()
+    """Validate in these settings of inference too, as evaluate would: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample, or as-trained (the run's own thoughts, sampled)."""
+    validation_samples: Annotated[int, FREE] = 4
+    """Samples per problem in the sampled ones; pass@k is logged for k = 1, 2, 4, ... up to this number."""
+    best_by: Annotated[str, FREE] = "accuracy"
+    """What the best checkpoint has most of: accuracy (greedy, in the model's own mode), or a metric of a validation setting, such as hard-sample/pass@1."""
     validate_every: Annotated[int, FREE] = 50
     """Validate (greedy, in the model's own mode) every this many steps and keep the best checkpoint. 0: never."""
     save_every: Annotated[int, FREE] = 50
@@ -165,6 +171,12 @@ class TrainConfig:
         require("spike_norm", self.spike_norm, 0 < self.spike_norm < float("inf"), "a positive number")
         require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
         require("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0 and below 1")
+        for setting in self.validation_settings:
+            require_choice("validation_settings", setting, NAMED_CELLS)
+            if self.validation_settings.count(setting) > 1:
+                raise UserError(f"validation_settings has {setting} more than once; once is enough")
+        require("validation_samples", self.validation_samples, self.validation_samples >= 1, "at least 1")
+        require_choice("best_by", self.best_by, self._validation_metrics())
         require("validation_problems", self.validation_problems, self.validation_problems >= 1, "at least 1")
         require_choice("clip", self.clip, ("sum", "each"))
         require_choice("schedule", self.schedule, ("cosine", "linear", "constant"))
@@ -199,3 +211,17 @@ class TrainConfig:
                 f"gamma is 0 with mode {self.thought.mode}; thoughts without noise explore nothing and have no "
                 "log-probability. Use a positive gamma (the paper: 0.33)."
             )
+
+    def _validation_metrics(self) -> tuple[str, ...]:
+        """What best_by may name."""
+        of_settings = [
+            f"{name}/pass@{k}"
+            for name in self.validation_settings
+            for k in ks_of(1 if name in SETTINGS and SETTINGS[name].is_greedy else self.validation_samples)
+        ]
+        return ("accuracy", *of_settings)
+
+
+def ks_of(samples: int) -> list[int]:
+    """The k of pass@k that are logged: powers of two, and the number of samples."""
+    return sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})

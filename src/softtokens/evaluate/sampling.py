@@ -131,16 +131,18 @@ def count_right(
     *,
     seed: int,
     slots: int,
-) -> int:
-    """Number of solved problems. slots: how many run at a time."""
-    right = 0
+    samples: int = 1,
+) -> list[int]:
+    """How many of the samples of each problem are right. slots: how many run at a time."""
+    right = [0] * len(problems)
     if not problems:
-        return 0
+        return right
     policy = decoder.policy
-    rows = in_order_of_length(policy, problems, [0])
+    rows = in_order_of_length(policy, problems, range(samples))
     for finished, rollout in stream_problems(
         policy, thought, problems, rows, limits, seed=seed, slots=slots, decoder=decoder
     ):
         verdicts = grader.grade(rollout.answer_texts, answers_of(problems[i] for i, _ in finished))
-        right += verdicts.count(Verdict.RIGHT)
+        for (i, _), verdict in zip(finished, verdicts, strict=True):
+            right[i] += verdict is Verdict.RIGHT
     return right

@@ -77,7 +77,7 @@ def _train(
     record = record_of(training=problems, validation=validation)
     world.from_main(lambda: require_same(run, {"training": record["training"]}))
     folder, progress = checkpoint or (None, Progress())
-    progress = with_validation_of(progress, record)
+    progress = with_validation_of(progress, record, config.best_by)
     endings = training_endings(config)
     weights = load_weights(config, folder, world, data.template, endings)
     limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature, endings)
@@ -103,7 +103,7 @@ def _train(
         sampler.vocabulary.table[:1], sampler.vocabulary
     )  # refuses a top_k larger than the vocabulary now, not later
     steps = config.steps * (config.max_thought_steps + config.max_answer_tokens)
-    decoder = Decoder(sampler).prepare(config.decoding, steps, ways=2)  # with noise, and greedily for validation
+    decoder = Decoder(sampler).prepare(config.decoding, steps, ways=2 + len(config.validation_settings))
     trainee = Trainee(config, weights, optimizer, thought, problems, score, limits, batch_sizes, decoder, stop)
 
     with contextlib.ExitStack() as closing:
@@ -176,10 +176,10 @@ class _Run:
         progress = dataclasses.replace(progress, step=done, skipped_in_row=skipped)
         # of a skipped step there is nothing new to validate, and its model may be unable to answer
         if self.validation and not skipped and (done % config.validate_every == 0 or done == config.steps):
-            accuracy = validate(t, self.validation, self.judge)
-            step.metrics["validation/accuracy"] = accuracy
-            if accuracy > progress.best_accuracy:
-                progress = dataclasses.replace(progress, best_step=done, best_accuracy=accuracy)
+            step.metrics.update(validate(t, self.validation, self.judge))
+            value = step.metrics[f"validation/{config.best_by}"]
+            if value > progress.best_accuracy:
+                progress = dataclasses.replace(progress, best_step=done, best_accuracy=value)
         if self.logs is not None:
             self.logs.write(done, step.metrics, step.samples)
         return progress
