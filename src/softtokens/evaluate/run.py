@@ -17,23 +17,18 @@ from softtokens.config.thought import AS_TRAINED
 from softtokens.ending_setup import endings_of
 from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import Cell, cells_of
-from softtokens.evaluate.choices import is_done, made_from_items, require_same_items, score_into
 from softtokens.evaluate.evaluated_models import Models, task_entry
 from softtokens.evaluate.folder import (
     SCHEMA,
     cell_folder,
     check_output,
-    choices_file,
     locked,
-    preservation_file,
     read_result,
     register,
     trace_file,
 )
-from softtokens.evaluate.harness import Harness
 from softtokens.evaluate.named_sources import named_sources
-from softtokens.evaluate.nll import encoded_choices
-from softtokens.evaluate.preservation import digest, encoded_texts, load_texts, preservation
+from softtokens.evaluate.outside import Outside
 from softtokens.evaluate.profile import chosen_rows, profile, traces
 from softtokens.evaluate.sample_file import write_samples
 from softtokens.evaluate.sampling import Sampler
@@ -47,9 +42,8 @@ from softtokens.rollout.batches import encode_prompts, require_room
 from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 from softtokens.task_setup import chat_of, grader_of, problems_of, with_prompts
-from softtokens.tasks import load_choice_items
 from softtokens.thoughts import Thought, build_thought
-from softtokens.types import ChoiceItem, Problem, UserError
+from softtokens.types import Problem, UserError
 from softtokens.world.launch import launch
 from softtokens.world.processes import device_of
 
@@ -101,7 +95,7 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
     config = dataclasses.replace(config, device=device_of(config.device, launch()))
     root = check_output(config.output)
     tasks = _tasks(config)
-    outside = _Outside.of(config)
+    outside = Outside.of(config)
     models = Models.of(config)
     outside.check(root, models)
     cells = {name: cells_of(config, models.thought_in_training(name)) for name in models.paths}
@@ -138,7 +132,7 @@ def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None)
 
 
 def _wait_for_others(
-    root: Path, tasks: list[Task], cells: dict[str, list[Cell]], outside: _Outside, count: _Counter
+    root: Path, tasks: list[Task], cells: dict[str, list[Cell]], outside: Outside, count: _Counter
 ) -> None:
     """Until every file is there. A launcher ends this process when another one fails."""
 
@@ -177,7 +171,7 @@ def _warn_of_other_prompts(model: str, policy: HFPolicy, task: Task) -> None:
         )  # fmt: skip
 
 
-def _require_cells(config: EvaluateConfig, cells: dict[str, list[Cell]], outside: _Outside) -> None:
+def _require_cells(config: EvaluateConfig, cells: dict[str, list[Cell]], outside: Outside) -> None:
     """Log which models have no training run and therefore no cell as-trained. UserError when nothing is left to
     evaluate."""
     untrained = [name for name, of_model in cells.items() if all(cell.setting != AS_TRAINED for cell in of_model)]
@@ -196,85 +190,6 @@ def _names_of(cells: dict[str, list[Cell]], config: EvaluateConfig) -> list[str]
     """The cells of all models, in the order of the settings."""
     of_all = [cell for of_model in cells.values() for cell in of_model]
     return list(dict.fromkeys(cell.name for cell in sorted(of_all, key=lambda c: config.settings.index(c.setting))))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Outside:
-    """Measurements outside the cells: multiple choice, and texts."""
-
-    items: dict[str, list[ChoiceItem]]
-    harness: Harness | None
-    harness_tasks: tuple[str, ...]
-    limit: int | None
-    texts: list[str] | None
-    base: str | None
-
-    @staticmethod
-    def of(config: EvaluateConfig) -> _Outside:
-        sources = named_sources("choices and harness", [*config.choices, *config.harness])
-        items = {
-            name: load_choice_items(source, limit=config.choices_limit)
-            for name, source in sources.items()
-            if source not in config.harness
-        }
-        harness = Harness(config.harness, config.harness_tasks) if config.harness else None
-        texts = None if config.texts is None else load_texts(config.texts)
-        return _Outside(items, harness, config.harness, config.choices_limit, texts, config.base)
-
-    @property
-    def has_any(self) -> bool:
-        return bool(self.items or self.harness_tasks or self.texts is not None)
-
-    def check(self, root: Path, models: Models) -> None:
-        """UserError when base is none of the models, there is nothing to hold against it, or the folder has results of
-        other items under these names, or of other texts."""
-        for name, items in self.items.items():
-            require_same_items(root, name, made_from_items(items))
-        for name in self.harness_tasks:
-            require_same_items(root, name, self._made_from_task())
-        if self.texts is None:
-            return
-        if self.base is not None and self.base not in models.paths:
-            raise UserError(f"base is {self.base!r}, which is not one of the models: {', '.join(models.paths)}")
-        if len(models.paths) < 2:
-            raise UserError("texts compares models with a base, but only one model is given; add another to --models")
-        for file in sorted(preservation_file(root, "x").parent.glob("*.json")):
-            is_done(file, {"sha256": digest(self.texts)})
-
-    def require_room(self, policy: HFPolicy) -> None:
-        """UserError when an item or a text cannot be fed to the model."""
-        for items in self.items.values():
-            encoded_choices(policy, items)
-        encoded_texts(policy, self.texts or ())
-
-    def _made_from_task(self) -> dict[str, Any]:
-        return {"source": "lm-eval", "limit": self.limit}
-
-    def files(self, root: Path, model: str, models: list[str]) -> list[Path]:
-        """The result files of a model, in the order in which measurements are dealt to processes."""
-        base = self.base or models[0]
-        texts = [preservation_file(root, model)] if self.texts is not None and model != base else []
-        return [choices_file(root, model, name) for name in (*self.items, *self.harness_tasks)] + texts
-
-    def evaluate(self, root: Path, model: str, models: Models, share: Share) -> None:
-        policy = models.load(model)
-        files = self.files(root, model, list(models.paths))
-        mine = {file for number, file in enumerate(files) if share.has(number)}
-        for name, items in self.items.items():
-            if choices_file(root, model, name) in mine:
-                score_into(root, model, name, policy, items)
-        for name in self.harness_tasks:
-            assert self.harness is not None, "tasks of lm-eval come with it"
-            file = choices_file(root, model, name)
-            if file in mine and not is_done(file, self._made_from_task()):
-                write_json(file, self.harness.score(policy, model, name, limit=self.limit))
-        file = preservation_file(root, model)
-        if file in mine:
-            assert self.texts is not None, "their file is among this model's"
-            base = self.base or next(iter(models.paths))
-            if not is_done(file, {"base": base, "sha256": digest(self.texts)}):
-                base_policy = models.load_additional(base)
-                write_json(file, preservation(base_policy, policy, self.texts, (base, model)))
 
 
 def _tasks(config: EvaluateConfig) -> list[Task]:
