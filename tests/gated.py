@@ -77,6 +77,6 @@ def build(config, embedding_rms, greedy):
 
 def register(setitem: Callable, setattr: Callable) -> None:
     """What one line in the table does: the choices of --mode are those of the table."""
-    setitem(table.FAMILIES, "gated", table.Family("gated:build", 1.0, draws_tokens=True))
+    setitem(table.FAMILIES, "gated", table.Family("gated:build", 1.0, mixes_table=True))
     for module in (table, signal):
         setattr(module, "Mode", Literal[tuple(table.FAMILIES)])

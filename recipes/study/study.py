@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import PAPER_SETTINGS
 from softtokens.evaluate.results import Results, read_results
 
 HERE = Path(__file__).resolve().parent
@@ -46,7 +46,7 @@ class Arm:
 
     question: str
     flags: str | None
-    settings: tuple[str, ...] = ALL_SETTINGS
+    settings: tuple[str, ...] = PAPER_SETTINGS
     samples: int = 32
     thoughts: int = THOUGHTS
 

@@ -9,7 +9,7 @@ import pytest
 
 from softtokens import cli
 from softtokens.cli import generate as generating
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import PAPER_SETTINGS
 from softtokens.evaluate import sampling
 from softtokens.rollout.stopping import decode_text
 
@@ -40,7 +40,7 @@ def test_evaluate_gsm8k_from_a_local_file(run, model_folder, tmp_path):
     code, out, err = run("evaluate", *task, *limits, *model)
     assert (code, err) == (0, "")
     assert "gsm8k: share of problems solved" in out
-    for setting in ALL_SETTINGS:
+    for setting in PAPER_SETTINGS:
         summary = json.loads((tmp_path / "out/cells/m/gsm8k" / setting / "summary.json").read_text())
         assert summary["problems"] == 3
         assert list(summary["pass@k"]) == (["1"] if setting.endswith("greedy") else ["1", "2", "3", "4"])

@@ -11,7 +11,7 @@ from softtokens.cli import main
 from softtokens.cli.quickstart import MODES, train_config
 from softtokens.config.commands import QuickstartConfig
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
+from softtokens.config.thought import PAPER_SETTINGS, ThoughtConfig
 from softtokens.config.train import TrainConfig
 from softtokens.evaluate.results import read_results
 from softtokens.train.loop import train
@@ -29,7 +29,7 @@ def test_quickstart_trains_and_evaluates_every_mode(tmp_path, capsys):
     evaluation = read_results(run / "evaluation")
     assert evaluation.models == ["base", *MODES]
     for name in ("base", *MODES):
-        assert [evaluation.summaries[name, "arithmetic", setting]["problems"] for setting in ALL_SETTINGS] == [6] * 6
+        assert [evaluation.summaries[name, "arithmetic", setting]["problems"] for setting in PAPER_SETTINGS] == [6] * 6
         assert evaluation.summaries[name, "arithmetic", "soft-sample"]["samples"] == 4
         assert 0 <= evaluation.choices[name, "facts"]["accuracy"]["value"] <= 1
         assert (run / "evaluation/traces" / name / "arithmetic/soft-sample.jsonl").read_text().count("\n") == 6

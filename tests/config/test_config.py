@@ -14,7 +14,7 @@ from softtokens.config.evaluate import CompareConfig, EvaluateConfig
 from softtokens.config.scale import ScaleConfig
 from softtokens.config.signal import SignalConfig
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
+from softtokens.config.thought import PAPER_SETTINGS, ThoughtConfig
 from softtokens.config.toml import from_dict, load_defaults
 from softtokens.config.train import RewardConfig, TrainConfig
 from softtokens.types import UserError, Verdict
@@ -123,7 +123,7 @@ def test_refused_in_words(kind, values, message):
 def test_what_is_fine():
     TrainConfig(thought=ThoughtConfig(mode="hard", gamma=0.0))  # tokens have no noise
     TrainConfig(thought_weight=0.0, clip_norm=0.0, validate_every=0, term_norms_every=0, warmup_steps=0)
-    EvaluateConfig(dtype="bfloat16", settings=ALL_SETTINGS[:1], samples=1)
+    EvaluateConfig(dtype="bfloat16", settings=PAPER_SETTINGS[:1], samples=1)
     EvaluateConfig(temperatures=(0.2, 1.0), gammas=(1.0,), taus=(0.1,))
     CompareConfig("runs/eval", metrics=("pass@1", "maj@32", "nll_per_token"))
 
@@ -179,7 +179,10 @@ def test_defaults_from_a_file(tmp_path):
     ("text", "message"),
     [
         ("stepz = 3", "stepz: unknown key; the keys here are answer_temperature, answer_weight"),
-        ("[thought]\ntemperature = 3", "thought.temperature: unknown key; the keys here are estimator, gamma, mode"),
+        (
+            "[thought]\ntemperature = 3",
+            "thought.temperature: unknown key; the keys here are concentration, estimator",
+        ),
         ('steps = "3"', "steps is '3'; it must be a whole number"),
         ("steps = 3.5", "steps is 3.5; it must be a whole number"),
         ("steps = true", "steps is True; it must be a whole number"),

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from softtokens.config.evaluate import EvaluateConfig
-from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
+from softtokens.config.thought import PAPER_SETTINGS, ThoughtConfig
 from softtokens.endings import PAPER
 from softtokens.evaluate.cells import Cell, cells_of
 from softtokens.evaluate.named_sources import named_sources, split_name
 from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.summary import summarize, votes_of
 from softtokens.rewards.exact import ExactGrader
-from softtokens.thoughts import Gaussian, Hard, LogitGaussian, thought_setting
+from softtokens.thoughts import Dirichlet, Gaussian, Hard, LogitGaussian, Multiplex, SoftThinking, thought_setting
 from softtokens.types import UserError
 
 from .conftest import make_cell
@@ -20,7 +20,7 @@ from .conftest import make_cell
 
 def test_the_papers_cells_are_named_after_the_settings():
     cells = cells_of(EvaluateConfig())
-    assert tuple(cell.name for cell in cells) == ALL_SETTINGS
+    assert tuple(cell.name for cell in cells) == PAPER_SETTINGS
     for cell in cells:
         assert thought_of(cell, 0.7) == thought_setting(cell.setting, 0.7)
 
@@ -50,6 +50,16 @@ def test_grids():
         "fuzzy-sample_gamma=0.1",
         "fuzzy-sample",
     ]
+
+
+def test_other_families_have_settings_and_a_grid_of_temperatures():
+    settings = ("multiplex-sample", "dirichlet-sample", "soft-thinking-greedy")
+    cells = cells_of(EvaluateConfig(settings=settings, temperatures=(0.5, 1.0)))
+    assert [cell.name for cell in cells] == [name for one in settings for name in (f"{one}_T=0.5", one)]
+    assert [cell.temperature for cell in cells] == [0.5, 1.0] * 3
+    assert {cell.gamma for cell in cells} == {None}
+    thoughts = [Multiplex(3, 0.5), Multiplex(3), Dirichlet(5, 1.0, 0.5), Dirichlet(5, 1.0)]
+    assert [thought_of(cell, 0.7) for cell in cells] == [*thoughts, SoftThinking(5, 0.5), SoftThinking(5)]
 
 
 @pytest.mark.parametrize(

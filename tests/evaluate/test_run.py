@@ -10,7 +10,7 @@ import time
 import pytest
 
 from softtokens.cli.tables import evaluation_tables
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import PAPER_SETTINGS
 from softtokens.evaluate.folder import locked, order_models
 from softtokens.evaluate.results import read_results
 from softtokens.evaluate.run import evaluate
@@ -321,7 +321,7 @@ def test_damaged_weights_are_refused(config_for, make_policy, tmp_path):
     policy.model.get_output_embeddings().weight.data[3, 0] = float("nan")
     policy.save(tmp_path / "damaged")
     with pytest.raises(UserError, match=r"numbers that are not finite in lm_head\.weight"):
-        evaluate(config_for(models=(str(tmp_path / "damaged"),), settings=ALL_SETTINGS))
+        evaluate(config_for(models=(str(tmp_path / "damaged"),), settings=PAPER_SETTINGS))
 
 
 def test_profiles_and_traces_are_added_later(config_for, drawn):

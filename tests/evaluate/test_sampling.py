@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from softtokens.config.evaluate import EvaluateConfig
-from softtokens.config.thought import ALL_SETTINGS, ThoughtConfig
+from softtokens.config.thought import PAPER_SETTINGS, ThoughtConfig
 from softtokens.evaluate import sampling
 from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import cells_of
@@ -51,7 +51,7 @@ def files(tmp_path):
     return (tmp_path / f"{i}.jsonl" for i in itertools.count())
 
 
-@pytest.mark.parametrize("setting", ALL_SETTINGS)
+@pytest.mark.parametrize("setting", PAPER_SETTINGS)
 def test_batches_do_not_matter(random_policy, files, setting):
     expected = fill(sampler_of(random_policy), setting, next(files))
     assert [(s["problem"], s["sample"]) for s in expected] == [(p.id, n) for p in PROBLEMS for n in range(5)]
@@ -87,7 +87,7 @@ def test_seeds_matter_to_samples_and_not_to_greedy_settings(random_policy, files
         result = fill(sampler_of(random_policy, seed=seed), setting, next(files))
         return [sample["thoughts"] + sample["answer"] for sample in result]
 
-    for setting in ALL_SETTINGS:
+    for setting in PAPER_SETTINGS:
         assert (texts(setting, 0) == texts(setting, 1)) == setting.endswith("greedy"), setting
 
 

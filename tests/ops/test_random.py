@@ -72,6 +72,49 @@ def test_uniforms_fill_the_unit_interval():
     assert ((counts - 1e4) ** 2 / 1e4).sum() < 50  # chi-square with 9 degrees of freedom: p < 1e-7
 
 
+def test_several_uniforms_are_independent_of_each_other_and_of_normals():
+    step = keys(200).at(0, Stream.THOUGHT)
+    u = step.uniforms(5001, after=7)
+    assert torch.equal(step.uniforms(3)[:, 0], step.uniform())
+    assert torch.equal(step.uniforms(3), step.uniforms(8)[:, :3])
+    assert u.min() >= 0 and u.max() < 1
+    assert abs(u.mean() - 0.5) < 6 / (12 * 1e6) ** 0.5
+    assert abs(((u[:, 1:] - 0.5) * (u[:, :-1] - 0.5)).mean()) < 6 / 12e3
+    # normals and uniforms of the same bits would be functions of each other
+    rows = keys(20_000).at(0, Stream.THOUGHT)
+    normal, uniform = rows.normal(7).double(), rows.uniforms(4, after=7)
+    products = (normal.square()[:, :, None] - 1) * (uniform[:, None] - 0.5)
+    assert products.mean(0).abs().max() < 6 * (2 / 12) ** 0.5 / 20_000**0.5
+    assert not torch.equal(uniform, rows.uniforms(4))
+
+
+@pytest.mark.parametrize("shape", [1e-4, 0.3, 1.0, 7.5, 1e5])
+def test_log_gammas_have_the_moments_of_the_gamma_distribution(shape):
+    """Of the logarithm, which small shapes spread widely, and of the number itself."""
+    n = 200_000
+    logs = keys(n // 4).at(0, Stream.THOUGHT).log_gammas(torch.full((n // 4, 4), shape, dtype=torch.float64)).flatten()
+    a = torch.tensor(shape, dtype=torch.float64)
+    assert logs.isfinite().all()
+    assert abs(logs.mean() - torch.digamma(a)) < 6 * logs.std() / n**0.5
+    squares = (logs - torch.digamma(a)).square()
+    assert abs(squares.mean() - torch.polygamma(1, a)) < 6 * squares.std() / n**0.5
+    assert abs(logs.exp().mean() - a) < 6 * (shape / n) ** 0.5
+    # the distribution function at the deciles of the sample: 6 standard errors of a share
+    if shape >= 0.3:
+        deciles = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+        at = torch.special.gammainc(a, logs.sort().values[(deciles * n).long()].exp())
+        assert (at - deciles).abs().max() < 6 * 0.5 / n**0.5
+
+
+def test_log_gammas_do_not_depend_on_their_batch_and_differ_within_a_row():
+    shape = torch.full((30, 3), 0.8)
+    step = keys(30).at(4, Stream.THOUGHT)
+    whole, rows = step.log_gammas(shape), torch.tensor([7, 21])
+    torch.testing.assert_close(step[rows].log_gammas(shape[rows]), whole[rows], rtol=1e-12, atol=0)
+    centred = whole - whole.mean(0)
+    assert len(whole.unique()) == 90 and (torch.corrcoef(centred.T) - torch.eye(3)).abs().max() < 0.9
+
+
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_seed_out_of_range_is_refused(seed):
     with pytest.raises(ValueError, match="seed"):

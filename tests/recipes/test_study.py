@@ -10,7 +10,7 @@ import pytest
 from softtokens.cli.entry import parse
 from softtokens.cli.quickstart import MODES, train_config
 from softtokens.config.commands import QuickstartConfig
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import PAPER_SETTINGS
 
 FOLDER = Path(__file__).parents[2] / "recipes/study"
 
@@ -30,10 +30,10 @@ def tables(study, monkeypatch, tmp_path):
 
 
 def write(folder, name, right, *, samples=32, validation=None):
-    counts = {setting: 1 if setting.endswith("greedy") else samples for setting in ALL_SETTINGS}
+    counts = {setting: 1 if setting.endswith("greedy") else samples for setting in PAPER_SETTINGS}
     result = {
         "samples": counts,
-        "right": {setting: [round(share * counts[setting]) for share in right] for setting in ALL_SETTINGS},
+        "right": {setting: [round(share * counts[setting]) for share in right] for setting in PAPER_SETTINGS},
         "facts": {"accuracy": {"value": 0.875}, "nll_per_token": {"value": 0.5}},
         "training": {"validation": validation or {}},
     }

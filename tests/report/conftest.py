@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from softtokens.config.commands import ReportConfig
-from softtokens.config.thought import ALL_SETTINGS, FAMILIES, SETTINGS
+from softtokens.config.thought import FAMILIES, PAPER_SETTINGS, SETTINGS
 from softtokens.evaluate.intervals import estimate
 from softtokens.evaluate.passk import ks_up_to, pass_at_k
 from softtokens.report.build import report
@@ -197,7 +197,7 @@ def write_evaluation(
     folder: Path,
     models=("base", "hard", "fuzzy", "soft"),
     *,
-    cells=ALL_SETTINGS,
+    cells=PAPER_SETTINGS,
     task: str = "arithmetic",
     runs: Path | None = None,
     rest: bool = True,

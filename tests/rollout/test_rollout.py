@@ -17,9 +17,19 @@ from softtokens.rollout import decode
 from softtokens.rollout.decode import sample_rollout, stream_rollouts
 from softtokens.rollout.limits import Limits
 from softtokens.rollout.record import Kind, Rollout
-from softtokens.rollout.replay import replay
+from softtokens.rollout.replay import replay, stored_draws
 from softtokens.rollout.stopping import decode_text, ending_by_text
-from softtokens.thoughts import Gaussian, Hard, HiddenGaussian, LogitGaussian
+from softtokens.thoughts import (
+    Dirichlet,
+    Gaussian,
+    Gumbel,
+    Hard,
+    HiddenGaussian,
+    LogitGaussian,
+    MixtureOfInputs,
+    Multiplex,
+    SoftThinking,
+)
 from softtokens.types import UserError
 
 GROUP, LIMITS = 4, Limits(max_thought_steps=12, max_answer_tokens=5)
@@ -42,6 +52,11 @@ def thoughts_of(policy, names=None):
         "hidden": HiddenGaussian(0.5, 0.3),
         "logits": LogitGaussian(0.5, 0.3),
         "top-k": LogitGaussian(0.5, 0.3, 5),
+        "multiplex": Multiplex(3),
+        "moi": MixtureOfInputs(4, 1.0),
+        "gumbel": Gumbel(4, 0.1),
+        "dirichlet": Dirichlet(4, 1.0),
+        "soft-thinking": SoftThinking(4),
     }
     return {name: thoughts[name] for name in names or thoughts}
 
@@ -72,15 +87,18 @@ def test_every_part_is_marked(policy, prompts, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("family", "name"), family_and_thought("hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k")
+    ("family", "name"),
+    family_and_thought(
+        "hard", "soft", "soft-density", "fuzzy", "hidden", "logits", "top-k", "multiplex", "moi", "gumbel", "dirichlet"
+    ),
 )
 def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family, name):
     policy = make_policy(family)
     (thought,) = thoughts_of(policy, [name]).values()
     rollout = sample(policy, thought, prompts)
     again = replay(policy, thought, rollout)
-    # the value of a perturbed thought is not stored, so only its surrogate has one
-    values = again.thought_surrogate if name in ("hidden", "logits", "top-k") else again.thought_log_prob
+    # a whole vocabulary of noisy logits is not stored, so only the surrogate has its log-probability
+    values = again.thought_surrogate if name == "logits" else again.thought_log_prob
     torch.testing.assert_close(
         values[again.is_thought_step].detach(), rollout.log_prob[rollout.is_thought], rtol=1e-4, atol=1e-4
     )
@@ -89,7 +107,7 @@ def test_replay_gives_the_log_probs_of_the_rollout(make_policy, prompts, family,
         again.answer_log_prob[again.is_answer_step].detach(), rollout.log_prob[rollout.is_answer], rtol=1e-4, atol=1e-4
     )
     assert not again.thought_log_prob[~again.is_thought_step].any()
-    if name in ("soft", "soft-density", "fuzzy"):
+    if name in ("soft", "soft-density", "fuzzy", "hidden", "top-k"):
         assert again.mismatch.max() < 1e-6
     assert (again.max_weight[again.is_thought_step] > 0).all()
     assert (again.effective_support[again.is_thought_step] >= 0.999).all()
@@ -180,11 +198,14 @@ def same_rows(one: Rollout, rows, other: Rollout, bitwise: bool):
         assert one.answer_texts[row] == other.answer_texts[other_row]
         assert one.stop_reasons[row] == other.stop_reasons[other_row]
         if other.stored:
-            a, b = one.stored["inputs"][row, :steps], other.stored["inputs"][other_row, :steps]
-            assert torch.equal(a, b) if bitwise else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+            for name in other.stored:
+                a, b = one.stored[name][row, :steps], other.stored[name][other_row, :steps]
+                assert torch.equal(a, b) if bitwise else torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "name"), family_and_thought("hard", "soft", "top-k"))
+@pytest.mark.parametrize(
+    ("family", "name"), family_and_thought("hard", "soft", "top-k", "multiplex", "moi", "gumbel", "dirichlet")
+)
 def test_a_rollout_does_not_depend_on_its_batch(make_policy, prompts, family, name):
     """Prompts of mixed length together, each alone, and in reverse order.
 
@@ -220,19 +241,23 @@ def same_as_plain(rollout, row, policy, thought, prompt, limits):
     return plain
 
 
-@pytest.mark.parametrize(("family", "name"), family_and_thought("hard", "soft", "fuzzy", "hidden", "logits", "top-k"))
+@pytest.mark.parametrize(
+    ("family", "name"),
+    family_and_thought(
+        "hard", "soft", "fuzzy", "hidden", "logits", "top-k", "multiplex", "moi", "gumbel", "dirichlet", "soft-thinking"
+    ),
+)
 def test_the_engine_does_what_the_plain_loop_does(make_policy, prompts, family, name):
     """One row at a time, without cache, state machine or automaton. In float64, see above."""
     policy = make_policy(family, dtype=torch.float64)
     (thought,) = thoughts_of(policy, [name]).values()
     limits = Limits(max_thought_steps=6, max_answer_tokens=3, answer_temperature=0.7)
     rollout = sample(policy, thought, prompts, limits=limits, group=3)
+    fed = thought.fed(stored_draws(rollout), policy.vocabulary).float().split(rollout.thought_lengths.tolist())
     for row in range(rollout.rows):
         plain = same_as_plain(rollout, row, policy, thought, prompts[row // 3], limits)
-        if rollout.stored:
-            steps = int(rollout.thought_lengths[row])
-            fed = [x for x, kind in zip(plain.fed, plain.kind, strict=True) if kind == Kind.THOUGHT]
-            torch.testing.assert_close(rollout.stored["inputs"][row, :steps], torch.stack(fed), rtol=1e-4, atol=1e-5)
+        expected = [x for x, kind in zip(plain.fed, plain.kind, strict=True) if kind == Kind.THOUGHT]
+        torch.testing.assert_close(fed[row], torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("thought", [Hard(8.0), Gaussian(0.5, 1.0)])
@@ -316,7 +341,9 @@ def test_groups_of_similar_length(lengths, groups):
     assert sorted(prompt for group in found for prompt in group) == list(range(50, 50 + len(lengths)))
 
 
-@pytest.mark.parametrize("thought", [Hard(), Hard(0.0), Gaussian(0.5, 0.1), LogitGaussian(0.5, 0.1)], ids=str)
+@pytest.mark.parametrize(
+    "thought", [Hard(), Hard(0.0), Gaussian(0.5, 0.1), LogitGaussian(0.5, 0.1), Multiplex(2)], ids=str
+)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_no_numbers_are_named(make_policy, prompts, thought, value):
     """A model that breaks on one token: the row that meets it is named, and the step."""
@@ -324,7 +351,7 @@ def test_logits_that_are_no_numbers_are_named(make_policy, prompts, thought, val
     bad = next(token for token in prompts[1] if token not in prompts[0] + prompts[2])
     with torch.no_grad():
         policy.model.get_input_embeddings().weight[bad] = value
-    first = 1 if thought.is_drawn_token else 0  # a mixture contains a part of every token
+    first = 1 if isinstance(thought, (Hard, Multiplex)) else 0  # a mixture contains a part of every token
     with pytest.raises(FloatingPointError, match=f"for problem {first}, rollout 0, at step 1 after the prompt"):
         sample(policy, thought, prompts)
 

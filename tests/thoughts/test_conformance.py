@@ -16,7 +16,17 @@ from gated import Gated
 from softtokens.ops import reference, streamed
 from softtokens.ops.random import Keys, Stream
 from softtokens.ops.vocabulary import Vocabulary
-from softtokens.thoughts import Gaussian, Hard, HiddenGaussian, LogitGaussian
+from softtokens.thoughts import (
+    Dirichlet,
+    Gaussian,
+    Gumbel,
+    Hard,
+    HiddenGaussian,
+    LogitGaussian,
+    MixtureOfInputs,
+    Multiplex,
+    SoftThinking,
+)
 from softtokens.types import UserError
 
 DIM, TOKENS, UNUSED, SIGMA = 6, 11, 3, 0.2
@@ -32,8 +42,16 @@ THOUGHTS = {
     "noise-on-logits": LogitGaussian(0.5, SIGMA),
     "noise-on-top-k": LogitGaussian(0.5, SIGMA, top_k=4),
     "gated": Gated(0.7),
+    "multiplex": Multiplex(3, 0.8),
+    "moi": MixtureOfInputs(4, 1.0, 0.8),
+    "gumbel": Gumbel(4, 0.3, 0.8),
+    "gumbel-one": Gumbel(1, 0.3, 0.8),
+    "gumbel-all": Gumbel(TOKENS, 0.5),
+    "dirichlet": Dirichlet(4, 5.0, 0.8),
+    "dirichlet-small": Dirichlet(3, 0.5),
 }
 GAUSSIAN = {name: thought for name, thought in THOUGHTS.items() if isinstance(thought, Gaussian)}
+WEIGHED = {name: thought for name, thought in THOUGHTS.items() if isinstance(thought, Gumbel | Dirichlet)}
 NOISY = {name: thought for name, thought in THOUGHTS.items() if hasattr(thought, "sigma")}
 
 every_thought = pytest.mark.parametrize("thought", THOUGHTS.values(), ids=THOUGHTS)
@@ -73,26 +91,19 @@ def keys(rows, *, seed=5, step=0):
     return Keys(seed, torch.arange(rows) // 7, torch.arange(rows) % 7).at(step, Stream.THOUGHT)
 
 
-def scores(thought, hidden_row, vocabulary, rows, estimate):
+def scores(thought, hidden_row, vocabulary, rows):
     """Gradients of the log-probability of `rows` samples with respect to the hidden state: [rows, dim]."""
     hidden = hidden_row.expand(rows, DIM).clone().requires_grad_()
     distribution = thought.at(hidden, vocabulary)
     drawn = distribution.draw(keys(rows))
-    log_prob = (
-        distribution.surrogate(drawn) if estimate == "replay" else distribution.log_prob(value_of(thought, drawn))
-    )
-    return torch.autograd.grad(log_prob.sum(), hidden)[0]
-
-
-def value_of(thought, drawn):
-    return drawn.stored["inputs"] if thought in NOISY.values() else drawn.token
+    return torch.autograd.grad(distribution.surrogate(drawn).sum(), hidden)[0]
 
 
 @every_thought
 def test_score_has_zero_mean(thought, hidden, vocabulary):
     tau = getattr(thought, "tau", None)
     row = near_tie(hidden, vocabulary, gap=0.7 * tau)[0] if tau and tau < 0.01 else hidden[0]
-    score = scores(thought, row, vocabulary, 20_000, "replay")
+    score = scores(thought, row, vocabulary, 20_000)
     assert score.abs().max() > 0
     error = score.std(0) / math.sqrt(len(score))
     assert (score.mean(0).abs() <= 6 * error + 1e-12).all()
@@ -164,8 +175,8 @@ def test_score_in_logits_is_the_closed_form(thought, hidden, vocabulary):
 @every_gaussian
 def test_estimators_agree_at_the_sampling_parameters(thought, hidden, vocabulary):
     row = near_tie(hidden, vocabulary, gap=0.7 * thought.tau)[1]
-    density = scores(dataclasses.replace(thought, estimator="density"), row, vocabulary, 20, "replay")
-    replayed = scores(dataclasses.replace(thought, estimator="replay"), row, vocabulary, 20, "replay")
+    density = scores(dataclasses.replace(thought, estimator="density"), row, vocabulary, 20)
+    replayed = scores(dataclasses.replace(thought, estimator="replay"), row, vocabulary, 20)
     torch.testing.assert_close(density, replayed, rtol=1e-6, atol=1e-6 * float(density.abs().max()))
 
 
@@ -218,7 +229,7 @@ def test_unused_rows_are_never_thought_of(thought, hidden, vocabulary):
     head[TOKENS:] = 100 * hidden[0]
     loud = dataclasses.replace(vocabulary, head=head)
     table = vocabulary.table.clone()
-    table[TOKENS:] = float("nan") if isinstance(thought, Hard) else 1e9
+    table[TOKENS:] = float("nan") if isinstance(thought, (Hard, Multiplex)) else 1e9
     loud = dataclasses.replace(loud, table=table)
     drawn = thought.at(hidden, loud).draw(keys(len(hidden)))
     assert (drawn.token < TOKENS).all()
@@ -255,6 +266,10 @@ def test_samples_depend_on_their_key_alone(thought, hidden, vocabulary):
 def test_entropy_is_the_mean_of_minus_log_prob(thought, hidden, vocabulary):
     rows = 20_000
     distribution = thought.at(hidden[:1].expand(rows, DIM), vocabulary)
+    if isinstance(thought, Gumbel):
+        with pytest.raises(ValueError, match="no closed form"):
+            distribution.entropy()
+        return
     surprise = -distribution.log_prob(distribution.sample(keys(rows)))
     assert abs(surprise.mean() - distribution.entropy()[0]) < 6 * surprise.std() / math.sqrt(rows)
 
@@ -300,8 +315,34 @@ def test_noise_is_how_far_it_moves_what_is_fed(thought, hidden, vocabulary):
     distribution = thought.at(hidden, vocabulary)
     drawn = distribution.draw(keys(len(hidden)))
     moved = (thought.fed(drawn, vocabulary) - distribution.embed(distribution.mode)).norm(dim=-1)
-    expected = moved if thought in NOISY.values() else torch.zeros_like(moved)
+    expected = moved if thought in [*NOISY.values(), *WEIGHED.values()] else torch.zeros_like(moved)
     torch.testing.assert_close(distribution.noise_length(drawn), expected, check_dtype=False, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["soft", "noise-on-hidden", "noise-on-top-k", "multiplex", "gumbel", "dirichlet"])
+def test_a_stored_step_has_its_log_prob_under_moved_parameters(name, hidden, vocabulary):
+    """The noisy top-k logits of the rollout, whichever are the largest now."""
+    thought = THOUGHTS[name]
+    before, moved = (thought.at(h, vocabulary) for h in (hidden, hidden + 0.05))
+    drawn, value = before.draw(keys(5)), before.sample(keys(5))
+    torch.testing.assert_close(before.stored_log_prob(drawn), before.log_prob(value))
+    expected = moved.log_prob(value)
+    if name == "noise-on-top-k":
+        now = moved.logits.gather(-1, drawn.stored["support"])
+        expected = reference.gaussian_log_prob(value, now, SIGMA)
+    torch.testing.assert_close(moved.stored_log_prob(drawn), expected)
+    assert (expected - before.log_prob(value)).abs().min() > 1e-4
+    if name.startswith("noise"):
+        far = now if name == "noise-on-top-k" else moved.mean
+        distance = (far - before.mean).square().sum(-1) / (2 * SIGMA**2)
+        torch.testing.assert_close(moved.mismatch(drawn), distance, rtol=1e-6, atol=1e-9)
+        assert before.mismatch(drawn).max() < 1e-10
+
+
+def test_noise_on_all_logits_is_too_large_to_keep(hidden, vocabulary):
+    distribution = THOUGHTS["noise-on-logits"].at(hidden, vocabulary)
+    drawn = distribution.draw(keys(5))
+    assert distribution.stored_log_prob(drawn).isnan().all() and distribution.mismatch(drawn).isnan().all()
 
 
 @pytest.mark.parametrize("thought", GAUSSIAN.values(), ids=GAUSSIAN)
@@ -323,6 +364,18 @@ def test_mismatch_is_the_kl_of_moved_means(thought, hidden, vocabulary):
         (lambda: Gaussian(float("nan"), 0.1), "tau"),
         (lambda: HiddenGaussian(-1, 0.1), "tau"),
         (lambda: LogitGaussian(0.5, 0.1, top_k=0), "top_k"),
+        (lambda: Multiplex(0), "width"),
+        (lambda: Multiplex(3, 0.0), "temperature"),
+        (lambda: Gumbel(0, 0.1), "top_k"),
+        (lambda: Gumbel(3, 0.0), "weight_temperature"),
+        (lambda: Gumbel(3, 0.1, -1.0), "temperature"),
+        (lambda: Dirichlet(0, 1.0), "top_k"),
+        (lambda: Dirichlet(3, 0.0), "concentration"),
+        (lambda: Dirichlet(3, 1.0, 0.0), "temperature"),
+        (lambda: MixtureOfInputs(0, 1.0), "top_k"),
+        (lambda: MixtureOfInputs(3, -0.1), "beta"),
+        (lambda: SoftThinking(0), "top_k"),
+        (lambda: SoftThinking(3, 0.0), "temperature"),
     ],
 )
 def test_absurd_values_are_refused(make, message):

@@ -22,7 +22,7 @@ class GenerateConfig:
     model: str = "tiny"
     """Hugging Face model folder or hub name, or a run directory; tiny is the checkpoint inside this package."""
     setting: str = "hard-greedy"
-    """hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample, or as-trained: as in the model's training run."""
+    """hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample; multiplex-sample and so on: other families of thoughts (docs/families.md); as-trained: as in the model's training run."""
     template: str | None = None
     """Prompt text with {question} in it, of a chat the user's turn; by default the one the model was trained with, or one for maths."""
     chat: bool = False

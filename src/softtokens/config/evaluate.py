@@ -11,7 +11,7 @@ import tyro
 from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import require, require_choice
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import ALL_SETTINGS, FAMILIES, NAMED_CELLS, SETTINGS
+from softtokens.config.thought import FAMILIES, NAMED_CELLS, PAPER_SETTINGS, SETTINGS
 from softtokens.types import UserError
 
 PAPER_TEMPERATURES, PAPER_TAUS, PAPER_GAMMAS = (FAMILIES["hard"].temperature,), (FAMILIES["soft"].temperature,), (0.33,)
@@ -36,12 +36,12 @@ class EvaluateConfig:
     endings: tyro.conf.OmitArgPrefixes[EndingsConfig] = dataclasses.field(default_factory=EndingsConfig)
     tasks: tuple[str, ...] = ()
     """Several tasks instead of --task; they share its options. Add tasks that need other options with a second command on the same folder."""
-    settings: tuple[str, ...] = ALL_SETTINGS
-    """Settings to evaluate: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample; as-trained: each model thinks as in its own training run, sampled."""
+    settings: tuple[str, ...] = PAPER_SETTINGS
+    """Settings to evaluate: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample; multiplex-sample and so on: other families of thoughts (docs/families.md); as-trained: each model thinks as in its own training run, sampled."""
     samples: int = 32
     """Samples per problem in the sampled settings; pass@k is reported for k up to this number. Greedy settings take one. Samples beyond those in the folder are added to them."""
     temperatures: tuple[float, ...] = PAPER_TEMPERATURES
-    """Temperatures of hard sampling, one cell each; 0.2 0.6 1.0 1.4 is a good grid (the paper: 1)."""
+    """Temperatures of hard-sample and of other settings that draw tokens, one cell each; 0.2 0.6 1.0 1.4 is a good grid (the paper: 1)."""
     gammas: tuple[float, ...] = PAPER_GAMMAS
     """Noise levels of the soft and fuzzy sampled settings, in units of the embedding table's root mean square, one cell each; 0.1 0.33 1.0 is a good grid (the paper: 0.33)."""
     taus: tuple[float, ...] = PAPER_TAUS

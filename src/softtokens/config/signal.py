@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from softtokens.config.fields import require, require_choice
-from softtokens.config.thought import FAMILIES, Mode, ThoughtConfig
+from softtokens.config.thought import FAMILIES, Mode, ThoughtConfig, require_drawn
 from softtokens.config.train import TrainConfig
 from softtokens.types import UserError
 
@@ -52,6 +52,7 @@ class SignalConfig(TrainConfig):
             require(name, values, len(set(values)) == len(values), "values that all differ")
         for mode in self.modes:
             require_choice("modes", mode, tuple(FAMILIES))
+            require_drawn(mode)
         for tau in self.taus:
             require("taus", tau, 0 < tau < 100, "numbers above 0 and below 100")
         for gamma in self.gammas:
@@ -63,7 +64,7 @@ class SignalConfig(TrainConfig):
             raise UserError(
                 f"tau is {self.thought.tau} and modes are given; tau would apply to all of them. Give --taus instead"
             )
-        if (self.taus or self.gammas) and not set(self._modes) - {"hard"}:
+        if (self.taus or self.gammas) and not any(FAMILIES[mode].has_gamma for mode in self._modes):
             raise UserError("taus or gammas is given, but soft and fuzzy are not among the modes; add one, or drop it")
 
     @property
@@ -79,5 +80,5 @@ class SignalConfig(TrainConfig):
             dataclasses.replace(self.thought, mode=mode, tau=tau, gamma=gamma)
             for mode in modes
             for tau in (self.taus if mode == swept and self.taus else (self.thought.tau,))
-            for gamma in (self.gammas if mode != "hard" and self.gammas else (self.thought.gamma,))
+            for gamma in (self.gammas if FAMILIES[mode].has_gamma and self.gammas else (self.thought.gamma,))
         ]

@@ -11,7 +11,7 @@ from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import FREE, require, require_choice
 from softtokens.config.scale import ScaleConfig
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import FAMILIES, NAMED_CELLS, SETTINGS, ThoughtConfig
+from softtokens.config.thought import NAMED_CELLS, SETTINGS, ThoughtConfig, require_drawn
 from softtokens.types import UserError, Verdict
 
 MOST_ROLLOUTS_PER_STEP = 1_000_000  # a step lists them all; a larger number is a typing error
@@ -187,7 +187,8 @@ class TrainConfig:
                 f"group_size is {self.group_size}; the leave-one-out baseline needs at least 2 rollouts per problem. "
                 "Raise group_size, or use the evaluate command."
             )
-        if self.antithetic and (self.group_size % 2 or self.group_size < 4 or FAMILIES[self.thought.mode].draws_tokens):
+        is_gaussian = self.thought.mode in ("soft", "fuzzy")
+        if self.antithetic and (self.group_size % 2 or self.group_size < 4 or not is_gaussian):
             raise UserError(
                 f"antithetic is set with mode {self.thought.mode} and group_size {self.group_size}; it pairs rollouts with "
                 "opposite noise, so it needs soft or fuzzy thoughts and an even group_size of at least 4"
@@ -206,7 +207,8 @@ class TrainConfig:
             raise UserError(
                 "answer_temperature is 0; greedy answers have no log-probability to train on. Use 1 for training."
             )
-        if not self.thought.family.draws_tokens and self.thought.gamma == 0:
+        require_drawn(self.thought.mode)
+        if self.thought.family.has_gamma and self.thought.gamma == 0:
             raise UserError(
                 f"gamma is 0 with mode {self.thought.mode}; thoughts without noise explore nothing and have no "
                 "log-probability. Use a positive gamma (the paper: 0.33)."

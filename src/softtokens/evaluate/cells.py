@@ -21,12 +21,14 @@ class Cell:
     @property
     def temperature(self) -> float:
         """Temperature of drawn tokens (0: arg-max) or of the mixture."""
-        return 0.0 if self.is_greedy and self.thought.family.draws_tokens else self.thought.temperature
+        family = self.thought.family
+        is_arg_max = self.is_greedy and family.is_drawn and not family.has_gamma
+        return 0.0 if is_arg_max else self.thought.temperature
 
     @property
     def gamma(self) -> float | None:
         """Noise level, or None without noise."""
-        return None if self.is_greedy or self.thought.family.draws_tokens else self.thought.gamma
+        return self.thought.gamma if self.thought.family.has_gamma and not self.is_greedy else None
 
     @property
     def name(self) -> str:
@@ -35,7 +37,7 @@ class Cell:
             return self.setting
         own, parts = SETTINGS[self.setting].thought, [self.setting]
         if self.thought.temperature != own.temperature:
-            parts.append(f"{'T' if own.family.draws_tokens else 'tau'}={self.temperature!r}")
+            parts.append(f"{'tau' if own.family.has_gamma else 'T'}={self.temperature!r}")
         if self.gamma not in (None, own.gamma):
             parts.append(f"gamma={self.gamma!r}")
         return "_".join(parts)

@@ -75,10 +75,18 @@ def draw_tokens(
 
     temperature: one, or one per row; 0 takes the arg-max, whose log-probability is 0. Waits for nothing on the device.
     """
+    token, log_prob, broken = draw_several_tokens(logits, temperature, keys, 1)
+    return token[:, 0], log_prob[:, 0], broken
+
+
+def draw_several_tokens(
+    logits: Float[Tensor, "rows vocab"], temperature: float | Float[Tensor, "rows"], keys: StepKeys, count: int
+) -> tuple[Int[Tensor, "rows count"], Float[Tensor, "rows count"], Bool[Tensor, "rows"]]:
+    """As `draw_tokens`, `count` independent tokens of each row; the first is that of `draw_tokens`."""
     peak = logits.amax(dim=-1, keepdim=True)
     broken = ~peak[:, 0].isfinite()
     if not torch.is_tensor(temperature) and temperature == 0:
-        return arg_max(logits), torch.zeros_like(peak[:, 0]), broken
+        return arg_max(logits)[:, None].expand(-1, count), peak.new_zeros(len(peak), count), broken
     scaled = logits - peak
     if torch.is_tensor(temperature):
         warm = temperature > 0
@@ -87,10 +95,11 @@ def draw_tokens(
         scaled /= temperature
     weights = scaled.exp()
     total = weights.sum(-1)
-    token = draw(weights, keys.uniform())
-    log_prob = scaled.gather(-1, token[:, None])[:, 0] - total.log()
+    token = torch.stack([draw(weights, uniform) for uniform in keys.uniforms(count).unbind(-1)], dim=-1)
+    log_prob = scaled.gather(-1, token) - total.log()[:, None]
     if torch.is_tensor(temperature):
-        token, log_prob = torch.where(warm, token, arg_max(logits)), torch.where(warm, log_prob, 0.0)
+        warm = warm[:, None]
+        token, log_prob = torch.where(warm, token, arg_max(logits)[:, None]), torch.where(warm, log_prob, 0.0)
     return token, log_prob, broken | ~total.isfinite()
 
 

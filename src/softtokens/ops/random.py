@@ -14,7 +14,7 @@ import functools
 import math
 
 import torch
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -22,6 +22,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = 0xFFFFFFFF
 _ROUNDS = 10
 MIRRORED = 1 << 31  # added to a rollout's number: an odd one has the negated normal noise of the even one before it
+_GAMMA_PROPOSALS = 8  # each is accepted with probability 0.95 or more
 _STEP_BITS = 24  # bits for the step; the bits above them name the stream
 
 
@@ -90,10 +91,10 @@ class StepKeys:
     def __getitem__(self, rows: Rows) -> StepKeys:
         return StepKeys(self.seed, self.problem[rows], self.rollout[rows], self.step[rows])
 
-    def _words(self, blocks: int, rollout: Tensor) -> Tensor:
-        """32-bit words, int64 [rows, blocks, 4]."""
-        rows = self.problem.shape[0]
-        block = torch.arange(blocks, device=self.problem.device, dtype=torch.int64).expand(rows, blocks)
+    def _words(self, blocks: int, *, rollout: Tensor | None = None, first: int = 0) -> Tensor:
+        """32-bit words, int64 [rows, blocks, 4]. rollout: instead of the rows' own."""
+        rows, rollout = self.problem.shape[0], self.rollout if rollout is None else rollout
+        block = torch.arange(first, first + blocks, device=self.problem.device, dtype=torch.int64).expand(rows, blocks)
         counter = [block] + [word[:, None].expand(rows, blocks) for word in (self.step, rollout, self.problem)]
         return torch.stack(philox(counter, self.seed), dim=-1)
 
@@ -101,7 +102,7 @@ class StepKeys:
         """Standard normal numbers (Box-Muller; largest magnitude 5.9); those of an odd mirrored rollout are the negated
         ones of the rollout before it."""
         negated = self.rollout & (self.rollout >> 31)  # the last bit of a mirrored rollout, else 0
-        words = self._words(-(-n // 4), self.rollout - negated)
+        words = self._words(-(-n // 4), rollout=self.rollout - negated)
         uniform = ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24  # 24 bits fit float32 exactly; never 0 or 1
         radius = (-2.0 * uniform[..., 0::2].log()).sqrt()
         angle = 2.0 * math.pi * uniform[..., 1::2]
@@ -110,8 +111,33 @@ class StepKeys:
 
     def uniform(self) -> Float64[Tensor, "rows"]:
         """Uniform numbers in [0, 1), in steps of 2**-52."""
-        words = self._words(1, self.rollout)[:, 0]
-        return ((words[:, 0] << 20) + (words[:, 1] >> 12)).to(torch.float64) * 2.0**-52
+        return self.uniforms(1)[:, 0]
+
+    def uniforms(self, n: int, *, after: int = 0) -> Float64[Tensor, "rows n"]:
+        """Several per row; the first is that of `uniform`. after: they are independent of `normal(after)`, which
+        otherwise comes from the same bits."""
+        words = self._words(-(-n // 2), first=-(-after // 4)).unflatten(-1, (2, 2))
+        return ((words[..., 0] << 20) + (words[..., 1] >> 12)).flatten(1)[:, :n].to(torch.float64) * 2.0**-52
+
+    def log_gammas(self, shape: Float[Tensor, "rows n"]) -> Float64[Tensor, "rows n"]:
+        """Logarithms of Gamma(shape, 1) numbers, each of its own positive shape. Logarithms, because numbers of a
+        small shape are far below the smallest float.
+
+        Gamma(shape + 1) by rejection, times uniform ** (1 / shape). The number of proposals is fixed, so that nothing
+        depends on values; all are rejected once in 1e10 numbers, and then the first is taken.
+        Source: Marsaglia, Tsang, "A simple method for generating gamma variables" (TOMS 2000).
+        """
+        n, shape = shape.shape[1], shape.to(torch.float64)
+        proposals = n * _GAMMA_PROPOSALS
+        normal = self.normal(proposals).to(torch.float64).unflatten(-1, (n, _GAMMA_PROPOSALS))
+        uniform = self.uniforms(proposals + n, after=proposals) + 2.0**-53  # in (0, 1)
+        boost, uniform = uniform[:, :n], uniform[:, n:].unflatten(-1, (n, _GAMMA_PROPOSALS))
+        d = (shape + 2 / 3)[..., None]  # shape + 1 - 1/3
+        v = (1 + normal / (3 * d.sqrt())).pow(3)
+        log_v = v.clamp(min=torch.finfo(torch.float64).tiny).log()
+        accepted = (v > 0) & (uniform.log() < 0.5 * normal.square() + d - d * v + d * log_v)
+        first = accepted.to(torch.uint8).argmax(-1, keepdim=True)
+        return d[..., 0].log() + log_v.gather(-1, first)[..., 0] + boost.log() / shape
 
 
 def philox(counter: list[Tensor], seed: SeedWords) -> list[Tensor]:

@@ -35,19 +35,21 @@ _LEAST_ROWS = 128  # fewer rows make slow matrix products
 def token_log_prob(
     vocabulary: Vocabulary,
     hidden: Float[Tensor, "rows dim"],
-    tokens: Int[Tensor, "rows"],
+    tokens: Int[Tensor, "rows *count"],
     temperature: float,
     *,
     expected_gradient: Float[Tensor, "rows"] | None = None,
     chunk_rows: int | None = None,
 ) -> tuple[Float[Tensor, "rows"], Concentration]:
-    """log softmax(logits / temperature) at `tokens` in nats, with gradient; and how soft the distribution is.
+    """log softmax(logits / temperature) at `tokens` in nats, summed over those of a row if it has several, with
+    gradient; and how soft the distribution is.
 
     expected_gradient: the upstream gradient where it is known
     already; the backward pass is then done along with the forward pass, on the same logits. Another upstream gradient
     is served all the same.
     """
-    return _streamed(vocabulary, hidden, _AtToken(temperature, tokens), expected_gradient, chunk_rows)
+    readout = _AtToken(temperature, tokens[:, None] if tokens.dim() == 1 else tokens)
+    return _streamed(vocabulary, hidden, readout, expected_gradient, chunk_rows)
 
 
 def mixture(
@@ -202,10 +204,10 @@ def _compiled(function: Callable) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class _AtToken:
-    """Reads the log-probability of one token per row."""
+    """Reads the log-probability of one token per row, or the sum over several."""
 
     temperature: float
-    tokens: Tensor
+    tokens: Int[Tensor, "rows count"]
 
     def __getitem__(self, rows: Rows) -> _AtToken:
         return _AtToken(self.temperature, self.tokens[rows])
@@ -214,17 +216,18 @@ class _AtToken:
         del logits, peak  # what is certain still has a log-probability at another token
 
     def pick(self, logits: Tensor, peak: Tensor) -> Tensor:
-        picked = logits.gather(-1, self.tokens[:, None]) - peak
-        return picked[:, 0].clamp(min=torch.finfo(picked.dtype).min) / self.temperature
+        picked = logits.gather(-1, self.tokens) - peak
+        return picked.clamp(min=torch.finfo(picked.dtype).min) / self.temperature
 
     def value(self, chunk: _Chunk, vocabulary: Vocabulary) -> Tensor:
         assert chunk.picked is not None, "this readout picks"
-        return chunk.picked - chunk.log_total
+        return (chunk.picked - chunk.log_total[:, None]).sum(-1)
 
     def gradient(self, weights: Tensor, upstream: Tensor, vocabulary: Vocabulary) -> Tensor:
         """With respect to the logits, [rows, vocab]; overwrites the weights."""
         upstream = upstream[:, None] / self.temperature
-        return weights.mul_(-upstream).scatter_add_(-1, self.tokens[:, None], upstream)
+        count = self.tokens.shape[-1]
+        return weights.mul_(-count * upstream).scatter_add_(-1, self.tokens, upstream.expand(-1, count))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,7 @@ def seconds_of(
     work = share_of(config)
     width = 2 if config.scale.dtype == "bfloat16" else 4
     peak, shards = device.flops[config.scale.dtype], shards_of(config)
-    mixes, matrix = config.thought.mode != "hard", size.vocab * size.dim
+    mixes, matrix = config.thought.family.mixes_table, size.vocab * size.dim
     body = size.parameters - matrix * (1 if size.tied else 2)
     reads = body + matrix * (2 if mixes else 1)  # a mixture reads both head and table
     context = config.prompt_tokens + work.emitted / 2

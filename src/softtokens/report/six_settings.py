@@ -3,7 +3,7 @@ comparable."""
 
 from __future__ import annotations
 
-from softtokens.config.thought import ALL_SETTINGS
+from softtokens.config.thought import PAPER_SETTINGS
 from softtokens.report import paper
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Table, missing, percent, span
@@ -24,7 +24,7 @@ def _table(results: Results, task: str) -> Table | None:
     columns = [
         (name, k)
         for name in _ORDER
-        if name in results.names(task) and name in ALL_SETTINGS
+        if name in results.names(task) and name in PAPER_SETTINGS
         for k in _shown(results.ks(task, name))
     ]
     if not arms or not columns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from softtokens.config.thought import AS_TRAINED, NAMED_CELLS
+from softtokens.config.thought import AS_TRAINED, NAMED_CELLS, SETTINGS
 from softtokens.report.arms import Arm
 from softtokens.report.blocks import Block, Entry, Figure, Panel, Series, Table, missing, percent, plain
 from softtokens.report.estimates import Results
@@ -63,7 +63,9 @@ def _entropy(results: Results, task: str) -> Figure | None:
 
 def _along(results: Results, task: str) -> Figure | None:
     """The other measures by thought step, in the first sampled setting with mixtures that has them."""
-    for name in ("soft-sample", "fuzzy-sample", AS_TRAINED, "soft-greedy", "fuzzy-greedy"):
+    mixing = {name: setting for name, setting in SETTINGS.items() if setting.thought.mode != "hard"}
+    sampled = [name for name, setting in mixing.items() if not setting.is_greedy]
+    for name in (*sampled, AS_TRAINED, *(name for name in mixing if name not in sampled)):
         profiles = _profiles(results, task, name)
         panels = []
         for key, (label, is_share) in METERS.items():

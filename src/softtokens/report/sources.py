@@ -60,7 +60,11 @@ class Run:
 
     @property
     def gamma(self) -> float | None:
-        return None if self.mode == "hard" else number(table(self.config.get("thought")).get("gamma"))
+        return (
+            None
+            if self.mode in FAMILIES and not FAMILIES[self.mode].has_gamma
+            else number(table(self.config.get("thought")).get("gamma"))
+        )
 
     def column(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of a metric where it was measured."""

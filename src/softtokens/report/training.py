@@ -25,7 +25,7 @@ def what_was_trained(arms: Sequence[Arm[Run]]) -> Table:
         goal = number(config.get("steps"))
         unfinished = goal is not None and any((s or 0) < goal for s in steps)
         done = " to ".join(plain(s, 6) for s in sorted({min(s or 0 for s in steps), max(s or 0 for s in steps)}))
-        noise = "" if run.mode == "hard" else f"τ {plain(run.tau)}, γ {plain(run.gamma)}"
+        noise = "" if run.gamma is None else f"τ {plain(run.tau)}, γ {plain(run.gamma)}"
         placed = text(thought.get("noise"), "input")
         rows.append(
             [

@@ -103,8 +103,8 @@ class Tape:
 
 @dataclasses.dataclass(frozen=True)
 class Emission:
-    """What each slot emits in a step. stored: of use where a slot thinks. broken: whether logits or inputs were not
-    finite."""
+    """What each slot emits in a step. stored: of use where a slot thinks. broken: whether logits, inputs or
+    log-probability were not finite."""
 
     token: Int[Tensor, "slots"]
     log_prob: Float32[Tensor, "slots"]
@@ -173,7 +173,7 @@ class Machine:
         log_prob = torch.where(thinking, thought.log_prob.float(), log_prob)
         fed = self.thought.fed(thought, self.vocabulary).float()
         inputs = torch.where(thinking[:, None], fed, inputs)
-        broken = broken | (thinking & ~inputs.sum(-1).isfinite())
+        broken = broken | (thinking & ~(inputs.sum(-1) + log_prob).isfinite())
         return Emission(token, log_prob, inputs, thought.stored, broken)
 
     def _record(self, s: Slots, tape: Tape, emission: Emission) -> None:

@@ -27,7 +27,8 @@ def signal_table(signal: Signal) -> Table:
     for column in ("setting", "rollouts", "term", "norm", "cosine", "noise scale"):
         table.add_column(column, justify="left" if column in ("setting", "term") else "right")
     for one in signal.settings:
-        parts = [*_parts(one.thought), "", ""]
+        mode, *options = _parts(one.thought)
+        parts = [mode, *options[:1], ", ".join(options[1:]), ""]
         about = [f"reward {one.reward:.1f}", f"solved {_percent(one.solved)}", f"spread {_percent(one.spread)}"]
         for part, rollouts, (term, e) in zip(parts, about, one.terms.items(), strict=False):
             cosine = f"{e.cosine:+.3f} ±{e.cosine_error:.3f}"
@@ -69,9 +70,10 @@ def name_of(thought: ThoughtConfig) -> str:
 
 
 def _parts(thought: ThoughtConfig) -> list[str]:
-    if thought.mode == "hard":
-        return ["hard"] if thought.tau is None else ["hard", f"tau {thought.tau:g}"]
-    return [thought.mode, f"tau {thought.temperature:g}", f"gamma {thought.gamma:g}"]
+    """The mode, tau where it is not 1 or is the mixture's, and the family's own options."""
+    tau = [f"tau {thought.temperature:g}"] if thought.family.has_gamma or thought.tau is not None else []
+    options = [f"{name.replace('_', ' ')} {getattr(thought, name):g}" for name in thought.family.options]
+    return [thought.mode, *tau, *options]
 
 
 def _scale(e: Estimate) -> str:

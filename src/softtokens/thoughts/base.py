@@ -197,6 +197,11 @@ def score_in_chunks(
     return Scores(surrogate, log_prob, mismatch, Concentration(*soft))
 
 
+def require_at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
 def require_event(value: Tensor, *shape: int) -> None:
     if tuple(value.shape) != shape:
         raise ValueError(f"value has shape {tuple(value.shape)}; this distribution takes {shape}")

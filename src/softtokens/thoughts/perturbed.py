@@ -5,8 +5,9 @@
     top-k:   z' = z + sigma eps on the k largest logits, the others as they are
 
 The action is the noisy h' or z', so its log-probability is that of a normal around h or z, and the table does not
-enter it. Only what was fed is stored: the noise is drawn again from its key, so the estimator is always `replay`.
-sigma is absolute here, in units of the last hidden state or in nats of logit.
+enter it. What was fed is stored, and with it the noisy h' or the k noisy logits, which have a log-probability under any
+later parameters; a whole noisy z' is too large to keep. The noise is drawn again from its key, so the estimator is
+always `replay`. sigma is absolute here, in units of the last hidden state or in nats of logit.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ class HiddenGaussian(Thought):
     def __post_init__(self) -> None:
         require_positive("tau", self.tau)
         require_not_negative("sigma", self.sigma)
+
+    def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
+        return {"inputs": (dim, torch.float32), "value": (dim, torch.float32)}
 
     @property
     def temperature(self) -> float:
@@ -77,8 +81,10 @@ class LogitGaussian(Thought):
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1, or none for noise on all logits")
 
     def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
-        support = {} if self.top_k is None else {"support": (self.top_k, torch.int64)}  # the logits that got noise
-        return {"inputs": (dim, torch.float32), **support}
+        inputs = {"inputs": (dim, torch.float32)}
+        if self.top_k is None:
+            return inputs
+        return inputs | {"support": (self.top_k, torch.int64), "value": (self.top_k, torch.float32)}
 
     @property
     def temperature(self) -> float:
@@ -121,6 +127,11 @@ class PerturbedDistribution(ThoughtDistribution):
     support: Int[Tensor, "rows k"] | None
 
     @property
+    def keeps_value(self) -> bool:
+        """Whether the noisy location is stored: not the logits of a whole vocabulary."""
+        return isinstance(self.thought, HiddenGaussian) or self.support is not None
+
+    @property
     def concentration(self) -> Concentration:
         return Concentration.of(self.logits, self.thought.tau)
 
@@ -157,17 +168,24 @@ class PerturbedDistribution(ThoughtDistribution):
     def draw(self, keys: StepKeys) -> Draw:
         with torch.no_grad():
             value, log_prob = normal.perturb(self.location, self.thought.sigma, keys)
-            support = {} if self.support is None else {"support": self.support}
-            return Draw(self.shadow, log_prob, keys, {"inputs": self.embed(value), **support})
+            stored = {"inputs": self.embed(value)}
+            if self.support is not None:
+                stored["support"] = self.support
+            if self.keeps_value:
+                stored["value"] = value
+            return Draw(self.shadow, log_prob, keys, stored)
 
     def surrogate(self, draw: Draw) -> Float[Tensor, "rows"]:
         normal.require_noise(self.thought.sigma)
-        support = draw.stored.get("support")
-        location = self.location if support is None else self.logits.gather(-1, support)
+        location = self._location_of(draw)
         return normal.replayed_score(draw.keys.normal(location.shape[-1]), location, self.thought.sigma)
 
+    @torch.no_grad()
     def stored_log_prob(self, draw: Draw) -> Float[Tensor, "rows"]:
-        return torch.full_like(self.logits[:, 0], float("nan"))  # the value is not stored, only what it fed
+        normal.require_noise(self.thought.sigma)
+        if not self.keeps_value:
+            return torch.full_like(self.logits[:, 0], float("nan"))
+        return normal.log_density(draw.stored["value"], self._location_of(draw), self.thought.sigma)
 
     @torch.no_grad()
     def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
@@ -175,5 +193,15 @@ class PerturbedDistribution(ThoughtDistribution):
             return torch.zeros_like(self.logits[:, 0])
         return (draw.stored["inputs"] - self.embed(self.location)).norm(dim=-1)
 
+    @torch.no_grad()
     def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
-        return torch.full_like(self.logits[:, 0], float("nan"))  # the sampled location is not stored
+        if not self.keeps_value:
+            return torch.full_like(self.logits[:, 0], float("nan"))
+        location = self._location_of(draw)
+        noise = draw.keys.normal(location.shape[-1])
+        return normal.divergence(location, draw.stored["value"], noise, self.thought.sigma)
+
+    def _location_of(self, draw: Draw) -> Float[Tensor, "rows event"]:
+        """Of the logits that got noise in this step, under these parameters."""
+        support = draw.stored.get("support")
+        return self.location if support is None else self.logits.gather(-1, support)

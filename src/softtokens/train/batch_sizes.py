@@ -129,7 +129,7 @@ def ways_into_the_vocabulary(config: TrainConfig, *, adapters: bool) -> int:
     of the answers; none where adapters are trained."""
     if adapters:
         return 0
-    return 2 if config.thought.mode == "hard" or config.thought.table_in_mean == "frozen" else 3
+    return 3 if config.thought.family.mixes_table and config.thought.table_in_mean == "trained" else 2
 
 
 def gradient_bytes(size: ModelSize, shards: int = 1) -> float:
@@ -150,7 +150,8 @@ def gathered_bytes(size: ModelSize, dtype: torch.dtype) -> float:
 
 def stored_bytes(config: TrainConfig, size: ModelSize, rows: int) -> float:
     """Bytes of the stored thoughts of this many rollouts, which replay feeds again; tokens need none."""
-    return 0.0 if config.thought.mode == "hard" else rows * thought_bytes(size, config.max_thought_steps)
+    vectors = 0 if config.thought.mode == "hard" else 2 if config.thought.noise == "hidden" else 1
+    return vectors * float(rows * thought_bytes(size, config.max_thought_steps))
 
 
 def _positions(free: float, per_position: float, share: Share, wanted: int) -> int:
