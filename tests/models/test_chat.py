@@ -101,6 +101,18 @@ def test_a_template_that_fails_is_named_with_the_way_out(tokenizer):
         prompt_of(own, CONVERSATIONS["system"])
 
 
+def test_a_template_with_a_mistake_is_not_blamed_on_the_data(tokenizer):
+    own = chat_tokenizer(tokenizer, "Question\n{% if %}")
+    with pytest.raises(UserError, match=r"template is not valid, line 2: .* Correct chat_template.jinja"):
+        prompt_of(own, (USER,))
+
+
+def test_a_template_that_drops_the_question_is_refused(tokenizer):
+    own = chat_tokenizer(tokenizer, "User: {{ messages[0]['text'] }}\nAssistant:")
+    with pytest.raises(UserError, match=r"the user's turn of problem 0 is missing in the prompt .*'User: "):
+        prompt_of(own, (USER,))
+
+
 @pytest.mark.parametrize("name", ["llama3", "qwen3", "gemma3", "deepseek_r1_distill"])
 def test_special_tokens_of_the_data_stay_text(tokenizer, name):
     """As apply_chat_template(sanitize_control_tokens=True) of newer transformers."""

@@ -29,8 +29,8 @@ def reward_texts(setattr: Callable) -> None:
         texts = zip(completions.thoughts, completions.answers, strict=True)
         return Scores([float(sum(map(ord, t + a)) % 11) for t, a in texts])
 
-    def scorer(config, judge, function=None):
-        return score if function is None else scoring.scorer(config, judge, function)
+    def scorer(config, judge, function=None, **columns):
+        return score if function is None else scoring.scorer(config, judge, function, **columns)
 
     for module in (loop, measure):
         setattr(module, "scorer", scorer)

@@ -58,6 +58,43 @@ def test_a_reward_function_may_name_what_it_needs():
     assert by_function(reward_func)(completions()).rewards == [1.0, 0.0]
 
 
+def test_a_reward_function_may_require_a_column(tmp_path):
+    (tmp_path / "own.py").write_text("def f(level, **_):\n    return [float(x == 'hard') for x in level]\n")
+    config = RewardConfig(functions=(f"{tmp_path}/own.py:f",))
+    assert scorer(config, grader("exact"), columns={"level"})(
+        completions([dataclasses.replace(problem, columns={"level": "hard"}) for problem in PROBLEMS])
+    ).rewards == [1.0, 1.0]
+    with pytest.raises(
+        UserError, match="f takes level, which the data does not have; its columns are answer and topic"
+    ):
+        scorer(config, grader("exact"), columns={"topic"})
+
+
+def test_a_column_is_passed_also_where_no_row_of_the_batch_has_it():
+    """Rows of a file need not have the same columns, so a batch may lack one."""
+    score = by_function(lambda source, **_: [float(x is None) for x in source], {"source"})
+    assert score(completions([dataclasses.replace(PROBLEMS[1], columns={})] * 2)).rewards == [1.0, 1.0]
+
+
+def test_a_run_reads_the_columns_from_the_data(tmp_path):
+    (tmp_path / "own.py").write_text("def f(kind, **_):\n    return [1.0 for _ in kind]\n")
+    rows = tmp_path / "rows.jsonl"
+    config = TrainConfig(
+        output=str(tmp_path / "run"),
+        model="/nowhere",
+        task=TaskConfig(name=str(rows)),
+        reward=RewardConfig(functions=(f"{tmp_path}/own.py:f",)),
+        validate_every=0,
+        device="cpu",
+    )
+    rows.write_text('{"question": "Say 1."}\n')
+    with pytest.raises(UserError, match="f takes kind, which the data does not have"):
+        train(config)
+    rows.write_text('{"question": "Say 1."}\n{"question": "Say 2.", "kind": "x"}\n')
+    with pytest.raises(UserError, match="nowhere"):  # the model comes next
+        train(config)
+
+
 def test_columns_do_not_hide_prompts_and_answers():
     problem = Problem(0, "the prompt", "the answer", {"prompt": "x", "completion": "x", "answer": "x"})
 
@@ -172,6 +209,24 @@ def test_what_no_function_counts_does_not_count(tmp_path):
     assert not config.grades
 
 
+def test_a_file_may_import_its_neighbours_and_define_dataclasses(tmp_path):
+    (tmp_path / "a_neighbour.py").write_text("VALUE = 2.0\n")
+    (tmp_path / "own.py").write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses\nfrom a_neighbour import VALUE\n"
+        "@dataclasses.dataclass\nclass Rule:\n    value: float = VALUE\n"
+        "def f(completions, **_):\n    return [Rule().value] * len(completions)\n"
+    )
+    config = RewardConfig(functions=(f"{tmp_path}/own.py:f",))
+    assert scorer(config, grader("exact"))(completions()).rewards == [2.0, 2.0]
+
+
+def test_a_file_that_exits_is_refused(tmp_path):
+    (tmp_path / "own.py").write_text("raise SystemExit(2)\n")
+    with pytest.raises(UserError, match=r"own.py cannot be imported: SystemExit: 2"):
+        scorer(RewardConfig(functions=(f"{tmp_path}/own.py:f",)), grader("exact"))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -179,7 +234,7 @@ def test_what_no_function_counts_does_not_count(tmp_path):
         ("no_such_module:f", "no_such_module cannot be imported: ModuleNotFoundError"),
         ("nowhere.py:f", "there is no file nowhere.py"),
         ("math:square", "math has no square; check its name"),
-        ("math:pi", "it has to be one function"),
+        ("math:pi", "'math:pi', which is 3.14.*, a float; it has to be one function"),
         ("math:sqrt", "sqrt cannot be called with prompts"),
     ],
 )

@@ -103,11 +103,18 @@ def _rendered(
                 f"the system message of {where} is missing in the prompt that the model's chat template makes; put its "
                 "text into the user's turn with --template, and drop the system message"
             )
+    asked = [message["content"] for message in problem.messages if message["role"] == "user"]
+    if asked and asked[-1].strip() not in prompt:
+        raise UserError(
+            f"the user's turn of {where} is missing in the prompt that the model's chat template makes "
+            f"({prompt[:60]!r}), so the model would not read the question; correct the template, or drop --chat for "
+            "plain text"
+        )
     return dataclasses.replace(problem, prompt=prompt, literal=literal)
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: Messages, variables: Mapping[str, Any], where: str) -> str:
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateSyntaxError
 
     def apply(messages: Iterable[Mapping[str, Any]]) -> str:
         conversation = [dict(message) for message in messages]
@@ -119,6 +126,11 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: Messages, variables: Ma
 
     try:
         return apply(messages)
+    except TemplateSyntaxError as error:
+        raise UserError(
+            f"the model's chat template is not valid, line {error.lineno}: {first_line(error)}. Correct "
+            "chat_template.jinja in the model's folder, or drop --chat for plain text."
+        ) from error
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:  # whatever a template can raise
         turns = [message for message in messages if message["role"] != "system"]
         if len(turns) < len(messages):

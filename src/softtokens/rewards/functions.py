@@ -55,20 +55,29 @@ def reward_function(name: str) -> RewardFunction:
 
 
 def _module(name: str, place: str) -> Any:
+    is_file = place.endswith(".py")
+    if is_file and not Path(place).is_file():
+        raise UserError(f"reward.functions has {name!r}, but there is no file {place}.")
     try:
-        if not place.endswith(".py"):
-            if "" not in sys.path:  # a command that was installed does not look into the current folder
-                sys.path.append("")
-            return importlib.import_module(place)
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        assert spec is not None and spec.loader is not None, place
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    except FileNotFoundError as error:
-        raise UserError(f"reward.functions has {name!r}, but there is no file {place}.") from error
-    except Exception as error:
+        if is_file:
+            return _run_file(Path(place))
+        if "" not in sys.path:  # a command that was installed does not look into the current folder
+            sys.path.append("")
+        return importlib.import_module(place)
+    except (Exception, SystemExit) as error:  # a script that parses its arguments exits
         raise UserError(
             f"reward.functions has {name!r}, and {place} cannot be imported: {type(error).__name__}: "
             f"{first_line(error)}. Import it in a Python started in this folder to see more."
         ) from error
+
+
+def _run_file(file: Path) -> Any:
+    """The module that a Python file makes. As when it is run by itself, it can import the files next to it."""
+    spec = importlib.util.spec_from_file_location(f"reward_functions_in_{file.stem}", file)
+    assert spec is not None and spec.loader is not None, file
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up
+    if (folder := str(file.resolve().parent)) not in sys.path:
+        sys.path.append(folder)
+    spec.loader.exec_module(module)
+    return module

@@ -24,7 +24,7 @@ from softtokens.train.checkpoint import checkpoint_to_start_at
 from softtokens.train.collect import Collected, collect
 from softtokens.train.gradient import Batch, accumulate_gradient
 from softtokens.train.objective import TermWeights, is_flat, leave_one_out
-from softtokens.train.scoring import RewardFunction, scorer
+from softtokens.train.scoring import RewardFunction, columns_of, scorer
 from softtokens.train.setup import batch_sizes_of, load_weights, training_endings
 from softtokens.train.step import spikes_of
 from softtokens.train.trainee import Trainee
@@ -106,7 +106,7 @@ def _signal(
     steps = len(thoughts) * config.batches * (config.max_thought_steps + config.max_answer_tokens)
     decoder = Decoder(weights.sampler).prepare(config.decoding, steps, ways=len(thoughts))
     judge = grader_of(config.task)
-    score = scorer(config.reward, judge, reward_func)
+    score = scorer(config.reward, judge, reward_func, columns=columns_of(problems))
     optimizer = torch.optim.SGD(weights.parameters.values(), lr=0.0)  # never steps, and has no state
     measured = []
     try:

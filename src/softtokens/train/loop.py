@@ -23,7 +23,7 @@ from softtokens.train.checkpoint import Progress, load_optimizer, save_checkpoin
 from softtokens.train.interrupt import Stopped, StopRequest
 from softtokens.train.problem_record import Record, record_of, require_same, write
 from softtokens.train.resume import find_start
-from softtokens.train.scoring import RewardError, RewardFunction, require_reward_function, scorer
+from softtokens.train.scoring import RewardError, RewardFunction, columns_of, require_reward_function, scorer
 from softtokens.train.setup import batch_sizes_of, load_weights, training_endings
 from softtokens.train.skipped_step import save_skipped_step
 from softtokens.train.step import Step, train_step
@@ -72,7 +72,7 @@ def _train(
     data = task_data(config.task, default_split="train", needs_answers=reward_func is None and config.reward.grades)
     problems = with_prompts(data.problems, config.task, config.model)
     judge = grader_of(config.task)
-    score = scorer(config.reward, judge, reward_func)
+    score = scorer(config.reward, judge, reward_func, columns=columns_of(problems))
     validation = validation_problems(config) if config.validate_every else []
     record = record_of(training=problems, validation=validation)
     world.from_main(lambda: require_same(run, {"training": record["training"]}))

@@ -48,12 +48,16 @@ class Scores:
 Scorer = Callable[[Completions], Scores]
 
 
-def scorer(config: RewardConfig, grader: Grader, function: RewardFunction | None = None) -> Scorer:
-    """The rewards that a configuration names; `function` replaces them. UserError for functions that cannot be loaded
-    or called."""
+def scorer(
+    config: RewardConfig, grader: Grader, function: RewardFunction | None = None, *, columns: Set[str] = frozenset()
+) -> Scorer:
+    """The rewards that a configuration names; `function` replaces them. columns: those of the data.
+
+    UserError for functions that cannot be loaded or called.
+    """
     if function is not None:
-        require_reward_function(function)
-        return by_function(function)
+        require_reward_function(function, columns)
+        return by_function(function, columns)
     if not config.functions:
         return graded(grader, config.of)
     scorers: dict[str, Scorer] = {}
@@ -62,8 +66,8 @@ def scorer(config: RewardConfig, grader: Grader, function: RewardFunction | None
             scorers[name] = graded(grader, config.of)
             continue
         loaded = reward_function(name)
-        require_reward_function(loaded)
-        scorers[name] = by_function(loaded)
+        require_reward_function(loaded, columns, setting=f"reward.functions has {name!r}, which")
+        scorers[name] = by_function(loaded, columns)
     return weighted_sum(scorers, config.weights or (1.0,) * len(scorers))
 
 
@@ -96,28 +100,51 @@ def _sum_of_counted(rewards: Sequence[float], weights: Sequence[float]) -> float
     return math.fsum(counted) if counted else NOT_COUNTED
 
 
-def require_reward_function(function: object) -> None:
-    """UserError for what cannot be called as `by_function` calls it: before a model is loaded."""
+def columns_of(problems: Sequence[Problem]) -> set[str]:
+    """The columns of the data, also those that only some rows have."""
+    return {name for problem in problems for name in problem.columns}
+
+
+def require_reward_function(function: object, columns: Set[str] | None = None, *, setting: str = "reward_func") -> None:
+    """UserError for what cannot be called as `by_function` calls it, before a model is loaded. columns: those of the
+    data; None if it has not been read yet, when any keyword may be one. setting: where the function was named."""
     name = getattr(function, "__name__", type(function).__name__)
     if not callable(function):
-        raise UserError(f"reward_func is {_shown(function)}, a {type(function).__name__}; it has to be one function.")
+        raise UserError(f"{setting} is {_shown(function)}, a {type(function).__name__}; it has to be one function.")
+    passed = {"prompts", "completions", "answer", "a_column_of_the_data", *((columns or set()) - _OWN)}
     try:
-        extra = _wanted(function, Completions([], [], [], []))
-        inspect.signature(function).bind(prompts=[], completions=[], answer=[], a_column_of_the_data=[], **extra)
+        signature = inspect.signature(function)
+    except ValueError:  # some built-ins have no signature
+        return
+    passed |= _wanted(function, Completions([], [], [], [])).keys()
+    missing = _required(signature) - passed
+    if columns is not None and missing:
+        listed = ", ".join(sorted(columns - _OWN)) or "no others"
+        raise UserError(
+            f"the reward function {name} takes {', '.join(sorted(missing))}, which the data does not have; its columns "
+            f"are answer and {listed}. Correct the name, give it a default, or add the column to the data."
+        )
+    try:
+        signature.bind(**dict.fromkeys(passed | missing))
     except TypeError as error:
         raise UserError(
             f"the reward function {name} cannot be called with prompts, completions, answer and the data's columns as "
             f"keywords ({error}); define it as {name}(prompts, completions, **columns)."
         ) from error
-    except ValueError:  # some built-ins have no signature
-        return
 
 
-def by_function(function: RewardFunction) -> Scorer:
+def _required(signature: inspect.Signature) -> set[str]:
+    """The names of the keywords that a call has to give."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = signature.parameters.values()
+    return {each.name for each in parameters if each.kind in named and each.default is each.empty}
+
+
+def by_function(function: RewardFunction, columns: Set[str] = frozenset()) -> Scorer:
     """A reward function as users of TRL know it: `function(prompts, completions, **columns) -> list of floats`.
 
     It may be a coroutine function. A completion is the (shadow) text of the thoughts, the forced text and the answer.
-    None for a completion means that it does not count. The columns are those of the data set's rows, and `answer`, None
+    None for a completion means that it does not count. The columns are `columns`, those of the rows and `answer`, None
     where a row has none; `thoughts`, `answers` and `thought_lengths` come along for a function that takes them.
     RewardError, with the name of the function, if it fails, and with the number of the completion for rewards that are
     no finite numbers.
@@ -126,15 +153,15 @@ def by_function(function: RewardFunction) -> Scorer:
 
     def score(completions: Completions) -> Scores:
         problems = completions.problems
-        names = sorted({name for problem in problems for name in problem.columns} - _OWN)
-        columns = {name: [problem.columns.get(name) for problem in problems] for name in names}
+        names = sorted((columns | columns_of(problems)) - _OWN)
+        values = {name: [problem.columns.get(name) for problem in problems] for name in names}
         try:
             rewards: Any = function(
                 prompts=[problem.prompt for problem in problems],
                 completions=[t + a for t, a in zip(completions.thoughts, completions.answers, strict=True)],
                 answer=[problem.answer for problem in problems],
                 **_wanted(function, completions),
-                **columns,
+                **values,
             )
             if inspect.isawaitable(rewards):
                 rewards = asyncio.run(_result_of(rewards))
@@ -177,7 +204,9 @@ def _checked(rewards: Any, count: int, name: str) -> list[float]:
     if len(shape) != 1:
         raise RewardError(f"the reward function {name} returned an array of shape {list(shape)}; {wanted}.")
     if len(rewards) != count:
-        raise RewardError(f"the reward function {name} returned {len(rewards)} rewards for {count} completions.")
+        raise RewardError(
+            f"the reward function {name} returned {len(rewards)} rewards for {count} completions; {wanted}."
+        )
     return [_number(reward, f"the reward function {name} returned", i) for i, reward in enumerate(rewards)]
 
 
