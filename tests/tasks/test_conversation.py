@@ -87,6 +87,14 @@ def test_messages_that_are_no_prompt(file_of, prompt, message):
         load_problems(file_of({"prompt": prompt, "answer": "1"}), chat=True)
 
 
+def test_messages_of_another_column_need_the_bare_template(file_of):
+    path = file_of({"messages": [SYSTEM, USER], "answer": "1"})
+    with pytest.raises(UserError, match=r"'messages' is a list.*add --chat and --template '\{question\}'"):
+        load_problems(path, question="messages", chat=True)
+    (problem,) = load_problems(path, question="messages", template="{question}", chat=True)
+    assert problem.messages == (SYSTEM, USER)
+
+
 @pytest.mark.parametrize("kind", ["saved", "files"])
 def test_a_folder_of_splits_gives_the_one_that_is_needed(tmp_path, kind):
     import datasets

@@ -182,9 +182,14 @@ def _problems(
 def _problem(
     form: PromptForm, position: int, row: Row, asked: str, answer: str | None, columns: Row, where: str
 ) -> Problem:
-    if not is_conversation(row.get(asked)) or not form.reads_messages:
+    if not is_conversation(row.get(asked)):
         return form.problem(position, text_at(row, asked, where=where), answer, columns)
     where = f"{where}: {asked!r}"
+    if not form.reads_messages:
+        raise UserError(
+            f"{where} is a list of {len(row[asked])}, which does not fit into the template. It has to be a text; for a "
+            "list of messages, add --chat and --template '{question}'."
+        )
     if not form.chat:
         raise UserError(f"{where} is a list of messages; add --chat, so that the model's chat template makes a prompt")
     return form.conversation(position, as_messages(row[asked], where=where), answer, columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
@@ -123,10 +124,17 @@ def device_of(device: str, launch: Launch) -> str:
 @contextlib.contextmanager
 def join(launch: Launch, device: str) -> Iterator[World]:
     """The world of this process, which meets the others first. device: as in the configuration; of several processes
-    on a machine with GPUs each takes its own. RuntimeError when one of them is lost on the way."""
+    on a machine with GPUs each takes its own. UserError where they have no address to meet at, RuntimeError when one of
+    them is lost on the way."""
     if launch.size == 1:
         yield World(launch, resolve_device(device))
         return
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise UserError(
+                f"{name} is not set, so the {launch.size} processes cannot meet; start with torchrun, set MASTER_ADDR "
+                "and MASTER_PORT, or unset RANK and WORLD_SIZE"
+            )
     here = torch.device(device_of(device, launch))
     if here.type == "cuda":
         torch.cuda.set_device(here)
