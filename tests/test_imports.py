@@ -21,14 +21,15 @@ ALLOWED = {
     "config": {"types"},
     "rewards": {"latex", "types"},
     "tasks": {"endings", "files", "latex", "types"},
-    "models": {"files", "ops", "types"},
+    "models": {"endings", "files", "ops", "types"},
     "thoughts": {"config", "ops", "types"},
     "rollout": {"endings", "models", "ops", "thoughts", "types"},
-    "task_setup": {"config", "files", "rewards", "tasks", "types"},
+    "task_setup": {"config", "files", "models", "rewards", "tasks", "types"},
+    "ending_setup": {"config", "endings", "models", "tasks", "types"},
     "world": {"models", "types"},
 }
 ALLOWED["evaluate"] = {"config", "files", "models", "ops", "rewards", "rollout", "task_setup", "tasks", "thoughts"}
-ALLOWED["evaluate"] |= {"endings", "types", "world"}
+ALLOWED["evaluate"] |= {"ending_setup", "endings", "types", "world"}
 ALLOWED["train"] = ALLOWED["evaluate"] | {"evaluate"}
 # of evaluate only what needs no torch, see below
 ALLOWED["report"] = {"config", "endings", "evaluate", "files", "types", ""}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from softtokens.types import UserError
 
@@ -64,5 +66,13 @@ class Endings:
         return (*(way.forced for way in self.ways), self.otherwise)
 
 
+def endings_from(data: Mapping[str, Any]) -> Endings:
+    """The endings of what `dataclasses.asdict` made of them, after JSON."""
+    ways = (Ending(**{**way, "token_ids": tuple(way["token_ids"])}) for way in data["ways"])
+    return Endings(tuple(ways), data["otherwise"])
+
+
 _PHRASE, _BOX = "The final answer is: ", "\\boxed{"
 PAPER = Endings((Ending("phrase", _BOX, _PHRASE),), _PHRASE + _BOX)  # arXiv 2509.19170
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+THINK = Endings((Ending("think", "\n\n", THINK_CLOSE),), f"\n{THINK_CLOSE}\n\n")  # Qwen3, DeepSeek-R1 distills

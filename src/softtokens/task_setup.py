@@ -7,13 +7,19 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from softtokens.config.task import TaskConfig
+from softtokens.config.task import TaskConfig, template_variables
 from softtokens.config.train import TrainConfig
 from softtokens.files import expanded
+from softtokens.models.chat import Chat, rendered
+from softtokens.models.files import load_tokenizer
 from softtokens.rewards import Grader, grader
 from softtokens.tasks.registry import ARITHMETIC, NAMES, TaskData, load_task
 from softtokens.types import Problem, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def task_data(task: TaskConfig, *, default_split: str, needs_answers: bool = True) -> TaskData:
@@ -32,6 +38,10 @@ def task_data(task: TaskConfig, *, default_split: str, needs_answers: bool = Tru
         template=task.template,
         seed=task.seed,
         needs_answers=needs_answers,
+        chat=task.chat,
+        system=task.system,
+        special_tokens=task.special_tokens,
+        usual_split=default_split,
     )
 
 
@@ -39,9 +49,25 @@ def problems_of(task: TaskConfig, *, default_split: str) -> list[Problem]:
     return task_data(task, default_split=default_split).problems
 
 
+def chat_of(task: TaskConfig) -> Chat | None:
+    """How prompts are made with a chat template; None for plain text."""
+    return Chat(task.system, template_variables(task.chat_kwargs)) if task.chat else None
+
+
+def with_prompts(problems: list[Problem], task: TaskConfig, tokenizer: PreTrainedTokenizerBase | str) -> list[Problem]:
+    """The problems with the prompts that this tokenizer's chat template makes, if the task asks for that. tokenizer:
+    or the name of its model. UserError as from `models.chat.rendered`."""
+    chat = chat_of(task)
+    if chat is None:
+        return problems
+    if isinstance(tokenizer, str):
+        tokenizer = load_tokenizer(tokenizer)
+    return rendered(problems, tokenizer, chat, special_tokens=task.special_tokens)
+
+
 def problems_sha256(problems: Sequence[Problem]) -> str:
     """Fingerprint of problems, from what the model and the grader read."""
-    shown = [[problem.id, problem.prompt, problem.answer] for problem in problems]
+    shown = [[problem.id, problem.prompt or problem.messages, problem.answer] for problem in problems]
     return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
 
 
@@ -69,4 +95,5 @@ def validation_problems(config: TrainConfig) -> list[Problem]:
             f"validate_every is {config.validate_every}, but task {task.name!r} has no validation problems of its own; "
             "name some with --validation FILE (and --validation-split), or set --validate-every 0"
         )
-    return problems_of(validation_task(config), default_split="validation")
+    task = validation_task(config)
+    return with_prompts(problems_of(task, default_split="validation"), task, config.model)

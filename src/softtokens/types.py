@@ -39,18 +39,27 @@ class Verdict(enum.Enum):
     GRADER_ERROR = "grader_error"  # the grader failed on this text (crash, out of memory)
 
 
+Messages = tuple[Mapping[str, Any], ...]  # of a conversation, each with a role and a content
+Spans = tuple[tuple[int, int], ...]  # start and end of parts of a text, in characters
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """One question, with a checkable answer unless only a reward function of the user's judges it.
 
     `id` is the position in its data set: with the run seed it keys the randomness of the problem's rollouts.
     `prompt` is the full text the model reads; `columns` holds the other fields of the row, handed to reward functions.
+    `messages` is the conversation that a chat template makes the prompt of, and empty for plain prompts; until the
+    template is applied, the prompt is empty. `literal` holds the spans of the prompt, in characters, that come from the
+    data: a special token written out there is encoded as the text it is.
     """
 
     id: int
     prompt: str
     answer: str | None
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    messages: Messages = ()
+    literal: Spans = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,7 +126,10 @@ def test_lists_and_switches(run):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepz = 3", "stepz: unknown key; the keys here are answer_temperature, answer_weight, beta1"),
+        (
+            "stepz = 3",
+            "stepz: unknown key; the keys here are answer_temperature, answer_weight, antithetic, best_by, beta1",
+        ),
         ("[thought]\nmodus = 'soft'", "thought.modus: unknown key; the keys here are concentration, estimator"),
         ("steps = 'many'", "steps is 'many'; it must be a whole number"),
         ("steps = true", "steps is True; it must be a whole number"),

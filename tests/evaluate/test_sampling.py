@@ -13,6 +13,7 @@ from softtokens.evaluate.cells import cells_of
 from softtokens.evaluate.run import thought_of
 from softtokens.evaluate.sample_file import append_samples, read_samples
 from softtokens.evaluate.sampling import Sampler, count_right
+from softtokens.evaluate.share import Share
 from softtokens.ops.random import evaluation_seed
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.decoder import Decoder
@@ -36,7 +37,11 @@ def sampler_of(policy, *, problems=PROBLEMS, rows=256, seed=0, limits=None):
 def fill(sampler, setting, file, *, samples=5, have=()):
     """The final samples of a cell, in order, without times."""
     thought = thought_of(CELLS[setting], sampler.policy.embedding_rms)
-    result = sampler.fill(thought, samples, list(have), file, lambda drawn: None)
+    done = {(sample["problem"], sample["sample"]) for sample in have}
+    ids = [problem.id for problem in sampler.problems]
+    rows = [(i, n) for i, n in sampler.rows(samples, Share()) if (ids[i], n) not in done]
+    sampler.fill(thought, rows, file, lambda drawn: None)
+    result = read_samples(file, ids, sampler.seed)
     result = [{k: v for k, v in sample.items() if k != "seconds"} for sample in result]
     return sorted(result, key=lambda sample: (sample["problem"], sample["sample"]))
 
@@ -101,7 +106,7 @@ def test_greedy_accuracy_is_that_of_the_greedy_setting(random_policy, files):
         thought = build_thought(ThoughtConfig(mode=mode), random_policy.embedding_rms, greedy=True)
         right = count_right(Decoder(random_policy), thought, PROBLEMS, Limits(6, 4, 0.0), ByText(), seed=0, slots=8)
         result = fill(sampler_of(random_policy), f"{mode}-greedy", next(files), samples=1)
-        assert right == sum(sample["verdict"] == "right" for sample in result)
+        assert right == [int(sample["verdict"] == "right") for sample in result]
 
 
 OUT_OF_MEMORY = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from softtokens.ops.random import Keys, Stream, philox, philox_by_word, seed_words
+from softtokens.ops.random import MIRRORED, Keys, Stream, philox, philox_by_word, seed_words
 
 
 def words(*values):
@@ -31,6 +31,14 @@ def test_known_answers(counter, key, expected):
 
 def keys(rows, seed=7):
     return Keys(seed, torch.arange(rows) // 4, torch.arange(rows) % 4)
+
+
+def test_mirrored_rollouts_have_opposite_normals_and_uniforms_of_their_own():
+    pairs = Keys(7, torch.zeros(4, dtype=torch.int64), MIRRORED + torch.arange(4)).at(5, Stream.THOUGHT)
+    normals, uniforms = pairs.normal(37), pairs.uniform()
+    assert torch.equal(normals[1], -normals[0]) and torch.equal(normals[3], -normals[2])
+    assert not torch.equal(normals[2].abs(), normals[0].abs())
+    assert len(set(uniforms.tolist())) == 4
 
 
 def test_rows_do_not_depend_on_their_batch():

@@ -258,7 +258,7 @@ def test_counts_of_rollouts_have_two_digits(count, words):
 
 def test_the_command_shows_stores_and_reports(model_folder, data_file, tmp_path, capsys, monkeypatch):
     """Rewards are the lengths of texts, because a random model solves nothing."""
-    monkeypatch.setattr(measure, "graded", lambda judge, scale: by_function(by_length))
+    monkeypatch.setattr(measure, "scorer", lambda config, judge, function, **columns: by_function(by_length))
     monkeypatch.setenv("COLUMNS", "80")
     output = tmp_path / "out"
     flags = ["signal", "--model", model_folder, "--task", data_file, "--template", "User: {question}", "--batches", 3]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -5,8 +6,8 @@ import sys
 import pytest
 
 from softtokens.tasks import load_problems
-from softtokens.tasks.prompt import MATH_TEMPLATE
-from softtokens.tasks.registry import ARITHMETIC, TASKS
+from softtokens.tasks.prompt import MATH_MESSAGE, MATH_TEMPLATE
+from softtokens.tasks.registry import ARITHMETIC, TASKS, load_task
 from softtokens.types import Problem, UserError
 
 
@@ -20,6 +21,11 @@ def file_of(tmp_path):
     return write
 
 
+def without_spans(problems):
+    """The problems without the places of the data in their prompts, which have a test of their own."""
+    return [dataclasses.replace(problem, literal=()) for problem in problems]
+
+
 def asked(question):
     return MATH_TEMPLATE.replace("{question}", question)
 
@@ -28,7 +34,7 @@ def test_problems_of_a_file(file_of):
     path = file_of(
         {"question": "What is {0} in \\boxed{question}?", "answer": "1", "level": 2}, {"question": "B?", "answer": 5}
     )
-    assert load_problems(path) == [
+    assert without_spans(load_problems(path)) == [
         Problem(0, asked("What is {0} in \\boxed{question}?"), "1", {"level": 2}),
         Problem(1, asked("B?"), "5"),
     ]
@@ -45,15 +51,17 @@ def test_the_default_prompt_says_how_to_end():
 
 def test_other_column_names(file_of):
     path = file_of({"q": "A?", "gold": "1", "answer": "no", "problem": "no"})
-    (problem,) = load_problems(path, question="q", answer="gold")
+    (problem,) = without_spans(load_problems(path, question="q", answer="gold"))
     assert problem == Problem(0, asked("A?"), "1", {"answer": "no", "problem": "no"})
 
 
 def test_a_prompt_column_is_used_as_it_is(file_of):
     path = file_of({"prompt": " A? {question}", "question": "B?", "answer": "1"})
-    assert load_problems(path) == [Problem(0, " A? {question}", "1", {"question": "B?"})]
+    assert without_spans(load_problems(path)) == [Problem(0, " A? {question}", "1", {"question": "B?"})]
     assert load_problems(path, question="question")[0].prompt == asked("B?")
-    assert load_problems(path, template="{question}!") == [Problem(0, "B?!", "1", {"prompt": " A? {question}"})]
+    assert without_spans(load_problems(path, template="{question}!")) == [
+        Problem(0, "B?!", "1", {"prompt": " A? {question}"})
+    ]
 
 
 @pytest.mark.parametrize(
@@ -92,9 +100,10 @@ def test_a_task_asks_the_hub_for_what_it_is_there(spec, monkeypatch):
     monkeypatch.setattr("softtokens.tasks.registry.load_rows", load_rows)
     for split, theirs in [(None, next(iter(spec.splits.values()))), *spec.splits.items()]:
         load_problems(spec.name, split=split, limit=3)
-        assert calls.pop() == (spec.hub, {"split": theirs, "config": spec.config, "limit": 3})
+        expected = {"split": theirs, "config": spec.config, "limit": 3, "usual_split": None}
+        assert calls.pop() == (spec.hub, expected)
     load_problems(spec.name, path="folder", split="mine")
-    assert calls.pop() == ("folder", {"split": "mine", "config": None, "limit": None})
+    assert calls.pop() == ("folder", {"split": "mine", "config": None, "limit": None, "usual_split": None})
     with pytest.raises(UserError, match=f"split is 'dev'; the task {spec.name!r} has {', '.join(spec.splits)}"):
         load_problems(spec.name, split="dev")
 
@@ -106,16 +115,16 @@ def test_a_task_asks_the_hub_for_what_it_is_there(spec, monkeypatch):
             [{"q": "A?", "answer": "1"}],
             r"no column 'question' or 'problem'; it has 'q', 'answer'. .*option question",
         ),
-        ([{"question": "A?", "a": "1"}], r"no column 'answer'; it has 'question', 'a'. .*option answer"),
+        ([{"question": "A?", "a": "1"}], r"no column 'answer' or 'solution'; it has 'question', 'a'. .*option answer"),
         ([{"question": "A?", "answer": "1"}, {"question": "B?"}], r"row 1 .*'answer' is missing or null"),
         ([{"question": "A?", "answer": "1"}, {"question": None, "answer": "1"}], r"row 1 .*'question' is missing"),
         ([{"question": "A?", "answer": " "}], r"row 0 .*'answer': the answer is empty"),
         ([{"question": "", "answer": "1"}], r"row 0 .*'question' is empty"),
-        ([{"question": ["A?"], "answer": "1"}], r"row 0 .*'question' is \['A\?'\], a list"),
+        ([{"question": ["A?"], "answer": "1"}], r"row 0 .*'question' is a list of 1, .* has to be a text"),
         ([{"question": "A?", "answer": {"x": 1}}], r"row 0 .*'answer': the answer is \{'x': 1\}, a dict"),
         ([{"question": "A?", "answer": "so\n####"}], r"row 0 .*'answer': what follows ####.* is empty"),
         ([{"question": "\ud800", "answer": "1"}], r"row 0 .*surrogate"),
-        ([{"prompt": [{"role": "user"}], "answer": "1"}], r"row 0 .*'prompt' is .*a list; it has to be plain text"),
+        ([{"prompt": [{"role": "user"}], "answer": "1"}], r"row 0 .*'prompt' is a list of messages; add --chat"),
         ([{"prompt": "A?", "answer": "1"}, {"answer": "1"}], r"row 1 .*'prompt' is missing"),
     ],
 )
@@ -154,7 +163,7 @@ def test_answers_may_be_missing_only_where_nothing_compares_with_them(file_of):
     with pytest.raises(UserError, match=r"no column 'answer'.*grader compares.*reward function of your own"):
         load_problems(path)
     problems = [Problem(0, asked("A?"), None, {"level": 1}), Problem(1, asked("B?"), None)]
-    assert load_problems(path, needs_answers=False) == problems
+    assert without_spans(load_problems(path, needs_answers=False)) == problems
     with pytest.raises(UserError, match="no column 'gold'"):  # a column named by the user must exist
         load_problems(path, answer="gold", needs_answers=False)
     mixed = file_of({"question": "A?", "answer": "1"}, {"question": "B?", "answer": None})
@@ -209,3 +218,23 @@ def test_json_files_need_no_heavy_library(file_of):
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "set()"
+
+
+def test_a_problem_knows_which_part_of_its_prompt_is_data(file_of):
+    path = file_of({"question": "A?", "answer": "1"})
+    (problem,) = load_problems(path, template="1 {question} 2 {question}")
+    assert problem.literal == ((2, 4), (7, 9))
+    assert load_problems(path, special_tokens=True)[0].literal == ()
+    (whole,) = load_problems(file_of({"prompt": "A?", "answer": "1"}))
+    assert whole.literal == ((0, 2),)
+
+
+def test_a_chat_is_a_conversation_without_a_prompt_yet(file_of):
+    path = file_of({"question": "A?", "answer": "1"})
+    data = load_task(path, chat=True, system="Be brief.")
+    system = {"role": "system", "content": "Be brief."}
+    (problem,) = data.problems
+    assert problem.messages == (system, {"role": "user", "content": MATH_MESSAGE.replace("{question}", "A?")})
+    assert (problem.prompt, problem.literal, data.template) == ("", (), MATH_MESSAGE)
+    (made,) = load_problems("arithmetic", limit=1, chat=True)
+    assert made.messages == ({"role": "user", "content": made.columns["question"]},)

@@ -16,7 +16,8 @@ import torch
 
 from softtokens import cli
 from softtokens.signal import measure
-from softtokens.train import loop
+from softtokens.train import loop, scoring
+from softtokens.train.scoring import Scores
 
 # Scripts of this folder can import each other, and stay offline.
 _PATH = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -24,12 +25,15 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": _PATH, "HF_HUB_OFFLINE": "1"}
 
 
 def reward_texts(setattr: Callable) -> None:
-    def score(problems, thoughts, answers):
-        del problems
-        return [float(sum(map(ord, t + a)) % 11) for t, a in zip(thoughts, answers, strict=True)], None
+    def score(completions):
+        texts = zip(completions.thoughts, completions.answers, strict=True)
+        return Scores([float(sum(map(ord, t + a)) % 11) for t, a in texts])
+
+    def scorer(config, judge, function=None, **columns):
+        return score if function is None else scoring.scorer(config, judge, function, **columns)
 
     for module in (loop, measure):
-        setattr(module, "graded", lambda judge, scale: score)
+        setattr(module, "scorer", scorer)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,17 @@ OTHERS = {
     "thought.noise": "logits", "thought.top_k": 3, "thought.estimator": "density", "thought.table_in_mean": "frozen",
     "task.name": "gsm8k", "task.split": "test", "task.limit": 5, "task.path": "x", "task.subset": "x", "task.seed": 1,
     "task.question": "q", "task.answer": "a", "task.template": "{question}", "task.grader": "math",
-    "reward.right": 1.0, "reward.wrong": 1.0, "reward.none": 1.0, "seed": 1, "problems_per_step": 3, "group_size": 3,
+    "task.chat": True, "task.system": "Be brief.", "task.chat_kwargs": '{"a": 1}', "task.special_tokens": True,
+    "endings.preset": "paper", "endings.thought_end": ("</think>",), "endings.forced_text": "So ",
+    "reward.right": 1.0, "reward.wrong": 1.0, "reward.none": 1.0, "reward.functions": ("format",),
+    "reward.weights": (2.0,), "antithetic": True, "seed": 1, "problems_per_step": 3, "group_size": 3,
     "max_thought_steps": 3, "max_answer_tokens": 3, "answer_temperature": 0.5, "learning_rate": 1e-5,
     "warmup_steps": 3, "schedule": "constant", "beta1": 0.5, "beta2": 0.5, "weight_decay": 0.1, "clip_norm": 0.5,
     "clip": "each", "thought_weight": 0.5, "answer_weight": 0.5, "spike_norm": 5.0, "clip_spikes": True,
     "max_skipped": 3, "keep_repro": 1, "decoding": "plain", "tokens_per_backward": 64, "term_norms_every": 3,
     "signal_every": 3,
-    "validation": "x.jsonl", "validation_split": "x", "validation_problems": 5, "validate_every": 7, "save_every": 7,
+    "validation": "x.jsonl", "validation_split": "x", "validation_problems": 5, "validate_every": 7,
+    "validation_settings": ("hard-sample",), "validation_samples": 2, "best_by": "hard-sample/pass@1", "save_every": 7,
     "start": "runs/other@5", "resume": True, "logits_dtype": "bfloat16",
     "mask_unused": False, "device": "cpu", "scale.parallel": "fsdp",
     "scale.dtype": "bfloat16", "scale.activation_checkpointing": "always", "scale.lora_rank": 4,
@@ -48,6 +52,12 @@ def changed(config: TrainConfig, name: str, value) -> TrainConfig:
 def base_of(name: str, tmp_path) -> TrainConfig:
     """A run in which the setting can be changed at all."""
     config = TrainConfig(output=str(tmp_path / "run"))
+    if name in ("task.system", "task.chat_kwargs"):
+        return changed(config, "task.chat", True)
+    if name == "best_by":
+        return changed(config, "validation_settings", ("hard-sample",))
+    if name == "reward.weights":
+        return changed(config, "reward.functions", ("grade",))
     return changed(config, "scale.lora_rank", 2) if name in ("scale.lora_alpha", "scale.lora_targets") else config
 
 

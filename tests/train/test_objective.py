@@ -8,6 +8,7 @@ from softtokens.rollout.replay import replay
 from softtokens.train.objective import leave_one_out, policy_terms
 
 PAPER_SCALE = st.sampled_from([0.0, 10.0, 100.0])
+OR_NOTHING = st.one_of(PAPER_SCALE, st.just(float("nan")))
 GROUPS = st.integers(2, 9).flatmap(lambda g: st.lists(st.lists(PAPER_SCALE, min_size=g, max_size=g), min_size=1))
 
 
@@ -28,6 +29,27 @@ def test_adds_up_to_zero_in_every_group(rewards):
 @pytest.mark.parametrize("reward", [0.0, 10.0, 100.0, 0.1, 1 / 3, -7.7, 1e30])
 def test_equal_rewards_give_exactly_nothing_to_learn(reward):
     assert not leave_one_out(torch.full((3, 32), reward)).any()
+
+
+def test_a_rollout_that_does_not_count_is_in_no_baseline():
+    nan = float("nan")
+    advantages = leave_one_out(torch.tensor([[5.0, nan, 1.0, 3.0], [nan, nan, 7.0, nan], [2.0, nan, 2.0, nan]]))
+    counted = leave_one_out(torch.tensor([[5.0, 1.0, 3.0]]))
+    torch.testing.assert_close(advantages[0], torch.tensor([counted[0, 0], 0.0, counted[0, 1], counted[0, 2]]))
+    assert not advantages[1:].any()  # one that counts is alone, and two equal ones teach nothing
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(OR_NOTHING, OR_NOTHING), min_size=2, max_size=6))
+def test_the_baseline_of_a_pair_has_neither_of_the_two(pairs):
+    group = [reward for pair in pairs for reward in pair]
+    counted = [r for r in group if r == r]  # not NaN
+    expected = []
+    for i, reward in enumerate(group):
+        others = [r for j, r in enumerate(group) if j // 2 != i // 2 and r == r]
+        teaches = reward == reward and others and len(set(counted)) > 1
+        expected.append(reward - sum(others) / len(others) if teaches else 0.0)
+    torch.testing.assert_close(leave_one_out(torch.tensor([group]), pairs=True), torch.tensor([expected]))
 
 
 def test_a_group_does_not_see_the_others():

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from softtokens import cli
 from softtokens.models.hf import load_policy
+from softtokens.types import UserError
 from train.processes import free_port, of_rank, run_in_two
 from train.test_resume import lines, without_times
 
@@ -217,3 +218,12 @@ def test_more_processes_than_rollouts_are_refused(flags, tmp_path, monkeypatch, 
             None,
             None,
         )
+
+
+def test_processes_without_an_address_to_meet_at_are_refused(monkeypatch):
+    from softtokens.world.launch import Launch
+    from softtokens.world.processes import join
+
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match="MASTER_ADDR is not set, so the 2 processes cannot meet; start with torchrun"):
+        join(Launch(0, 2, 0, 2), "cpu").__enter__()

@@ -175,7 +175,7 @@ def test_problems_without_answers_train_with_a_reward_function_only(model_folder
 
 def test_validation_has_the_grader_of_its_task(model_folder, data_file, tmp_path, monkeypatch):
     judges = []
-    monkeypatch.setattr(validation, "count_right", lambda *arguments, **options: judges.append(arguments[4]) or 0)
+    monkeypatch.setattr(validation, "count_right", lambda *a, **options: judges.append(a[4]) or [0] * len(a[2]))
     config = config_for(model_folder, data_file, tmp_path / "run", steps=1)
     task = TaskConfig(limit=4)  # arithmetic, which has the exact grader
     train(dataclasses.replace(config, task=task, validation=str(data_file), validate_every=1), reward_func=by_length)

@@ -82,10 +82,17 @@ def _evaluate(config: EvaluateConfig) -> None:
     from softtokens.evaluate.results import read_results
     from softtokens.evaluate.run import evaluate
 
+    if not launch().is_main:
+        evaluate(config)
+        return
     with progress.evaluation() as listener:
         root = evaluate(config, listener=listener)
-    for table in tables.evaluation_tables(read_results(root)):
+    results = read_results(root)
+    for table in tables.evaluation_tables(results):
         progress.console.print(table)
+    if config.world is not None:
+        ready = f"{len(results.summaries)} cells of the folder are complete"
+        progress.console.print(f"part {config.rank} of {config.world} is done; {ready}")
     progress.console.print(f"evaluation: [bold]{escape(str(root))}[/]")
 
 

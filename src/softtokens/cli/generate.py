@@ -11,9 +11,13 @@ from rich.table import Table
 
 from softtokens.cli.progress import console
 from softtokens.config.commands import GenerateConfig
+from softtokens.config.endings import EndingsConfig
+from softtokens.config.task import template_variables
 from softtokens.config.thought import AS_TRAINED, SETTINGS
+from softtokens.ending_setup import endings_of
 from softtokens.evaluate.evaluated_models import thought_in_training
 from softtokens.models import thought_head
+from softtokens.models.chat import Chat, rendered
 from softtokens.models.hf import HFPolicy, load_policy, resolve_device
 from softtokens.ops.mixture import tempered_softmax
 from softtokens.ops.random import evaluation_seed
@@ -23,9 +27,9 @@ from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import hidden_before_thoughts
 from softtokens.rollout.stopping import decode_text
 from softtokens.tasks.files import as_text
-from softtokens.tasks.prompt import MATH_TEMPLATE, PLACE, check_template, fill
+from softtokens.tasks.prompt import MATH_MESSAGE, MATH_TEMPLATE, PLACE, PromptForm, check_template
 from softtokens.thoughts import Thought, build_thought
-from softtokens.types import Problem, UserError
+from softtokens.types import UserError
 
 log = logging.getLogger(__name__)
 _SHOWN_TOKENS = 5
@@ -35,15 +39,23 @@ def generate(config: GenerateConfig) -> None:
     """Print thoughts and answer of `config.samples` rollouts."""
     dtype = getattr(torch, config.dtype)
     policy = load_policy(config.model, device=resolve_device(config.device), dtype=dtype)
-    template = config.template or policy.template or MATH_TEMPLATE
-    if template == PLACE and config.template is None:
+    chat = _chat(config, policy)
+    trained = policy.template if (policy.chat is None) == (chat is None) else None  # else it is of other prompts
+    template = config.template or trained or (MATH_TEMPLATE if chat is None else MATH_MESSAGE)
+    if template == PLACE and config.template is None and chat is None:
         log.info(
             "the model was trained on complete prompts, so the question is used as the prompt; --template changes that"
         )
     question = as_text(config.question, what="question")
-    problem = Problem(0, fill(check_template(template), question), "")
+    form = PromptForm(check_template(template), chat is not None, None if chat is None else chat.system)
+    problem = form.problem(0, question, "", {})
+    if chat is not None:
+        (problem,) = rendered([problem], policy.tokenizer, chat)
     thought = _thought(config, policy)
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
+    endings = policy.endings if config.endings == EndingsConfig() else None
+    if endings is None:
+        endings = endings_of(config.endings, policy.tokenizer, chat, max_answer_tokens=config.max_answer_tokens)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0, endings=endings)
     seed = evaluation_seed(config.seed)
     rollout = sample_problems(policy, thought, [problem], [range(config.samples)], limits, seed=seed)
     for row in range(rollout.rows):
@@ -56,6 +68,18 @@ def generate(config: GenerateConfig) -> None:
         console.print(f"[dim]{int(rollout.thought_lengths[row])} thought steps, ended by {stop}[/]")
         if config.trace:
             console.print(trace_table(policy, thought, rollout.take(torch.tensor([row]))))
+
+
+def _chat(config: GenerateConfig, policy: HFPolicy) -> Chat | None:
+    """How a chat template makes the prompt: as the flags ask, else as in training; None for plain text."""
+    trained, variables = policy.chat, template_variables(config.chat_kwargs)
+    if trained is None and not config.chat:
+        if config.system is not None or variables:
+            given = "system" if config.system is not None else "chat_kwargs"
+            raise UserError(f"{given} is given, but the prompt is plain text; add --chat, or drop it")
+        return None
+    trained = trained or Chat()
+    return Chat(trained.system if config.system is None else config.system, variables or trained.variables)
 
 
 def _thought(config: GenerateConfig, policy: HFPolicy) -> Thought:

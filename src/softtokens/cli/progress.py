@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -38,11 +39,17 @@ def training(steps: int, title: str) -> Iterator[train_loop.Listener]:
             if "reward" in metrics:  # missing if sampling failed
                 note = f"reward {metrics['reward']:.1f}  {metrics['tokens_per_second']:,.0f} tokens/s"
             if "validation/accuracy" in metrics:
-                solved = f"validation {100 * metrics['validation/accuracy']:.1f} %"
+                solved = f"validation {in_percent(metrics)}"
                 progress.console.print(f"{title}: step {done}, {note.partition('  ')[0]}, {solved}")
             progress.update(task, completed=done, note=note)
 
         yield listen
+
+
+def in_percent(metrics: dict[str, float]) -> str:
+    """The validation accuracy and its standard error."""
+    value, error = (100 * metrics[f"validation/accuracy{part}"] for part in ("", "_error"))
+    return f"{value:.1f} %" if math.isnan(error) else f"{value:.1f} ± {error:.1f} %"
 
 
 @contextlib.contextmanager
@@ -93,7 +100,7 @@ def quickstart(totals: dict[tuple[str, str], int]) -> Iterator[QuickstartListene
             note = f"reward {metrics['reward']:.1f}" if "reward" in metrics else ""
             progress.update(task, completed=done, note=note)
             if "validation/accuracy" in metrics:
-                solved = 100 * metrics["validation/accuracy"]
-                progress.console.print(f"{name}: step {done}, {note}, validation {solved:.1f} % (greedy, own mode)")
+                solved = in_percent(metrics)
+                progress.console.print(f"{name}: step {done}, {note}, validation {solved} (greedy, own mode)")
 
         yield listen

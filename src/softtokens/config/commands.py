@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import tyro
+
+from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import require, require_choice
+from softtokens.config.task import template_variables
 from softtokens.config.thought import NAMED_CELLS
 
 
@@ -20,7 +24,14 @@ class GenerateConfig:
     setting: str = "hard-greedy"
     """hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample; multiplex-sample and so on: other families of thoughts (docs/families.md); as-trained: as in the model's training run."""
     template: str | None = None
-    """Prompt text with {question} in it; by default the one the model was trained with, or one for maths."""
+    """Prompt text with {question} in it, of a chat the user's turn; by default the one the model was trained with, or one for maths."""
+    chat: bool = False
+    """Make the prompt with the tokenizer's chat template. A model that was trained with --chat needs no flag."""
+    system: str | None = None
+    """The system message of a chat; by default the one the model was trained with."""
+    chat_kwargs: str = "{}"
+    """A JSON object of variables for the chat template, such as {"enable_thinking": false}; by default those the model was trained with."""
+    endings: tyro.conf.OmitArgPrefixes[EndingsConfig] = dataclasses.field(default_factory=EndingsConfig)
     samples: int = 1
     """Number of generations."""
     gamma: float | None = None
@@ -40,6 +51,7 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         require_choice("setting", self.setting, NAMED_CELLS)
+        template_variables(self.chat_kwargs)
         for name in ("samples", "max_thought_steps", "max_answer_tokens"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         allowed = self.gamma is None or 0 < self.gamma < 100

@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import require, require_choice
 from softtokens.config.task import TaskConfig
 from softtokens.config.thought import FAMILIES, NAMED_CELLS, PAPER_SETTINGS, SETTINGS
@@ -32,6 +33,7 @@ class EvaluateConfig:
     models: tuple[str, ...] = ("tiny",)
     """Hugging Face model folders, hub names, or run directories (their best checkpoint); tiny is inside the package. NAME=PATH names a model."""
     task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
+    endings: tyro.conf.OmitArgPrefixes[EndingsConfig] = dataclasses.field(default_factory=EndingsConfig)
     tasks: tuple[str, ...] = ()
     """Several tasks instead of --task; they share its options. Add tasks that need other options with a second command on the same folder."""
     settings: tuple[str, ...] = PAPER_SETTINGS
@@ -74,6 +76,10 @@ class EvaluateConfig:
     """Memory for a batch in GB; by default 80 % of the accelerator's free memory, or a quarter of the machine's. When memory runs out, the batch is halved."""
     output: str = "runs/evaluation"
     """Folder for all results (docs/evaluation.md): a new one, or one of an evaluation to continue."""
+    rank: int | None = None
+    """Do only this part of the work, counted from 0, with --world: for job arrays. Under torchrun or srun the processes share the work by themselves."""
+    world: int | None = None
+    """Number of parts, each done by one process."""
     mask_unused: bool = True
     """Exclude vocabulary rows that no token owns. --no-mask-unused allows them to be sampled."""
     device: str = "auto"
@@ -90,7 +96,7 @@ class EvaluateConfig:
             _require_distinct(name, getattr(self, name))
         for name in ("samples", "max_thought_steps", "max_answer_tokens"):
             require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        require("samples", self.samples, self.samples < 2**32, "below 2**32")
+        require("samples", self.samples, self.samples < 2**31, "below 2**31")
         for name in ("profile", "traces"):
             require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         for name in ("rows_per_batch", "choices_limit"):
@@ -99,6 +105,11 @@ class EvaluateConfig:
         self._check_grids()
         require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
         require_choice("dtype", self.dtype, ("float32", "bfloat16"))
+        if (self.rank is None) != (self.world is None):
+            raise UserError("rank and world belong together; give both, such as --rank 0 --world 8")
+        if self.world is not None and self.rank is not None:
+            require("world", self.world, self.world >= 1, "at least 1")
+            require("rank", self.rank, 0 <= self.rank < self.world, f"in 0 .. world - 1, which is {self.world - 1}")
         require_choice("decoding", self.decoding, ("auto", "plain", "compiled"))
         if self.harness_tasks is not None and not self.harness:
             raise UserError("harness_tasks is given without harness; name the tasks of the folder with --harness")

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from softtokens.config.endings import EndingsConfig
 from softtokens.config.fields import FREE, require, require_choice
 from softtokens.config.scale import ScaleConfig
 from softtokens.config.task import TaskConfig
-from softtokens.config.thought import ThoughtConfig, require_drawn
+from softtokens.config.thought import NAMED_CELLS, SETTINGS, ThoughtConfig, require_drawn
 from softtokens.types import UserError, Verdict
 
 MOST_ROLLOUTS_PER_STEP = 1_000_000  # a step lists them all; a larger number is a typing error
@@ -26,11 +27,29 @@ class RewardConfig:
     r"""Reward of a wrong answer in a finished \boxed{...}."""
     none: float = 0.0
     r"""Reward if there is no finished \boxed{...}, or if the grader fails on the answer (time-out, error)."""
+    functions: tuple[str, ...] = ()
+    """What the reward is the weighted sum of: grade (the grader, on the scale above), format, length, or your own as MODULE:FUNCTION, such as rewards.py:f. By default grade alone (docs/rewards.md)."""
+    weights: tuple[float, ...] = ()
+    """A weight for each of the functions; by default 1."""
 
     def __post_init__(self) -> None:
         for name in ("right", "wrong", "none"):
             value = getattr(self, name)
             require(f"reward.{name}", value, abs(value) < float("inf"), "a finite number")
+        for name in self.functions:
+            if self.functions.count(name) > 1:
+                raise UserError(f"reward.functions has {name!r} more than once; give it one weight instead")
+        if self.weights and len(self.weights) != len(self.functions):
+            raise UserError(
+                f"reward.weights has {len(self.weights)} numbers for {len(self.functions)} reward.functions; give one each"
+            )
+        for weight in self.weights:
+            require("reward.weights", weight, abs(weight) < float("inf"), "finite numbers")
+
+    @property
+    def grades(self) -> bool:
+        """Whether the grader takes part, so that problems need answers."""
+        return not self.functions or "grade" in self.functions
 
     def of(self, verdict: Verdict) -> float:
         """The reward of a completion that was judged so."""
@@ -48,6 +67,7 @@ class TrainConfig:
     """Hugging Face model folder or hub name; tiny is the checkpoint inside this package."""
     thought: tyro.conf.OmitArgPrefixes[ThoughtConfig] = dataclasses.field(default_factory=ThoughtConfig)
     task: tyro.conf.OmitArgPrefixes[TaskConfig] = dataclasses.field(default_factory=TaskConfig)
+    endings: tyro.conf.OmitArgPrefixes[EndingsConfig] = dataclasses.field(default_factory=EndingsConfig)
     reward: RewardConfig = dataclasses.field(default_factory=RewardConfig)
     seed: int = 0
     """Seed of the run: data order, noise and sampling."""
@@ -57,6 +77,8 @@ class TrainConfig:
     """Problems per batch."""
     group_size: int = 32
     """Rollouts per problem. The baseline of a rollout is the mean reward of the others."""
+    antithetic: bool = False
+    """Pair the rollouts of a problem: both have the same noise on their thoughts, with opposite signs, and neither is in the other's baseline. For soft and fuzzy thoughts with an even group size of 4 or more (docs/findings.md)."""
     max_thought_steps: int = 128
     """Largest number of thoughts (the paper: 128 for GSM8K, 512 for MATH)."""
     max_answer_tokens: int = 32
@@ -105,6 +127,12 @@ class TrainConfig:
     """Split of the validation task."""
     validation_problems: Annotated[int, FREE] = 64
     """Number of validation problems."""
+    validation_settings: Annotated[tuple[str, ...], FREE] = ()
+    """Validate in these settings of inference too, as evaluate would: hard-greedy, hard-sample, soft-greedy, soft-sample, fuzzy-greedy, fuzzy-sample, or as-trained (the run's own thoughts, sampled)."""
+    validation_samples: Annotated[int, FREE] = 4
+    """Samples per problem in the sampled ones; pass@k is logged for k = 1, 2, 4, ... up to this number."""
+    best_by: Annotated[str, FREE] = "accuracy"
+    """What the best checkpoint has most of: accuracy (greedy, in the model's own mode), or a metric of a validation setting, such as hard-sample/pass@1."""
     validate_every: Annotated[int, FREE] = 50
     """Validate (greedy, in the model's own mode) every this many steps and keep the best checkpoint. 0: never."""
     save_every: Annotated[int, FREE] = 50
@@ -143,6 +171,12 @@ class TrainConfig:
         require("spike_norm", self.spike_norm, 0 < self.spike_norm < float("inf"), "a positive number")
         require("seed", self.seed, 0 <= self.seed < 2**63, "in 0 .. 2**63 - 1")
         require("learning_rate", self.learning_rate, 0 < self.learning_rate < 1, "above 0 and below 1")
+        for setting in self.validation_settings:
+            require_choice("validation_settings", setting, NAMED_CELLS)
+            if self.validation_settings.count(setting) > 1:
+                raise UserError(f"validation_settings has {setting} more than once; once is enough")
+        require("validation_samples", self.validation_samples, self.validation_samples >= 1, "at least 1")
+        require_choice("best_by", self.best_by, self._validation_metrics())
         require("validation_problems", self.validation_problems, self.validation_problems >= 1, "at least 1")
         require_choice("clip", self.clip, ("sum", "each"))
         require_choice("schedule", self.schedule, ("cosine", "linear", "constant"))
@@ -152,6 +186,12 @@ class TrainConfig:
             raise UserError(
                 f"group_size is {self.group_size}; the leave-one-out baseline needs at least 2 rollouts per problem. "
                 "Raise group_size, or use the evaluate command."
+            )
+        is_gaussian = self.thought.mode in ("soft", "fuzzy")
+        if self.antithetic and (self.group_size % 2 or self.group_size < 4 or not is_gaussian):
+            raise UserError(
+                f"antithetic is set with mode {self.thought.mode} and group_size {self.group_size}; it pairs rollouts with "
+                "opposite noise, so it needs soft or fuzzy thoughts and an even group_size of at least 4"
             )
         if (rows := self.problems_per_step * self.group_size) > MOST_ROLLOUTS_PER_STEP:
             raise UserError(
@@ -173,3 +213,17 @@ class TrainConfig:
                 f"gamma is 0 with mode {self.thought.mode}; thoughts without noise explore nothing and have no "
                 "log-probability. Use a positive gamma (the paper: 0.33)."
             )
+
+    def _validation_metrics(self) -> tuple[str, ...]:
+        """What best_by may name."""
+        of_settings = [
+            f"{name}/pass@{k}"
+            for name in self.validation_settings
+            for k in ks_of(1 if name in SETTINGS and SETTINGS[name].is_greedy else self.validation_samples)
+        ]
+        return ("accuracy", *of_settings)
+
+
+def ks_of(samples: int) -> list[int]:
+    """The k of pass@k that are logged: powers of two, and the number of samples."""
+    return sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})

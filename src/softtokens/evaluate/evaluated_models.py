@@ -116,6 +116,7 @@ def fingerprint(policy: HFPolicy) -> str:
         for start in range(0, flat.numel(), _PIECE):
             digest.update(flat[start : start + _PIECE].cpu().numpy().tobytes())
     digest.update(json.dumps(sorted(policy.tokenizer.get_vocab().items())).encode())
+    digest.update(str(policy.tokenizer.chat_template or "").encode())
     digest.update(f"{policy.embedding_rms!r} {sorted(policy.eos_ids)} {policy.vocabulary.size}".encode())
     return digest.hexdigest()
 

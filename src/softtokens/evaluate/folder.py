@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from softtokens.config.fields import flat
 from softtokens.files import expanded, read_json, write_json
 from softtokens.types import UserError
 
@@ -17,8 +18,11 @@ SCHEMA = 1
 _MAIN = "evaluation.json"
 _LOCKS = ".locks"
 _LIST = "list of models"  # cannot be a model's name, which has no spaces
-_SAMPLING = ("seed", "max_thought_steps", "max_answer_tokens", "mask_unused", "dtype")  # fields of the configuration
-_TASK_OPTIONS = ("limit", "split", "seed", "path", "subset", "question", "answer", "template")
+# fields of the configuration
+_SAMPLING = ("seed", "max_thought_steps", "max_answer_tokens", "mask_unused", "dtype")
+_SAMPLING += ("endings.preset", "endings.thought_end", "endings.forced_text")
+_TASK_OPTIONS = ("limit", "split", "seed", "path", "subset", "question", "answer", "template", "chat", "system")
+_AFTER_READING = ("grader", "chat_kwargs", "special_tokens")  # of a task, and do not change its problems as such
 
 
 def cell_folder(root: Path, model: str, task: str, cell: str) -> Path:
@@ -103,10 +107,9 @@ def _merged(root: Path, old: dict[str, Any], new: dict[str, Any]) -> dict[str, A
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The differences between two entries that would lead to other samples under the same name, in words."""
+    was, is_now = flat(old["config"]), flat(new["config"])
     changed = [
-        f"{key} was {old['config'].get(key)}, is {new['config'].get(key)}"
-        for key in _SAMPLING
-        if old["config"].get(key) != new["config"].get(key)
+        f"{key} was {was.get(key)}, is {is_now.get(key)}" for key in _SAMPLING if was.get(key) != is_now.get(key)
     ]
     for before, now in _pairs(old["models"], new["models"]):
         if before["weights"] != now["weights"]:
@@ -123,9 +126,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if before["sha256"] != now["sha256"]:
             why = ", ".join(options) or f"{before['problems']} problems before, {now['problems']} now"
             changed.append(f"task {now['name']!r} has other problems: {why}")
-        if before["config"].get("grader") != now["config"].get("grader"):
-            graders = f"was {before['config'].get('grader')!r}, is {now['config'].get('grader')!r}"
-            changed.append(f"task {now['name']!r}: grader {graders}")
+        for key in _AFTER_READING:
+            values = before["config"].get(key), now["config"].get(key)
+            if values[0] != values[1]:
+                changed.append(f"task {now['name']!r}: {key} was {values[0]!r}, is {values[1]!r}")
     return changed
 
 

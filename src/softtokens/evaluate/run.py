@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,28 +14,25 @@ from typing import Any
 from softtokens.config.evaluate import EvaluateConfig
 from softtokens.config.task import TaskConfig
 from softtokens.config.thought import AS_TRAINED
+from softtokens.ending_setup import endings_of
 from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.cells import Cell, cells_of
-from softtokens.evaluate.choices import is_done, made_from_items, require_same_items, score_into
 from softtokens.evaluate.evaluated_models import Models, task_entry
 from softtokens.evaluate.folder import (
     SCHEMA,
     cell_folder,
     check_output,
-    choices_file,
     locked,
-    preservation_file,
     read_result,
     register,
     trace_file,
 )
-from softtokens.evaluate.harness import Harness
 from softtokens.evaluate.named_sources import named_sources
-from softtokens.evaluate.nll import encoded_choices
-from softtokens.evaluate.preservation import digest, encoded_texts, load_texts, preservation
+from softtokens.evaluate.outside import Outside
 from softtokens.evaluate.profile import chosen_rows, profile, traces
-from softtokens.evaluate.sample_file import read_samples, write_samples
+from softtokens.evaluate.sample_file import write_samples
 from softtokens.evaluate.sampling import Sampler
+from softtokens.evaluate.share import SAMPLES, Share, remove_parts
 from softtokens.evaluate.summary import summarize
 from softtokens.files import json_text, read_json, write_atomically, write_json
 from softtokens.models import thought_head
@@ -41,13 +41,16 @@ from softtokens.ops.denormals import flushing_denormals
 from softtokens.rollout.batches import encode_prompts, require_room
 from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
-from softtokens.task_setup import grader_of, problems_of
-from softtokens.tasks import load_choice_items
+from softtokens.task_setup import chat_of, grader_of, problems_of, with_prompts
 from softtokens.thoughts import Thought, build_thought
-from softtokens.types import ChoiceItem, Problem, UserError
+from softtokens.types import Problem, UserError
+from softtokens.world.launch import launch
+from softtokens.world.processes import device_of
 
 log = logging.getLogger(__name__)
-SAMPLES, SUMMARY, PROFILE = "samples.jsonl", "summary.json", "profile.json"
+SUMMARY, PROFILE = "summary.json", "profile.json"
+_POLL_SECONDS = 0.5
+_MERGE_SECONDS = 600  # a process waits this long while another one merges the same cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,53 +73,105 @@ Listener = Callable[[Event], None]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
+    """problems: without prompts where each model's own chat template makes them."""
+
     name: str
     config: TaskConfig
     problems: list[Problem]
+
+    def problems_for(self, policy: HFPolicy) -> list[Problem]:
+        """The problems as this model reads them."""
+        return with_prompts(self.problems, self.config, policy.tokenizer)
 
 
 @flushing_denormals()
 def evaluate(config: EvaluateConfig, *, listener: Listener = lambda event: None) -> Path:
     """Evaluate as configured; returns the folder (docs/evaluation.md).
 
-    Errors are detected before anything is written: every model is loaded once, and every prompt is measured.
+    Errors are detected before anything is written: every model is loaded once, and every prompt is measured. One of
+    several processes does its share; under a launcher the main process then waits until the others have done theirs.
     """
+    share = Share.of(config)
+    config = dataclasses.replace(config, device=device_of(config.device, launch()))
     root = check_output(config.output)
     tasks = _tasks(config)
-    outside = _Outside.of(config)
+    outside = Outside.of(config)
     models = Models.of(config)
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0)
     outside.check(root, models)
     cells = {name: cells_of(config, models.thought_in_training(name)) for name in models.paths}
     _require_cells(config, cells, outside)
-    described = []
+    described, limits = [], {}
     for name in models.paths:
         policy = models.load(name)
+        limits[name] = _limits(name, policy, config)
         for task in tasks:
-            require_room(policy, task.problems, limits, name=f"task {task.name!r}")
+            require_room(policy, task.problems_for(policy), limits[name], name=f"task {task.name!r}")
+            _warn_of_other_prompts(name, policy, task)
         outside.require_room(policy)
         for cell in cells[name]:
             _thought_for(cell, policy)
         described.append(models.describe(name))
     entry = {
         "schema": SCHEMA,
-        "config": dataclasses.asdict(config),
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),  # to be compared with that of a file
         "models": described,
         "tasks": [task_entry(task.name, task.config, task.problems) for task in tasks],
         "settings": _names_of(cells, config),
     }
     register(root, entry)
-    count = _Counter(config, tasks, cells, listener)
+    count = _Counter(config, tasks, cells, listener, share)
     for name in models.paths:
-        with locked(root, name):
+        with locked(root, name if share.is_main else f"{name} part {share.rank} of {share.size}"):
             decoder = Decoder(models.load(name))
             for task in tasks if cells[name] else ():
-                _evaluate_task(root, name, decoder, task, cells[name], config, limits, count)
-            outside.evaluate(root, name, models)
+                _evaluate_task(root, name, decoder, task, cells[name], config, limits[name], count, share)
+            outside.evaluate(root, name, models, share)
+    if share.waits and share.is_main:
+        _wait_for_others(root, tasks, cells, outside, count)
     return root
 
 
-def _require_cells(config: EvaluateConfig, cells: dict[str, list[Cell]], outside: _Outside) -> None:
+def _wait_for_others(
+    root: Path, tasks: list[Task], cells: dict[str, list[Cell]], outside: Outside, count: _Counter
+) -> None:
+    """Until every file is there. A launcher ends this process when another one fails."""
+
+    def missing() -> bool:
+        for name, of_model in cells.items():
+            for task, cell in itertools.product(tasks, of_model):
+                if not count.is_complete(read_result(cell_folder(root, name, task.name, cell.name) / SUMMARY), cell):
+                    return True
+        return any(not file.is_file() for name in cells for file in outside.files(root, name, list(cells)))
+
+    while missing():
+        time.sleep(_POLL_SECONDS)
+
+
+def _limits(model: str, policy: HFPolicy, config: EvaluateConfig) -> Limits:
+    """How this model thinks and answers. Warns when its thoughts ended otherwise in training."""
+    endings = endings_of(
+        config.endings, policy.tokenizer, chat_of(config.task), max_answer_tokens=config.max_answer_tokens
+    )
+    if policy.endings not in (None, endings):
+        log.warning(
+            "the thoughts of model %r end otherwise here than in its training; give the --chat, --endings, "
+            "--thought-end and --forced-text of its run",
+            model,
+        )
+    return Limits(config.max_thought_steps, config.max_answer_tokens, answer_temperature=0.0, endings=endings)
+
+
+def _warn_of_other_prompts(model: str, policy: HFPolicy, task: Task) -> None:
+    """Warn when a model was trained on chat prompts and the task has plain ones, or the other way round."""
+    if policy.template is not None and (policy.chat is None) == task.config.chat:
+        trained, has = ("chat", "plain text") if policy.chat else ("plain text", "chat")
+        log.warning(
+            "model %r was trained on %s prompts, and task %r has %s prompts; %s --chat",
+            model, trained, task.name, has, "add" if policy.chat else "drop",
+        )  # fmt: skip
+
+
+def _require_cells(config: EvaluateConfig, cells: dict[str, list[Cell]], outside: Outside) -> None:
     """Log which models have no training run and therefore no cell as-trained. UserError when nothing is left to
     evaluate."""
     untrained = [name for name, of_model in cells.items() if all(cell.setting != AS_TRAINED for cell in of_model)]
@@ -135,75 +190,6 @@ def _names_of(cells: dict[str, list[Cell]], config: EvaluateConfig) -> list[str]
     """The cells of all models, in the order of the settings."""
     of_all = [cell for of_model in cells.values() for cell in of_model]
     return list(dict.fromkeys(cell.name for cell in sorted(of_all, key=lambda c: config.settings.index(c.setting))))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Outside:
-    """Measurements outside the cells: multiple choice, and texts."""
-
-    items: dict[str, list[ChoiceItem]]
-    harness: Harness | None
-    harness_tasks: tuple[str, ...]
-    limit: int | None
-    texts: list[str] | None
-    base: str | None
-
-    @staticmethod
-    def of(config: EvaluateConfig) -> _Outside:
-        sources = named_sources("choices and harness", [*config.choices, *config.harness])
-        items = {
-            name: load_choice_items(source, limit=config.choices_limit)
-            for name, source in sources.items()
-            if source not in config.harness
-        }
-        harness = Harness(config.harness, config.harness_tasks) if config.harness else None
-        texts = None if config.texts is None else load_texts(config.texts)
-        return _Outside(items, harness, config.harness, config.choices_limit, texts, config.base)
-
-    @property
-    def has_any(self) -> bool:
-        return bool(self.items or self.harness_tasks or self.texts is not None)
-
-    def check(self, root: Path, models: Models) -> None:
-        """UserError when base is none of the models, there is nothing to hold against it, or the folder has results of
-        other items under these names, or of other texts."""
-        for name, items in self.items.items():
-            require_same_items(root, name, made_from_items(items))
-        for name in self.harness_tasks:
-            require_same_items(root, name, self._made_from_task())
-        if self.texts is None:
-            return
-        if self.base is not None and self.base not in models.paths:
-            raise UserError(f"base is {self.base!r}, which is not one of the models: {', '.join(models.paths)}")
-        if len(models.paths) < 2:
-            raise UserError("texts compares models with a base, but only one model is given; add another to --models")
-        for file in sorted(preservation_file(root, "x").parent.glob("*.json")):
-            is_done(file, {"sha256": digest(self.texts)})
-
-    def require_room(self, policy: HFPolicy) -> None:
-        """UserError when an item or a text cannot be fed to the model."""
-        for items in self.items.values():
-            encoded_choices(policy, items)
-        encoded_texts(policy, self.texts or ())
-
-    def _made_from_task(self) -> dict[str, Any]:
-        return {"source": "lm-eval", "limit": self.limit}
-
-    def evaluate(self, root: Path, model: str, models: Models) -> None:
-        policy = models.load(model)
-        for name, items in self.items.items():
-            score_into(root, model, name, policy, items)
-        for name in self.harness_tasks:
-            assert self.harness is not None, "tasks of lm-eval come with it"
-            file = choices_file(root, model, name)
-            if not is_done(file, self._made_from_task()):
-                write_json(file, self.harness.score(policy, model, name, limit=self.limit))
-        base = self.base or next(iter(models.paths))
-        if self.texts is not None and model != base:
-            file = preservation_file(root, model)
-            if not is_done(file, {"base": base, "sha256": digest(self.texts)}):
-                base_policy = models.load_additional(base)
-                write_json(file, preservation(base_policy, policy, self.texts, (base, model)))
 
 
 def _tasks(config: EvaluateConfig) -> list[Task]:
@@ -225,23 +211,30 @@ def _evaluate_task(
     config: EvaluateConfig,
     limits: Limits,
     count: _Counter,
+    share: Share,
 ) -> None:
     grader = grader_of(task.config)
     policy = decoder.policy
     batch_size = BatchSize(policy, rows=config.rows_per_batch, memory=config.memory)
-    rollouts = len(cells) * len(task.problems) * config.samples
-    at_a_time = batch_size.allowed(encode_prompts(policy, task.problems), limits)
+    problems = task.problems_for(policy)
+    rollouts = len(cells) * len(problems) * config.samples
+    at_a_time = batch_size.allowed(encode_prompts(policy, problems), limits)
     steps = rollouts // at_a_time * (limits.max_thought_steps + limits.max_answer_tokens)
     decoder.prepare(config.decoding, steps, ways=len(cells))
-    sampler = Sampler(decoder, task.problems, limits, grader, config.seed, batch_size)
+    sampler = Sampler(decoder, problems, limits, grader, config.seed, batch_size)
     try:
-        for cell in cells:
+        for number, cell in enumerate(cells):
             thought = _thought_for(cell, policy)
             count.begin(model, task.name, cell)
             folder = cell_folder(root, model, task.name, cell.name)
-            summary = fill_cell(folder, sampler, thought, model, task.name, cell, count)
+            fill_cell(folder, sampler, thought, cell, count, share)
+            with locked(root, f"{model} {task.name} {cell.name}", timeout=_MERGE_SECONDS):
+                summary = merge_cell(folder, sampler, model, task.name, cell, count, share)
+            if not share.has(number):
+                continue
             if config.profile:
-                _profile_into(folder / PROFILE, sampler, thought, summary["samples"], config.profile)
+                samples = count.samples(cell) if summary is None else summary["samples"]
+                _profile_into(folder / PROFILE, sampler, thought, samples, config.profile)
             if config.traces:
                 names = {"model": model, "task": task.name, "cell": cell.name}
                 _trace_into(trace_file(root, *names.values()), sampler, thought, names, config.traces)
@@ -249,26 +242,39 @@ def _evaluate_task(
         grader.close()
 
 
-def fill_cell(
-    folder: Path, sampler: Sampler, thought: Thought, model: str, task: str, cell: Cell, count: _Counter
-) -> dict[str, Any]:
-    """The summary of a cell, after drawing missing samples. A cell with more samples than requested is not changed."""
-    problem_ids = [problem.id for problem in sampler.problems]
-    wanted = count.samples(cell)
+def fill_cell(folder: Path, sampler: Sampler, thought: Thought, cell: Cell, count: _Counter, share: Share) -> None:
+    """Draw this process's share of what is missing in a cell. A cell with more samples than requested is not
+    changed."""
+    problem_ids, rows = [problem.id for problem in sampler.problems], sampler.rows(count.samples(cell), share)
+    if count.is_complete(read_result(folder / SUMMARY), cell):
+        count.already_there(len(rows))
+        return
+    done = {(sample["problem"], sample["sample"]) for sample in share.samples(folder, problem_ids, sampler.seed)}
+    missing = [(i, n) for i, n in rows if (problem_ids[i], n) not in done]
+    count.already_there(len(rows) - len(missing))
+    sampler.fill(thought, missing, share.file(folder), count.drawn)
+
+
+def merge_cell(
+    folder: Path, sampler: Sampler, model: str, task: str, cell: Cell, count: _Counter, share: Share
+) -> dict[str, Any] | None:
+    """The summary of a cell, once all samples of all processes are there; None before."""
     summary = read_result(folder / SUMMARY)
-    if summary is not None and summary.get("schema") == SCHEMA and summary.get("samples", 0) >= wanted:
-        count.already_there(wanted * len(problem_ids))
+    if count.is_complete(summary, cell):
         return summary
-    have = read_samples(folder / SAMPLES, problem_ids, sampler.seed)
-    count.already_there(sum(sample["sample"] < wanted for sample in have))
-    samples = sampler.fill(thought, wanted, have, folder / SAMPLES, count.drawn)
+    problem_ids, wanted = [problem.id for problem in sampler.problems], count.samples(cell)
+    samples = share.samples(folder, problem_ids, sampler.seed)
+    used = [sample for sample in samples if sample["sample"] < wanted]
+    if len(used) < wanted * len(problem_ids):
+        return None
     place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
     samples.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
     write_samples(folder / SAMPLES, samples)
-    used = [sample for sample in samples if sample["sample"] < wanted]
+    used.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
     reasons = sampler.limits.endings.reasons
     summary = summarize(used, problem_ids, model, task, cell, sampler.seed, sampler.grader, reasons)
     write_json(folder / SUMMARY, summary)
+    remove_parts(folder)
     return summary
 
 
@@ -300,17 +306,30 @@ def _thought_for(cell: Cell, policy: HFPolicy) -> Thought:
 class _Counter:
     """Counts samples for the progress display."""
 
-    def __init__(self, config: EvaluateConfig, tasks: list[Task], cells: dict[str, list[Cell]], listener: Listener):
-        """cells: of each model."""
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        tasks: list[Task],
+        cells: dict[str, list[Cell]],
+        listener: Listener,
+        share: Share,
+    ):
+        """cells: of each model. Only the samples of this process's share are counted."""
         self._config, self._listener = config, listener
         per_problem = sum(self.samples(cell) for of_model in cells.values() for cell in of_model)
-        self._total = per_problem * sum(len(task.problems) for task in tasks)
+        self._total = per_problem * sum(share.has(i) for task in tasks for i in range(len(task.problems)))
         self._done = 0
         self._where = ("", "", "")
 
     def samples(self, cell: Cell) -> int:
         """Samples per problem. Greedy settings are deterministic, so they take one."""
         return 1 if cell.is_greedy else self._config.samples
+
+    def is_complete(self, summary: dict[str, Any] | None, cell: Cell) -> bool:
+        """Whether a cell has all samples that are wanted, given its summary."""
+        if summary is None or summary.get("schema") != SCHEMA:
+            return False
+        return bool(summary.get("samples", 0) >= self.samples(cell))
 
     def begin(self, model: str, task: str, cell: Cell) -> None:
         self._where = (model, task, cell.name)

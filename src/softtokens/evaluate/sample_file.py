@@ -30,8 +30,9 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 _VERDICTS = {verdict.value for verdict in Verdict}
 
 
-def read_samples(file: Path, problem_ids: Sequence[int], seed: int) -> list[Sample]:
-    """The complete samples. Lines that are damaged, or cut in half by a kill, are dropped from the file."""
+def read_samples(file: Path, problem_ids: Sequence[int], seed: int, *, repair: bool = True) -> list[Sample]:
+    """The complete samples. Lines that are damaged, or cut in half by a kill, are skipped; repair: and dropped from
+    the file."""
     try:
         lines = file.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -42,7 +43,7 @@ def read_samples(file: Path, problem_ids: Sequence[int], seed: int) -> list[Samp
         sample = _parsed(line)
         if sample is not None and sample["problem"] in known and sample["seed"] == seed:
             samples.setdefault((sample["problem"], sample["sample"]), sample)
-    if len(samples) != len(lines) - 1 or lines[-1]:
+    if repair and (len(samples) != len(lines) - 1 or lines[-1]):
         dropped = len([line for line in lines if line]) - len(samples)
         log.info("%s: %d damaged lines are dropped and sampled again", file, dropped)
         write_samples(file, list(samples.values()))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from softtokens.evaluate.batch_size import BatchSize
 from softtokens.evaluate.sample_file import Sample, append_samples
+from softtokens.evaluate.share import Share
 from softtokens.models.hf import HFPolicy
 from softtokens.ops.random import evaluation_seed
 from softtokens.rewards import Grader
@@ -43,22 +44,20 @@ class Sampler:
     def policy(self) -> HFPolicy:
         return self.decoder.policy
 
-    def fill(self, thought: Thought, samples: int, have: list[Sample], file: Path, listener: Listener) -> list[Sample]:
-        """`samples` of each problem, those that the cell has included; new ones are appended to the file as they end.
+    def fill(self, thought: Thought, rows: list[RowName], file: Path, listener: Listener) -> None:
+        """Draw these samples, in the order of `rows`, and append them to the file as they end.
 
         When memory runs out fewer rows run at a time; what has ended is kept.
         """
-        samples_so_far = list(have)
-        rows = in_order_of_length(self.policy, self.problems, range(samples))
+        done: set[tuple[int, int]] = set()
 
         def missing() -> list[RowName]:
-            done = {(sample["problem"], sample["sample"]) for sample in samples_so_far}
             return [(i, n) for i, n in rows if (self.problems[i].id, n) not in done]
 
         def fill_missing(slots: int) -> None:
             for drawn in self._stream(thought, missing(), slots):
                 append_samples(file, drawn)
-                samples_so_far.extend(drawn)
+                done.update((sample["problem"], sample["sample"]) for sample in drawn)
                 listener(drawn)
 
         if todo := missing():
@@ -66,7 +65,13 @@ class Sampler:
             _, slots = with_fewer_slots(allowed, fill_missing, self.decoder)
             if slots < allowed:
                 self.batch_size.lower(slots)
-        return samples_so_far
+
+    def rows(self, samples: int, share: Share) -> list[RowName]:
+        """`samples` of each problem in a share, in order of length. Problems are dealt, not rows, so that each prompt
+        runs once."""
+        rows = in_order_of_length(self.policy, self.problems, range(samples))
+        place = {problem: number for number, problem in enumerate(dict.fromkeys(i for i, _ in rows))}
+        return [(i, n) for i, n in rows if share.has(place[i])]
 
     def draw(self, thought: Thought, rows: list[RowName]) -> Rollout:
         """These samples, as rollouts, in this order; rows of a problem have to be neighbours."""
@@ -126,16 +131,18 @@ def count_right(
     *,
     seed: int,
     slots: int,
-) -> int:
-    """Number of solved problems. slots: how many run at a time."""
-    right = 0
+    samples: int = 1,
+) -> list[int]:
+    """How many of the samples of each problem are right. slots: how many run at a time."""
+    right = [0] * len(problems)
     if not problems:
-        return 0
+        return right
     policy = decoder.policy
-    rows = in_order_of_length(policy, problems, [0])
+    rows = in_order_of_length(policy, problems, range(samples))
     for finished, rollout in stream_problems(
         policy, thought, problems, rows, limits, seed=seed, slots=slots, decoder=decoder
     ):
         verdicts = grader.grade(rollout.answer_texts, answers_of(problems[i] for i, _ in finished))
-        right += verdicts.count(Verdict.RIGHT)
+        for (i, _), verdict in zip(finished, verdicts, strict=True):
+            right[i] += verdict is Verdict.RIGHT
     return right

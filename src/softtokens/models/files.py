@@ -114,6 +114,22 @@ def load_model(
     return model, tokenizer
 
 
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, a run or a hub name, without its model. UserError where there is none."""
+    from transformers import AutoTokenizer
+
+    source = find(str(name))
+    try:
+        return AutoTokenizer.from_pretrained(**(source if _has_tokenizer(source) else source.base()).options)
+    except UserError:
+        raise
+    except Exception as error:  # as in `load_model`
+        raise UserError(
+            f"the tokenizer of model {str(name)!r} could not be loaded: {first_line(error)} "
+            "Give a folder with a tokenizer, or a hub name reachable from here."
+        ) from error
+
+
 def load_without_weights(name: str | Path) -> PreTrainedModel:
     """The model of a folder, a run or a hub name without data (on the meta device), for its shapes."""
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from softtokens.endings import Endings, endings_from
 from softtokens.models import attention, thought_head
+from softtokens.models.chat import Chat
 from softtokens.models.files import find, load_model, without_progress_bars
 from softtokens.models.kv import SlotKV
 from softtokens.models.prefix import PrefixKV, PromptStates
@@ -39,7 +42,8 @@ class HFPolicy:
 
     mask_unused: give vocabulary rows that no token of the tokenizer owns the logit -inf (they would otherwise get
     probability: some models have hundreds). embedding_rms: from an earlier training; by default that of the table now.
-    template: prompt text with {question} in it that the model was trained with, if known. like: a policy around the
+    template: prompt text with {question} in it that the model was trained with, if known. chat: how a chat template
+    made its prompts in training, if one did. endings: how its thoughts ended in training. like: a policy around the
     same architecture, whose checks are not repeated: the model may be without data.
     Raises UserError when the model cannot be driven by embeddings, with the reason.
     """
@@ -56,13 +60,15 @@ class HFPolicy:
         mask_unused: bool = True,
         embedding_rms: float | None = None,
         template: str | None = None,
+        chat: Chat | None = None,
+        endings: Endings | None = None,
         like: HFPolicy | None = None,
     ):
         attention.register()
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.mask_unused = mask_unused
-        self.template = template
+        self.template, self.chat, self.endings = template, chat, endings
         self.logits_rounding: torch.dtype | None = None  # see ops.vocabulary
         config = model.config.get_text_config()
         self.context_length = int(getattr(config, "max_position_embeddings", 2**20))
@@ -94,7 +100,15 @@ class HFPolicy:
 
     def around(self, model: PreTrainedModel) -> HFPolicy:
         """The same policy with another model of the same architecture."""
-        policy = HFPolicy(model, self.tokenizer, mask_unused=self.mask_unused, template=self.template, like=self)
+        policy = HFPolicy(
+            model,
+            self.tokenizer,
+            mask_unused=self.mask_unused,
+            template=self.template,
+            chat=self.chat,
+            endings=self.endings,
+            like=self,
+        )
         policy.logits_rounding = self.logits_rounding
         return policy
 
@@ -212,7 +226,13 @@ class HFPolicy:
         if has_head:
             thought_head.save(of_head, Path(folder))
         self.tokenizer.save_pretrained(folder)
-        state = {"embedding_rms": self.embedding_rms, "template": self.template, "thought_head": has_head}
+        state = {
+            "embedding_rms": self.embedding_rms,
+            "template": self.template,
+            "chat": None if self.chat is None else dataclasses.asdict(self.chat),
+            "endings": None if self.endings is None else dataclasses.asdict(self.endings),
+            "thought_head": has_head,
+        }
         (Path(folder) / _STATE_FILE).write_text(json.dumps(state) + "\n")
 
 
@@ -244,6 +264,8 @@ def load_policy(
         mask_unused=mask_unused,
         embedding_rms=state.get("embedding_rms"),
         template=state.get("template"),
+        chat=None if state.get("chat") is None else Chat(**state["chat"]),
+        endings=None if state.get("endings") is None else endings_from(state["endings"]),
     )
 
 

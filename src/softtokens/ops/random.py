@@ -21,6 +21,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = 0xFFFFFFFF
 _ROUNDS = 10
+MIRRORED = 1 << 31  # added to a rollout's number: an odd one has the negated normal noise of the even one before it
 _GAMMA_PROPOSALS = 8  # each is accepted with probability 0.95 or more
 _STEP_BITS = 24  # bits for the step; the bits above them name the stream
 
@@ -39,7 +40,8 @@ class Stream(enum.IntEnum):
 class Keys:
     """Names of the random numbers of a batch of rollouts: one row each.
 
-    seed: the run's seed, or `evaluation_seed` of it, 0 <= seed < 2**64. problem, rollout: each in 0 .. 2**32 - 1.
+    seed: the run's seed, or `evaluation_seed` of it, 0 <= seed < 2**64. problem: in 0 .. 2**32 - 1. rollout: in
+    0 .. 2**31 - 1, plus MIRRORED for antithetic noise.
     """
 
     seed: int
@@ -89,21 +91,23 @@ class StepKeys:
     def __getitem__(self, rows: Rows) -> StepKeys:
         return StepKeys(self.seed, self.problem[rows], self.rollout[rows], self.step[rows])
 
-    def _words(self, blocks: int, first: int = 0) -> Tensor:
-        """32-bit words, int64 [rows, blocks, 4]."""
-        rows = self.problem.shape[0]
+    def _words(self, blocks: int, *, rollout: Tensor | None = None, first: int = 0) -> Tensor:
+        """32-bit words, int64 [rows, blocks, 4]. rollout: instead of the rows' own."""
+        rows, rollout = self.problem.shape[0], self.rollout if rollout is None else rollout
         block = torch.arange(first, first + blocks, device=self.problem.device, dtype=torch.int64).expand(rows, blocks)
-        counter = [block] + [word[:, None].expand(rows, blocks) for word in (self.step, self.rollout, self.problem)]
+        counter = [block] + [word[:, None].expand(rows, blocks) for word in (self.step, rollout, self.problem)]
         return torch.stack(philox(counter, self.seed), dim=-1)
 
     def normal(self, n: int) -> Float32[Tensor, "rows n"]:
-        """Standard normal numbers (Box-Muller; largest magnitude 5.9)."""
-        words = self._words(-(-n // 4))
+        """Standard normal numbers (Box-Muller; largest magnitude 5.9); those of an odd mirrored rollout are the negated
+        ones of the rollout before it."""
+        negated = self.rollout & (self.rollout >> 31)  # the last bit of a mirrored rollout, else 0
+        words = self._words(-(-n // 4), rollout=self.rollout - negated)
         uniform = ((words >> 8).to(torch.float32) + 0.5) * 2.0**-24  # 24 bits fit float32 exactly; never 0 or 1
         radius = (-2.0 * uniform[..., 0::2].log()).sqrt()
         angle = 2.0 * math.pi * uniform[..., 1::2]
         pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1)
-        return pairs.flatten(1)[:, :n]
+        return pairs.flatten(1)[:, :n] * (1 - 2 * negated)[:, None]
 
     def uniform(self) -> Float64[Tensor, "rows"]:
         """Uniform numbers in [0, 1), in steps of 2**-52."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import torch
 
 from softtokens.models.policy import Policy
-from softtokens.models.tokens import prompt_ids
+from softtokens.models.tokens import problem_ids, written_out
 from softtokens.ops.random import Keys
 from softtokens.rollout.decode import sample_rollout, stream_rollouts
 from softtokens.rollout.decoder import Decoder
@@ -16,18 +17,20 @@ from softtokens.rollout.record import Rollout
 from softtokens.thoughts import Thought
 from softtokens.types import Problem, UserError
 
+log = logging.getLogger(__name__)
 RowName = tuple[int, int]  # position in the problems, number of the rollout
 
 
 def encode_prompts(policy: Policy, problems: Sequence[Problem]) -> list[list[int]]:
     """Token ids of each problem's prompt. UserError for one that is empty or cannot be fed."""
-    return prompt_ids(policy, ((f"the prompt of problem {problem.id}", problem.prompt) for problem in problems))
+    return problem_ids(policy, problems)
 
 
 def require_room(policy: Policy, problems: Sequence[Problem], limits: Limits, *, name: str) -> int:
     """Positions that the longest row may need. UserError if any prompt and the limits do not fit the model's context:
     before a run, not days into it. name: of the problems, for errors."""
     prompts = encode_prompts(policy, problems)
+    _warn_of_special_tokens(policy, problems, name)
     room = room_for_prompts(policy, limits)
     too_long = [i for i, ids in enumerate(prompts) if len(ids) > room]
     if too_long:
@@ -40,6 +43,16 @@ def require_room(policy: Policy, problems: Sequence[Problem], limits: Limits, *,
             + ("." if len(too_long) == len(problems) else f", or remove {_rows(problems, too_long)}.")
         )
     return needed_positions(policy, prompts, limits)
+
+
+def _warn_of_special_tokens(policy: Policy, problems: Sequence[Problem], name: str) -> None:
+    of_each = [written for written in written_out(policy.tokenizer, problems) if written]
+    if of_each:
+        log.warning(
+            "%s has %d of %d prompts whose data writes out special tokens, such as %r; they are encoded as text. "
+            "--special-tokens encodes them as special tokens.",
+            name, len(of_each), len(problems), of_each[0][0],
+        )  # fmt: skip
 
 
 def _rows(problems: Sequence[Problem], chosen: list[int]) -> str:

@@ -18,14 +18,14 @@ from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
 from softtokens.signal.estimate import Estimate, estimate, gram_of
 from softtokens.signal.keep import Keep, budget, keeping, sketch_size
-from softtokens.task_setup import grader_of, task_data
+from softtokens.task_setup import grader_of, task_data, with_prompts
 from softtokens.thoughts import build_thought
 from softtokens.train.checkpoint import checkpoint_to_start_at
 from softtokens.train.collect import Collected, collect
 from softtokens.train.gradient import Batch, accumulate_gradient
-from softtokens.train.objective import TermWeights, leave_one_out
-from softtokens.train.scoring import RewardFunction, by_function, graded
-from softtokens.train.setup import batch_sizes_of, load_weights
+from softtokens.train.objective import TermWeights, is_flat, leave_one_out
+from softtokens.train.scoring import RewardFunction, columns_of, scorer
+from softtokens.train.setup import batch_sizes_of, load_weights, training_endings
 from softtokens.train.step import spikes_of
 from softtokens.train.trainee import Trainee
 from softtokens.train.weights import whole_gradient
@@ -84,33 +84,35 @@ def signal(
 def _signal(
     config: SignalConfig, world: World, reward_func: RewardFunction | None, listener: Listener | None
 ) -> Signal:
-    data = task_data(config.task, default_split="train", needs_answers=reward_func is None)
+    data = task_data(config.task, default_split="train", needs_answers=reward_func is None and config.reward.grades)
+    problems = with_prompts(data.problems, config.task, config.model)
     folder, progress = checkpoint_to_start_at(config.start) if config.start is not None else (None, None)
     first = progress.step if progress is not None else 0
-    if (wanted := config.batches * config.problems_per_step) > len(data.problems):
+    if (wanted := config.batches * config.problems_per_step) > len(problems):
         log.warning(
             "the task has %d problems for batches of %d in all, so some are shared: agreement will look better than it "
             "is",
-            len(data.problems), wanted,
+            len(problems), wanted,
         )  # fmt: skip
-    weights = load_weights(config, folder, world, data.template, config.settings)
+    endings = training_endings(config)
+    weights = load_weights(config, folder, world, data.template, endings, config.settings)
     parameters = sum(parameter.numel() for parameter in weights.parameters.values())
     room = min(world.gather(budget(config.memory, world.launch.local_size)))
     sketch = sketch_size(config.sketch, vectors=len(TERMS) * config.batches, parameters=parameters, room=room)
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
-    positions = require_room(weights.sampler, data.problems, limits, name="the task")
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature, endings)
+    positions = require_room(weights.sampler, problems, limits, name="the task")
     batch_sizes = batch_sizes_of(config, weights, positions, limits, 0)
     thoughts = {setting: build_thought(setting, weights.sampler.embedding_rms) for setting in config.settings}
     steps = len(thoughts) * config.batches * (config.max_thought_steps + config.max_answer_tokens)
     decoder = Decoder(weights.sampler).prepare(config.decoding, steps, ways=len(thoughts))
     judge = grader_of(config.task)
-    score = graded(judge, config.reward.of) if reward_func is None else by_function(reward_func)
+    score = scorer(config.reward, judge, reward_func, columns=columns_of(problems))
     optimizer = torch.optim.SGD(weights.parameters.values(), lr=0.0)  # never steps, and has no state
     measured = []
     try:
         for setting, thought in thoughts.items():
             own = dataclasses.replace(config, thought=setting, modes=(), taus=(), gammas=())
-            trainee = Trainee(own, weights, optimizer, thought, data.problems, score, limits, batch_sizes, decoder)
+            trainee = Trainee(own, weights, optimizer, thought, problems, score, limits, batch_sizes, decoder)
             keep = keeping(sketch, parameters)
             measured.append(_measure(trainee, first, keep, listener if world.is_main else None))
     finally:
@@ -144,10 +146,10 @@ def _measure(t: Trainee, first: int, keep: Keep, listener: Listener | None) -> M
     return Measured(
         thought=config.thought,
         terms=estimates(gram, TermWeights(config.thought_weight, config.answer_weight), rewards[0].numel()),
-        reward=float(rewards.mean()),
-        rewards=(float(rewards.min()), float(rewards.max())),
+        reward=float(rewards.nanmean()),
+        rewards=(float(rewards.nan_to_num(float("inf")).min()), float(rewards.nan_to_num(float("-inf")).max())),
         solved=sum(solved) / len(solved) if len(solved) == config.batches else None,
-        spread=float((rewards != rewards[..., :1]).any(-1).double().mean()),
+        spread=float((~is_flat(rewards.flatten(0, 1))).double().mean()),
         seconds=time.perf_counter() - started,
     )
 

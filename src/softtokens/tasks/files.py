@@ -29,12 +29,18 @@ Row = dict[str, Any]
 
 
 def load_rows(
-    source: str, *, split: str | None = None, config: str | None = None, limit: int | None = None
+    source: str,
+    *,
+    split: str | None = None,
+    config: str | None = None,
+    limit: int | None = None,
+    usual_split: str | None = None,
 ) -> list[Row]:
     """The first `limit` rows (None: all) of a file, a data set folder or a hub data set `owner/name`.
 
-    A file is one split, so `split` and `config` do not matter there. Local data leaves nothing in the cache of the
-    datasets library; a hub data set is downloaded into it once.
+    A file is one split, so `split` and `config` do not matter there. usual_split: the split to take from a folder of
+    several if `split` is None and it has this one. Local data leaves nothing in the cache of the datasets library; a
+    hub data set is downloaded into it once.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; give 1 or more, or leave it out to read every row.")
@@ -42,7 +48,7 @@ def load_rows(
         raise UserError("the name of the data set is empty; give a file, a folder, or owner/name of the hub.")
     path = Path(expanded(source))
     if path.is_dir():
-        rows = _read_folder(path, split, config, limit)
+        rows = _read_folder(path, split, config, limit, usual_split)
     elif path.exists():
         rows = _read_file(path, limit)
     elif is_hub_name(source):
@@ -217,16 +223,20 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         raise UserError(f"{path}, line {reader.line_num} is not valid CSV: {error}.") from error
 
 
-def _read_folder(path: Path, split: str | None, config: str | None, limit: int | None) -> list[Row]:
+def _read_folder(
+    path: Path, split: str | None, config: str | None, limit: int | None, usual_split: str | None
+) -> list[Row]:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         import datasets
 
         with _datasets_errors(str(path)):
-            return _first_rows(datasets.load_from_disk(str(path)), split, limit, str(path))
-    return _read_local(str(path), limit, what=str(path), name=config, split=split)
+            return _first_rows(datasets.load_from_disk(str(path)), split, limit, str(path), usual_split)
+    return _read_local(str(path), limit, what=str(path), name=config, split=split, usual_split=usual_split)
 
 
-def _read_local(builder: str, limit: int | None, *, what: str, split: str | None, **options: Any) -> list[Row]:
+def _read_local(
+    builder: str, limit: int | None, *, what: str, split: str | None, usual_split: str | None = None, **options: Any
+) -> list[Row]:
     with (
         tempfile.TemporaryDirectory(prefix="softtokens-", ignore_cleanup_errors=True) as cache,
         _datasets_errors(what),
@@ -235,7 +245,7 @@ def _read_local(builder: str, limit: int | None, *, what: str, split: str | None
 
         # Streaming reads only `limit` rows and builds no Arrow copy.
         data = datasets.load_dataset(builder, split=split, streaming=True, cache_dir=cache, **options)
-        return _first_rows(data, split, limit, what)
+        return _first_rows(data, split, limit, what, usual_split)
 
 
 def _read_hub(name: str, split: str | None, config: str | None, limit: int | None) -> list[Row]:
@@ -245,8 +255,11 @@ def _read_hub(name: str, split: str | None, config: str | None, limit: int | Non
         return _first_rows(datasets.load_dataset(name, config, split=split), split, limit, name)
 
 
-def _first_rows(data: Any, split: str | None, limit: int | None, what: str) -> list[Row]:
+def _first_rows(
+    data: Any, split: str | None, limit: int | None, what: str, usual_split: str | None = None
+) -> list[Row]:
     if isinstance(data, dict):  # the splits of a data set
+        split = usual_split if split is None and usual_split in data else split
         if split is None and len(data) > 1:
             raise UserError(f"{what} has the splits {', '.join(map(str, data))}; set split to one of them.")
         if split is not None and split not in data:

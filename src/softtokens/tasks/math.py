@@ -31,7 +31,15 @@ def _braced(text: str) -> str:
     return text[1:end]
 
 
-_ANSWERS = {"answer": final_answer, "solution": last_boxed}
+def solution_answer(solution: Any) -> str:
+    r"""The answer of a column `solution` as people have it: what its last box holds, or what follows `####`, or all of
+    it."""
+    text = as_text(solution, what="the solution")
+    return last_boxed(text) if _BOX.search(text) else final_answer(text)
+
+
+SOLUTION = "solution"
+_ANSWERS = {"answer": final_answer, SOLUTION: last_boxed}
 
 MATH = TaskSpec(
     name="math",

@@ -6,12 +6,13 @@ import dataclasses
 from typing import Any
 
 from softtokens.tasks import arithmetic
+from softtokens.tasks.conversation import as_messages, is_conversation
 from softtokens.tasks.deepscaler import DEEPSCALER
 from softtokens.tasks.files import Row, column_in, is_hub_name, load_rows, present_at, text_at
 from softtokens.tasks.gsm8k import GSM8K
-from softtokens.tasks.math import MATH, MATH500
+from softtokens.tasks.math import MATH, MATH500, SOLUTION, solution_answer
 from softtokens.tasks.olympiadbench import OLYMPIADBENCH
-from softtokens.tasks.prompt import MATH_TEMPLATE, PLACE, check_template, fill
+from softtokens.tasks.prompt import MATH_MESSAGE, MATH_TEMPLATE, PLACE, PromptForm, check_template
 from softtokens.tasks.spec import Reader, TaskSpec, final_answer
 from softtokens.types import Problem, UserError
 
@@ -37,7 +38,8 @@ _MOST_MADE = 1_000_000  # for the arithmetic tasks, which generate all problems 
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-    """template: what the questions were put into; `{question}` alone where rows bring whole prompts."""
+    """template: what the questions were put into, in a chat the user's turn; `{question}` alone where rows bring whole
+    prompts."""
 
     problems: list[Problem]
     template: str
@@ -60,6 +62,10 @@ def load_task(
     template: str | None = None,
     seed: int = 0,
     needs_answers: bool = True,
+    chat: bool = False,
+    system: str | None = None,
+    special_tokens: bool = False,
+    usual_split: str | None = None,
 ) -> TaskData:
     """The first `limit` problems of a registered task, a local file or folder, or a hub data set `owner/name`, and the
     template that they were made with.
@@ -69,7 +75,10 @@ def load_task(
     - `task`: a name of `TASKS` or `ARITHMETIC`, a path, or a hub name.
     - `split`: the task's first one if None. A single file is one split, so it does not matter there.
     - `limit`: None reads all rows (and makes 1,000 problems to train on, 200 for other splits).
-    - `template`: text with `{question}` in it; None means `MATH_TEMPLATE`.
+    - `template`: text with `{question}` in it; None means `MATH_TEMPLATE`, or `MATH_MESSAGE` in a chat.
+    - `usual_split`: of a local folder with several splits the one to take if `split` is None.
+    - `chat`: make conversations (`Problem.messages`), of which `models.chat.rendered` makes the prompts.
+    - `system`: the system message of conversations that have none.
 
     **Other arguments:**
 
@@ -78,9 +87,12 @@ def load_task(
     - `question`, `answer`: the columns to use, where they have other names.
     - `seed`: of the arithmetic tasks; rows of data sets keep their order.
     - `needs_answers`: if False, rows may lack an answer: `Problem.answer` is None there. For rewards that need none.
+    - `special_tokens`: read special tokens that the data writes out as special tokens. By default they stay text.
 
-    Rows with a column `prompt` are used as they are, unless `question` or `template` is given. `Problem.id` is the
-    row's position, and `Problem.columns` hold what the prompt and the answer were not made of.
+    Rows with a column `prompt` are used as they are, unless `question` or `template` is given; in a chat it may be a
+    list of messages, with a system message and earlier turns. `Problem.id` is the row's position, and `Problem.columns`
+    hold what the prompt and the answer were not made of, and a column `solution` in any case: reward functions written
+    for TRL read it.
     """
     if template is not None:
         template = check_template(template)
@@ -89,26 +101,28 @@ def load_task(
         for name, value in named.items():
             if value is not None:
                 raise UserError(f"{name} is {value!r}; the task {task!r} makes its own problems and has no {name}.")
-        return _arithmetic(task, split, limit, template, seed)
+        form = PromptForm(template or (PLACE if chat else arithmetic.TEMPLATE), chat, system, special_tokens)
+        return _arithmetic(task, split, limit, form, seed)
     spec, source = _find(task, path)
     if source == spec.hub:
         split, config = _hub_split(spec, split), config or spec.config
-    rows = load_rows(source, split=split, config=config, limit=limit)
-    return _problems(
-        rows, spec, source, question=question, answer=answer, template=template, needs_answers=needs_answers
-    )
+    rows = load_rows(source, split=split, config=config, limit=limit, usual_split=usual_split)
+    has_prompt = question is None and template is None and any("prompt" in row for row in rows)
+    template = PLACE if has_prompt else template or (MATH_MESSAGE if chat else MATH_TEMPLATE)
+    form = PromptForm(template, chat, system, special_tokens)
+    questions = ("prompt",) if has_prompt else spec.questions if question is None else (question,)
+    problems = _problems(rows, spec, source, form, questions=questions, answer=answer, needs_answers=needs_answers)
+    return TaskData(problems, template)
 
 
-def _arithmetic(task: str, split: str | None, limit: int | None, template: str | None, seed: int) -> TaskData:
+def _arithmetic(task: str, split: str | None, limit: int | None, form: PromptForm, seed: int) -> TaskData:
     split = split or "train"
     count = limit if limit is not None else (ARITHMETIC_COUNT if split != "train" else ARITHMETIC_TRAIN_COUNT)
     if count > _MOST_MADE:
         raise UserError(f"limit is {count:,}; the task {task!r} makes at most {_MOST_MADE:,} problems. Lower it.")
     made = arithmetic.problems(split, count, difficulty=ARITHMETIC[task], seed=seed)
-    if template is None:
-        return TaskData(made, arithmetic.TEMPLATE)
-    filled = [Problem(p.id, fill(template, p.columns["question"]), p.answer, p.columns) for p in made]
-    return TaskData(filled, template)
+    problems = [form.problem(p.id, p.columns["question"], p.answer, p.columns) for p in made]
+    return TaskData(problems, form.template)
 
 
 def _find(task: str, path: str | None) -> tuple[TaskSpec, str]:
@@ -124,7 +138,7 @@ def _find(task: str, path: str | None) -> tuple[TaskSpec, str]:
             f"task is {task!r}; it must be one of {', '.join([*ARITHMETIC, *TASKS])}, the path of a file "
             f"such as ./{task}.jsonl, or a data set of the Hugging Face hub as owner/name."
         )
-    return TaskSpec(name=task, hub=task, splits={}), task
+    return TaskSpec(name=task, hub=task, splits={}, answers={"answer": final_answer, SOLUTION: solution_answer}), task
 
 
 def _hub_split(spec: TaskSpec, split: str | None) -> str | None:
@@ -141,18 +155,13 @@ def _problems(
     rows: list[Row],
     spec: TaskSpec,
     source: str,
+    form: PromptForm,
     *,
-    question: str | None,
+    questions: tuple[str, ...],
     answer: str | None,
-    template: str | None,
     needs_answers: bool,
-) -> TaskData:
-    has_prompt = question is None and template is None and any("prompt" in row for row in rows)
-    template = PLACE if has_prompt else template or MATH_TEMPLATE
-    asked = "prompt" if has_prompt else None
-    if asked is None:
-        names = spec.questions if question is None else (question,)
-        asked = column_in(rows, names, source=source, advice="Name the right one with the option question.")
+) -> list[Problem]:
+    asked = column_in(rows, questions, source=source, advice="Name the right one with the option question.")
     names = tuple(spec.answers) if answer is None else (answer,)
     answered = None
     if needs_answers or answer is not None or any(name in row for row in rows for name in names):
@@ -161,12 +170,29 @@ def _problems(
     problems = []
     for position, row in enumerate(rows):
         where = f"{source}, row {position} (the first is row 0)"
-        text = text_at(row, asked, where=where)
-        columns = {name: value for name, value in row.items() if name not in (asked, answered)}
+        columns = {
+            name: value for name, value in row.items() if name != asked and (name != answered or name == SOLUTION)
+        }
         has_answer = answered is not None and (needs_answers or row.get(answered) is not None)
         expected = _answer_at(row, answered, read, where) if answered is not None and has_answer else None
-        problems.append(Problem(position, fill(template, text), expected, columns))
-    return TaskData(problems, template)
+        problems.append(_problem(form, position, row, asked, expected, columns, where))
+    return problems
+
+
+def _problem(
+    form: PromptForm, position: int, row: Row, asked: str, answer: str | None, columns: Row, where: str
+) -> Problem:
+    if not is_conversation(row.get(asked)):
+        return form.problem(position, text_at(row, asked, where=where), answer, columns)
+    where = f"{where}: {asked!r}"
+    if not form.reads_messages:
+        raise UserError(
+            f"{where} is a list of {len(row[asked])}, which does not fit into the template. It has to be a text; for a "
+            "list of messages, add --chat and --template '{question}'."
+        )
+    if not form.chat:
+        raise UserError(f"{where} is a list of messages; add --chat, so that the model's chat template makes a prompt")
+    return form.conversation(position, as_messages(row[asked], where=where), answer, columns)
 
 
 def _answer_at(row: Row, column: str, read: Reader, where: str) -> str:

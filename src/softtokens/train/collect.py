@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from softtokens.ops.random import MIRRORED
 from softtokens.rollout.batches import sample_problems
 from softtokens.rollout.record import Rollout
 from softtokens.train.data import problems_of_step
 from softtokens.train.metrics import means, reward_metrics, rollout_tally
 from softtokens.train.objective import leave_one_out
+from softtokens.train.scoring import Completions, RewardError, Scores
 from softtokens.train.trainee import Trainee
-from softtokens.types import Problem, Verdict
+from softtokens.types import Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,10 @@ def collect(t: Trainee, step: int) -> Collected | str:
     """Sample this step's rollouts and score them. Returns the reason instead if the model's logits are not finite."""
     config, world, started = t.config, t.world, time.perf_counter()
     visits = problems_of_step(t.problems, step, config.problems_per_step, config.seed)
-    rows = [(problem, visit * config.group_size + i) for problem, visit in visits for i in range(config.group_size)]
+    mark = MIRRORED if config.antithetic else 0
+    rows = [
+        (problem, mark + visit * config.group_size + i) for problem, visit in visits for i in range(config.group_size)
+    ]
     my_rows = [rows[i] for i in world.share(len(rows))]
     rollout, failure = world.together(lambda: _sample(t, my_rows))
     sampled = time.perf_counter()
@@ -54,14 +60,23 @@ def collect(t: Trainee, step: int) -> Collected | str:
         return failures[0]
 
     assert rollout is not None, "no process failed"
-    problems, thoughts, answers = [problem for problem, _ in my_rows], rollout.thought_texts, rollout.answer_texts
-    scores, verdicts = world.together(lambda: t.score(problems, thoughts, answers))
-    lines = _samples(step, rollout, problems, scores, verdicts, [number for _, number in my_rows], config.group_size)
-    gathered = world.gather((scores, verdicts, lines, rollout_tally(rollout, t.limits.endings.reasons)))
-    all_scores, all_verdicts, samples, tallies = (list(column) for column in zip(*gathered, strict=True))
-    rewards = torch.tensor(_joined(all_scores), dtype=torch.float32).view(len(visits), config.group_size)
-    advantages = leave_one_out(rewards).flatten()[list(world.share(len(rows)))].to(world.device)
-    metrics = reward_metrics(rewards, None if verdicts is None else _joined(all_verdicts)) | means(tallies)
+    problems = [problem for problem, _ in my_rows]
+    scores = _scores(t, rollout, problems)
+    lines = _samples(step, rollout, problems, scores, [number - mark for _, number in my_rows], config.group_size)
+    gathered = world.gather((scores, lines, rollout_tally(rollout, t.limits.endings.reasons)))
+    all_scores, samples, tallies = (list(column) for column in zip(*gathered, strict=True))
+
+    def of_groups(of: Callable[[Scores], list[float]]) -> Tensor:
+        values = torch.tensor(_joined([of(scores) for scores in all_scores]), dtype=torch.float32)
+        return values.view(len(visits), config.group_size)
+
+    rewards = of_groups(lambda scores: scores.rewards)
+    parts = {name: of_groups(_part(name)) for name in scores.parts}
+    verdicts = None if scores.verdicts is None else _joined([each.verdicts for each in all_scores])
+    advantages = (
+        leave_one_out(rewards, pairs=config.antithetic).flatten()[list(world.share(len(rows)))].to(world.device)
+    )
+    metrics = reward_metrics(rewards, verdicts, parts) | means(tallies)
     metrics["num_tokens"] = float(sum(tally["completions/mean_length"][0] for tally in tallies))
     metrics |= {"time/rollout": sampled - started, "time/grade": time.perf_counter() - sampled}
     metrics["tokens_per_second"] = metrics["num_tokens"] / metrics["time/rollout"]
@@ -95,12 +110,34 @@ def _sample(t: Trainee, rows: Sequence[tuple[Problem, int]]) -> tuple[Rollout | 
     return t.batch_sizes.sampling("slots", t.decoder, sample)
 
 
+def _scores(t: Trainee, rollout: Rollout, problems: list[Problem]) -> Scores:
+    """The rewards of this process's rows. RewardError in every process if a reward function fails in one, so that all
+    can save together."""
+    completions = Completions(problems, rollout.thought_texts, rollout.answer_texts, rollout.thought_lengths.tolist())
+
+    def score() -> tuple[Scores | None, str | None]:
+        try:
+            return t.score(completions), None
+        except RewardError as error:
+            return None, str(error)
+
+    scores, failure = t.world.together(score)
+    failures = [why for why in t.world.gather(failure) if why is not None]
+    if failures:
+        raise RewardError(failures[0])
+    assert scores is not None, "no process failed"
+    return scores
+
+
+def _part(name: str) -> Callable[[Scores], list[float]]:
+    return lambda scores: scores.parts[name]
+
+
 def _samples(
     step: int,
     rollout: Rollout,
     problems: list[Problem],
-    scores: list[float],
-    verdicts: list[Verdict] | None,
+    scores: Scores,
     numbers: list[int],
     group: int,
 ) -> list[dict]:
@@ -114,8 +151,8 @@ def _samples(
             "answer": rollout.answer_texts[row],
             "expected": problem.answer,
             "stop": rollout.stop_reasons[row],
-            "reward": scores[row],
-            "verdict": verdicts[row].value if verdicts else None,
+            "reward": None if math.isnan(scores.rewards[row]) else scores.rewards[row],
+            "verdict": scores.verdicts[row].value if scores.verdicts else None,
         }
         for row, problem in enumerate(problems)
         if numbers[row] % group == 0

@@ -16,15 +16,15 @@ from softtokens.rewards import Grader
 from softtokens.rollout.batches import require_room
 from softtokens.rollout.decoder import Decoder
 from softtokens.rollout.limits import Limits
-from softtokens.task_setup import grader_of, task_data, validation_problems, validation_task
+from softtokens.task_setup import grader_of, task_data, validation_problems, validation_task, with_prompts
 from softtokens.thoughts import build_thought
 from softtokens.train import run_folder
 from softtokens.train.checkpoint import Progress, load_optimizer, save_checkpoint, tidy
 from softtokens.train.interrupt import Stopped, StopRequest
 from softtokens.train.problem_record import Record, record_of, require_same, write
 from softtokens.train.resume import find_start
-from softtokens.train.scoring import RewardFunction, by_function, graded, require_reward_function
-from softtokens.train.setup import batch_sizes_of, load_weights
+from softtokens.train.scoring import RewardError, RewardFunction, columns_of, require_reward_function, scorer
+from softtokens.train.setup import batch_sizes_of, load_weights, training_endings
 from softtokens.train.skipped_step import save_skipped_step
 from softtokens.train.step import Step, train_step
 from softtokens.train.tracking import Logs, require_wandb
@@ -69,15 +69,18 @@ def _train(
             f"there are {world.size} processes for problems_per_step * group_size = {rows} rollouts; start fewer, or "
             "make more rollouts"
         )
-    data = task_data(config.task, default_split="train", needs_answers=reward_func is None)
-    problems = data.problems
+    data = task_data(config.task, default_split="train", needs_answers=reward_func is None and config.reward.grades)
+    problems = with_prompts(data.problems, config.task, config.model)
+    judge = grader_of(config.task)
+    score = scorer(config.reward, judge, reward_func, columns=columns_of(problems))
     validation = validation_problems(config) if config.validate_every else []
     record = record_of(training=problems, validation=validation)
     world.from_main(lambda: require_same(run, {"training": record["training"]}))
     folder, progress = checkpoint or (None, Progress())
-    progress = with_validation_of(progress, record)
-    weights = load_weights(config, folder, world, data.template)
-    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature)
+    progress = with_validation_of(progress, record, config.best_by)
+    endings = training_endings(config)
+    weights = load_weights(config, folder, world, data.template, endings)
+    limits = Limits(config.max_thought_steps, config.max_answer_tokens, config.answer_temperature, endings)
     positions = require_room(weights.sampler, problems, limits, name="the task")
     if validation:
         positions = max(positions, require_room(weights.sampler, validation, limits, name="validation"))
@@ -93,15 +96,14 @@ def _train(
     if folder is not None:
         load_optimizer(folder, weights, optimizer)
 
-    judge, validator = grader_of(config.task), grader_of(validation_task(config))
-    score = graded(judge, config.reward.of) if reward_func is None else by_function(reward_func)
+    validator = grader_of(validation_task(config))
     sampler = weights.sampler
     thought = build_thought(config.thought, sampler.embedding_rms)
     thought.at(
         sampler.vocabulary.table[:1], sampler.vocabulary
     )  # refuses a top_k larger than the vocabulary now, not later
     steps = config.steps * (config.max_thought_steps + config.max_answer_tokens)
-    decoder = Decoder(sampler).prepare(config.decoding, steps, ways=2)  # with noise, and greedily for validation
+    decoder = Decoder(sampler).prepare(config.decoding, steps, ways=2 + len(config.validation_settings))
     trainee = Trainee(config, weights, optimizer, thought, problems, score, limits, batch_sizes, decoder, stop)
 
     with contextlib.ExitStack() as closing:
@@ -139,7 +141,12 @@ class _Run:
         t, config, world, saved = self.trainee, self.trainee.config, self.trainee.world, progress.step
         while progress.step < config.steps:
             at = progress.step
-            step = t.stop.attempt(functools.partial(train_step, t, at), droppable=world.size == 1)
+            try:
+                step = t.stop.attempt(functools.partial(train_step, t, at), droppable=world.size == 1)
+            except RewardError:
+                if progress.step > saved:
+                    self._save(progress)
+                raise
             if step is not None:
                 best_before, progress = progress.best_step, self._taken(step, progress)
                 ends = progress.step == config.steps or progress.skipped_in_row >= config.max_skipped
@@ -169,10 +176,10 @@ class _Run:
         progress = dataclasses.replace(progress, step=done, skipped_in_row=skipped)
         # of a skipped step there is nothing new to validate, and its model may be unable to answer
         if self.validation and not skipped and (done % config.validate_every == 0 or done == config.steps):
-            accuracy = validate(t, self.validation, self.judge)
-            step.metrics["validation/accuracy"] = accuracy
-            if accuracy > progress.best_accuracy:
-                progress = dataclasses.replace(progress, best_step=done, best_accuracy=accuracy)
+            step.metrics.update(validate(t, self.validation, self.judge))
+            value = step.metrics[f"validation/{config.best_by}"]
+            if value > progress.best_accuracy:
+                progress = dataclasses.replace(progress, best_step=done, best_accuracy=value)
         if self.logs is not None:
             self.logs.write(done, step.metrics, step.samples)
         return progress

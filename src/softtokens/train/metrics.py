@@ -11,24 +11,34 @@ from torch import Tensor
 
 from softtokens.rollout.record import Rollout
 from softtokens.rollout.replay import Replay
+from softtokens.train.objective import is_flat
 from softtokens.types import Verdict
 
 NEAR_TIE = 0.99  # if the heaviest token weighs less than this, other tokens still move the mean
 Tally = dict[str, tuple[float, float]]  # name -> (sum of values, number of values)
 
 
-def reward_metrics(rewards: Tensor, verdicts: list[Verdict] | None) -> dict[str, float]:
-    """rewards: [problems, group], of all processes."""
-    spread = rewards.std(-1)
-    metrics = {
-        "reward": float(rewards.mean()),
-        "reward_std": float(spread.mean()),
-        # compared directly: with rounding, the deviation of equal rewards is not always 0
-        "frac_reward_zero_std": float((rewards == rewards[:, :1]).all(-1).float().mean()),
-    }
+def reward_metrics(
+    rewards: Tensor, verdicts: list[Verdict] | None, parts: Mapping[str, Tensor] | None = None
+) -> dict[str, float]:
+    """rewards: [problems, group], of all processes, NaN where they do not count. parts: likewise, by the name of a
+    reward function."""
+    # compared directly: with rounding, the deviation of equal rewards is not always 0
+    metrics = _mean_and_std("reward", rewards) | {"frac_reward_zero_std": float(is_flat(rewards).float().mean())}
+    for name, values in (parts or {}).items():
+        metrics |= _mean_and_std(f"reward/{name}", values)
+        metrics[f"reward/{name}_none"] = float(values.isnan().float().mean())
     if verdicts is not None:
         metrics |= {f"verdict/{v.value}": verdicts.count(v) / len(verdicts) for v in Verdict}
     return metrics
+
+
+def _mean_and_std(name: str, values: Tensor) -> dict[str, float]:
+    """The mean, and the mean over problems of the deviation in a group, of the values that count."""
+    groups = [group[~group.isnan()] for group in values]
+    deviations = [float(group.std()) for group in groups if len(group) > 1]
+    deviation = sum(deviations) / len(deviations) if deviations else float("nan")
+    return {name: float(values.nanmean()), f"{name}_std": deviation}
 
 
 def rollout_tally(rollout: Rollout, stop_reasons: Sequence[str]) -> Tally:

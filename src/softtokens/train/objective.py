@@ -9,27 +9,45 @@ serves one update, strictly on policy (arXiv 2509.19170, section 3).
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from softtokens.rollout.replay import ExpectedGradient, Replay
 
 
-def leave_one_out(rewards: Float[Tensor, "problems group"]) -> Float[Tensor, "problems group"]:
-    """Reward minus the mean reward of the other rollouts of the same problem.
+def leave_one_out(rewards: Float[Tensor, "problems group"], *, pairs: bool = False) -> Float[Tensor, "problems group"]:
+    """Reward minus the mean reward of the other rollouts of the same problem. pairs: of the rollouts outside its pair
+    (0 and 1, 2 and 3, ...), for rollouts whose noise is paired.
 
-    Unbiased, because the baseline of a rollout never contains its own reward. Not divided by the standard deviation:
-    that would weigh problems by how rarely they are solved. A group whose rewards are all equal gets exactly zero:
-    the rounding of the mean alone is enough for a full step of Adam. ValueError for a group of one.
+    Unbiased, because the baseline of a rollout contains neither its own reward nor one that depends on its noise. Not
+    divided by the standard deviation: that would weigh problems by how rarely they are solved. A group whose rewards
+    are all equal gets exactly zero: the rounding of the mean alone is enough for a full step of Adam. A rollout whose
+    reward is NaN does not count: it gets zero, and is in no baseline. ValueError for a group of one.
     """
     group = rewards.shape[-1]
     if group < 2:
         raise ValueError(f"the group has {group} rollouts; the leave-one-out baseline needs at least 2")
-    others = (rewards.sum(-1, keepdim=True) - rewards) / (group - 1)
-    is_flat = (rewards == rewards[..., :1]).all(-1, keepdim=True)
-    return (rewards - others).masked_fill(is_flat, 0.0)
+    counted = ~rewards.isnan()
+    known = rewards.masked_fill(~counted, 0.0)
+    own, own_count = (_of_pairs(known), _of_pairs(counted.long())) if pairs else (known, 1)
+    others_count = counted.sum(-1, keepdim=True) - own_count
+    others = (known.sum(-1, keepdim=True) - own) / others_count.clamp(min=1)
+    return (known - others).masked_fill(~counted | (others_count < 1) | is_flat(rewards)[..., None], 0.0)
+
+
+def _of_pairs(values: Tensor) -> Tensor:
+    """The sum of each pair, at both of its places."""
+    return values.unflatten(-1, (-1, 2)).sum(-1).repeat_interleave(2, dim=-1)
+
+
+def is_flat(rewards: Float[Tensor, "problems group"]) -> Bool[Tensor, "problems"]:
+    """Whether the rewards of a group that count, those that are no NaN, are all equal, so that nothing is learned."""
+    counted = ~rewards.isnan()
+    low, high = (rewards.masked_fill(~counted, end) for end in (math.inf, -math.inf))
+    return low.amin(-1) >= high.amax(-1)
 
 
 @dataclasses.dataclass(frozen=True)

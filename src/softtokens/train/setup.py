@@ -10,11 +10,14 @@ import torch
 
 from softtokens.config.thought import ThoughtConfig
 from softtokens.config.train import TrainConfig
+from softtokens.ending_setup import endings_of
+from softtokens.endings import Endings
 from softtokens.models import lora, thought_head
 from softtokens.models.blocks import blocks, recompute_activations
 from softtokens.models.hf import HFPolicy, load_policy
 from softtokens.rollout.limits import Limits, emitted_positions
 from softtokens.rollout.memory import free_bytes
+from softtokens.task_setup import chat_of
 from softtokens.thoughts import build_thought
 from softtokens.train.batch_sizes import BatchSizes, Share, choose
 from softtokens.train.process_memory import map_blocks_apart
@@ -29,17 +32,19 @@ def load_weights(
     folder: Path | None,
     world: World,
     template: str,
+    endings: Endings,
     settings: Sequence[ThoughtConfig] | None = None,
 ) -> Weights:
     """The policy, from a checkpoint if there is one, in the form that the configuration asks for. template: of the
-    problems it is trained on. settings: how it will think, where that is not only in `config.thought`."""
+    problems it is trained on. endings: of its thoughts. settings: how it will think, where that is not only in
+    `config.thought`."""
     scale = config.scale
 
     def load(device: torch.device) -> HFPolicy:
         policy = load_policy(
             folder or config.model, device=device, mask_unused=config.mask_unused, merge_adapters=False
         )
-        policy.template = template
+        policy.template, policy.chat, policy.endings = template, chat_of(config.task), endings
         policy.logits_rounding = rounding_of(config)
         if scale.lora_rank and not lora.has_adapters(policy.model):
             lora.add(policy.model, scale.lora_rank, scale.lora_alpha, scale.lora_targets, seed=config.seed)
@@ -55,6 +60,11 @@ def load_weights(
         return Sharded(lambda: load(in_main_memory), world, hybrid=scale.parallel == "hsdp", dtype=dtype)
     policy = load(world.device)
     return Weights(policy, world) if dtype == torch.float32 else WithMasters(policy, world)
+
+
+def training_endings(config: TrainConfig) -> Endings:
+    """How thoughts end in a training run."""
+    return endings_of(config.endings, config.model, chat_of(config.task), max_answer_tokens=config.max_answer_tokens)
 
 
 def batch_sizes_of(

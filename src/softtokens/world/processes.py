@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
@@ -102,23 +103,40 @@ def alone(device: torch.device) -> World:
     return World(Launch(), device)
 
 
-@contextlib.contextmanager
-def join(launch: Launch, device: str) -> Iterator[World]:
-    """The world of this process, which meets the others first. device: as in the configuration; of several processes
-    on a machine with GPUs each takes its own. RuntimeError when one of them is lost on the way."""
+def device_of(device: str, launch: Launch) -> str:
+    """The device of this process by name: of several processes on a machine with GPUs each takes its own. device: as in
+    the configuration. UserError when there are fewer GPUs than processes."""
     if launch.size == 1:
-        yield World(launch, resolve_device(device))
-        return
+        return device
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device is {device!r} with {launch.size} processes; each takes its own: use auto, cpu or cuda")
     here = resolve_device(device)
-    if here.type == "cuda":
-        if launch.local_rank >= torch.cuda.device_count():
+    if here.type != "cuda":
+        return here.type
+    if launch.local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"there are {launch.local_size} processes and {torch.cuda.device_count()} GPUs on this machine; start one "
+            "process per GPU"
+        )
+    return f"cuda:{launch.local_rank}"
+
+
+@contextlib.contextmanager
+def join(launch: Launch, device: str) -> Iterator[World]:
+    """The world of this process, which meets the others first. device: as in the configuration; of several processes
+    on a machine with GPUs each takes its own. UserError where they have no address to meet at, RuntimeError when one of
+    them is lost on the way."""
+    if launch.size == 1:
+        yield World(launch, resolve_device(device))
+        return
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
             raise UserError(
-                f"there are {launch.local_size} processes and {torch.cuda.device_count()} GPUs on this machine; start "
-                "one process per GPU"
+                f"{name} is not set, so the {launch.size} processes cannot meet; start with torchrun, set MASTER_ADDR "
+                "and MASTER_PORT, or unset RANK and WORLD_SIZE"
             )
-        here = torch.device("cuda", launch.local_rank)
+    here = torch.device(device_of(device, launch))
+    if here.type == "cuda":
         torch.cuda.set_device(here)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo",
