@@ -106,7 +106,9 @@ def arms_table(results: dict[str, dict[int, Result]]) -> str:
 
 
 def gain(both: list[tuple[Result, Result]], setting: str) -> tuple[str, str]:
-    """Trained minus base, and of every seed alone."""
+    """Trained minus base, and of every seed alone; nothing where base was not evaluated in this setting."""
+    if any(setting not in base["right"] for _, base in both):
+        return "", ""
     differences = np.stack([shares(trained, setting) - shares(base, setting) for trained, base in both])
     mean, low, high = mean_and_interval(differences)
     return (
