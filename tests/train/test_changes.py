@@ -22,7 +22,8 @@ FREE = free_settings(TrainConfig)
 OTHERS = {
     "output": None, "model": "other", "thought.mode": "hard", "thought.tau": 0.3, "thought.gamma": 0.5,
     "thought.noise": "logits", "thought.top_k": 3, "thought.width": 2, "thought.weight_temperature": 0.5,
-    "thought.concentration": 2.0, "thought.moi_beta": 2.0, "thought.estimator": "density", "thought.table_in_mean": "frozen",
+    "thought.concentration": 2.0, "thought.moi_beta": 2.0,
+    "thought.estimator": "density", "thought.table_in_mean": "frozen",
     "task.name": "gsm8k", "task.split": "test", "task.limit": 5, "task.path": "x", "task.subset": "x", "task.seed": 1,
     "task.question": "q", "task.answer": "a", "task.template": "{question}", "task.grader": "math",
     "task.chat": True, "task.system": "Be brief.", "task.chat_kwargs": '{"a": 1}', "task.special_tokens": True,
