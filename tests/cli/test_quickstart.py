@@ -40,7 +40,7 @@ def test_quickstart_trains_and_evaluates_every_mode(tmp_path, capsys):
     assert "run directory" in printed
     assert (run / "report.html").is_file()
     assert main(["quickstart", *flags]) == 2
-    assert "already holds" in capsys.readouterr().err
+    assert "already exists and is not empty" in capsys.readouterr().err
 
 
 @pytest.mark.slow

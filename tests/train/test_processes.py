@@ -157,7 +157,7 @@ def test_one_of_two_is_killed(flags, tmp_path, start, text_rewards, together, wa
     assert both[rank].wait(timeout=120) == -signal.SIGKILL
     _, output = both[1 - rank].communicate(timeout=120)
     assert both[1 - rank].returncode == 1
-    assert "another process of the run is gone" in output, output
+    assert "lost another process of the run" in output, output
     together(flags(run, *settings, "--resume"))
     assert cli.main(flags(whole, *SHORT, "--save-every", "1")) == 0
     assert_same_up_to_rounding(run, whole)
