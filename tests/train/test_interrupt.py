@@ -42,7 +42,7 @@ def test_a_signal_saves_and_asks_to_be_started_again(flags, tmp_path, start, tex
     run = tmp_path / "run"
     hook = ASKED_DURING[during].replace("NUMBER", str(int(number)))
     process = start(flags(run, "--save-every", "50", "--validate-every", "0"), "import os\n" + hook)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == cli.EXIT_REQUEUE == 75
     done = {"rollout": 5, "update": 6}[during]  # a step that has changed nothing yet is dropped, else finished
     assert error.strip().splitlines() == [
