@@ -263,14 +263,13 @@ def merge_cell(
     if count.is_complete(summary, cell):
         return summary
     problem_ids, wanted = [problem.id for problem in sampler.problems], count.samples(cell)
+    place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
     samples = share.samples(folder, problem_ids, sampler.seed)
+    samples.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
     used = [sample for sample in samples if sample["sample"] < wanted]
     if len(used) < wanted * len(problem_ids):
         return None
-    place = {problem_id: i for i, problem_id in enumerate(problem_ids)}
-    samples.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
     write_samples(folder / SAMPLES, samples)
-    used.sort(key=lambda sample: (place[sample["problem"]], sample["sample"]))
     reasons = sampler.limits.endings.reasons
     summary = summarize(used, problem_ids, model, task, cell, sampler.seed, sampler.grader, reasons)
     write_json(folder / SUMMARY, summary)

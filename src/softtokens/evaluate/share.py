@@ -51,11 +51,11 @@ class Share:
         """All samples of a cell so far, of all processes. Damaged lines are dropped from this process's own file only:
         other processes may be writing theirs."""
         own = self.file(cell)
-        found = read_samples(own, problem_ids, seed)
+        samples = read_samples(own, problem_ids, seed)
         for file in (cell / SAMPLES, *sorted(cell.glob(_PARTS))):
             if file != own:
-                found += read_samples(file, problem_ids, seed, repair=False)
-        return list({(sample["problem"], sample["sample"]): sample for sample in found}.values())
+                samples += read_samples(file, problem_ids, seed, repair=False)
+        return list({(sample["problem"], sample["sample"]): sample for sample in samples}.values())
 
 
 def remove_parts(cell: Path) -> None:

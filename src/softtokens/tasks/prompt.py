@@ -12,7 +12,7 @@ from softtokens.types import Messages, Problem, Spans, UserError
 
 PLACE = "{question}"
 
-# The model is told the very phrase that ends its thoughts.
+# The prompt quotes the phrase that ends the thoughts.
 _INSTRUCTION = (
     "Solve the problem below. Reason step by step, and close your reply with the words "
     f'"{PAPER.ways[0].text}" followed by the result in \\boxed{{}}.\n\n'

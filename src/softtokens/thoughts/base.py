@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from softtokens.ops import streamed
 from softtokens.ops.mixture import Concentration, arg_max
 from softtokens.ops.random import Rows, StepKeys
 from softtokens.ops.vocabulary import Vocabulary
@@ -157,7 +158,6 @@ class Thought(abc.ABC):
     ) -> ThoughtDistribution:
         """The distribution of the step that follows these hidden states. logits: theirs, if at hand."""
 
-    @abc.abstractmethod
     def score(
         self,
         hidden: Float[Tensor, "rows dim"],
@@ -168,12 +168,14 @@ class Thought(abc.ABC):
         """What the distribution says of stored steps, for any number of rows, without logits for all of them.
 
         Equal to `at(hidden, vocabulary)` asked for surrogate, stored_log_prob, mismatch and concentration.
-        expected_gradient: the gradient that the surrogate will receive, where it is known: saves time, changes
-        nothing.
+        By default the distribution itself, for a chunk of rows at a time. expected_gradient: the gradient that the
+        surrogate will receive, where it is known: saves time, changes nothing.
         """
+        del expected_gradient
+        return _score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
 
 
-def score_in_chunks(
+def _score_in_chunks(
     thought: Thought, hidden: Float[Tensor, "rows dim"], vocabulary: Vocabulary, drawn: Draw, chunk_rows: int
 ) -> Scores:
     """`Thought.score` for any family: builds the distribution for a chunk of rows at a time and recomputes it in the

@@ -21,19 +21,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from softtokens.config.thought import ThoughtConfig
-from softtokens.ops import streamed
 from softtokens.ops.mixture import Concentration, tempered_log_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import selected
 from softtokens.thoughts.base import (
     Draw,
-    Scores,
     Thought,
-    ThoughtDistribution,
     require_at_least_one,
     require_event,
-    score_in_chunks,
 )
 from softtokens.thoughts.divergence import register
 from softtokens.thoughts.gaussian import require_positive
@@ -43,7 +39,7 @@ _LEAST = math.log(1e-30)  # of log a_i: such a token has no weight, and a_i log 
 
 
 @dataclasses.dataclass(frozen=True)
-class Dirichlet(Thought):
+class Dirichlet(selected.SelectedThought):
     """top_k: number of tokens fed. concentration: sum of the Dirichlet's parameters; large means little noise."""
 
     top_k: int
@@ -55,13 +51,6 @@ class Dirichlet(Thought):
         require_positive("concentration", self.concentration)
         require_at_least_one("top_k", self.top_k)
 
-    def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
-        del dim
-        return selected.stores(self.top_k)
-
-    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Float[Tensor, "rows dim"]:
-        return selected.fed(drawn, vocabulary)
-
     def at(
         self,
         hidden: Float[Tensor, "rows dim"],
@@ -71,19 +60,9 @@ class Dirichlet(Thought):
         logits = vocabulary.logits(hidden) if logits is None else logits
         return DirichletDistribution(logits, self, vocabulary)
 
-    def score(
-        self,
-        hidden: Float[Tensor, "rows dim"],
-        vocabulary: Vocabulary,
-        drawn: Draw,
-        expected_gradient: Float[Tensor, "rows"] | None = None,
-    ) -> Scores:
-        del expected_gradient
-        return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
-
 
 @dataclasses.dataclass(frozen=True)
-class DirichletDistribution(ThoughtDistribution):
+class DirichletDistribution(selected.SelectedDistribution):
     """Dirichlet over the weights of the likeliest tokens; event shape (vocab,), see `selected`. Densities are those of
     log-ratios of weights."""
 
@@ -126,10 +105,6 @@ class DirichletDistribution(ThoughtDistribution):
         expected = a.digamma() - math_digamma(total, like=a)
         return (log_gamma(log_a) - a * expected).sum(-1) - math.lgamma(total)
 
-    def sample(self, keys: StepKeys) -> Float[Tensor, "rows vocab"]:
-        with torch.no_grad():
-            return selected.as_value(*self._drawn(keys), self.logits)
-
     def _drawn(self, keys: StepKeys) -> tuple[Int[Tensor, "rows top_k"], Float[Tensor, "rows top_k"]]:
         tokens = self.tokens
         log_gammas = keys.log_gammas(self.log_parameters(tokens).double().exp())
@@ -145,9 +120,6 @@ class DirichletDistribution(ThoughtDistribution):
         moved = log_a.exp() * log_weights.to(log_a.dtype) - log_gamma(log_a)
         return moved.sum(-1) + math.lgamma(self.thought.concentration)
 
-    def embed(self, value: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows dim"]:
-        return self.vocabulary.mix(value.exp())
-
     def draw(self, keys: StepKeys) -> Draw:
         """The token is the heaviest one."""
         with torch.no_grad():
@@ -158,17 +130,6 @@ class DirichletDistribution(ThoughtDistribution):
 
     def surrogate(self, draw: Draw) -> Float[Tensor, "rows"]:
         return self._log_density(draw.stored["tokens"], draw.stored["log_weights"])
-
-    @torch.no_grad()
-    def stored_log_prob(self, draw: Draw) -> Float[Tensor, "rows"]:
-        return self.surrogate(draw)
-
-    @torch.no_grad()
-    def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
-        return (selected.fed(draw, self.vocabulary) - self.embed(self.mode)).norm(dim=-1)
-
-    def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
-        return torch.full_like(self.logits[:, 0], float("nan"))  # the sampler's parameters are not stored
 
 
 def log_gamma(log_a: Float[Tensor, "rows top_k"]) -> Float[Tensor, "rows top_k"]:

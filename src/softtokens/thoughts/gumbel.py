@@ -27,7 +27,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from softtokens.config.thought import ThoughtConfig
-from softtokens.ops import streamed
 from softtokens.ops.mixture import Concentration, tempered_log_softmax
 from softtokens.ops.mixture import draw as draw_tokens_of
 from softtokens.ops.random import StepKeys
@@ -35,19 +34,16 @@ from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import selected
 from softtokens.thoughts.base import (
     Draw,
-    Scores,
     Thought,
-    ThoughtDistribution,
     require_at_least_one,
     require_event,
-    score_in_chunks,
 )
 from softtokens.thoughts.gaussian import require_positive
 from softtokens.thoughts.soft_thinking import SoftThinking
 
 
 @dataclasses.dataclass(frozen=True)
-class Gumbel(Thought):
+class Gumbel(selected.SelectedThought):
     """top_k: number of tokens fed. temperature: of the logits that noise is added to. weight_temperature: of the
     softmax over noisy log-probabilities; toward 0 one token gets all the weight."""
 
@@ -60,13 +56,6 @@ class Gumbel(Thought):
         require_positive("weight_temperature", self.weight_temperature)
         require_at_least_one("top_k", self.top_k)
 
-    def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
-        del dim
-        return selected.stores(self.top_k)
-
-    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Float[Tensor, "rows dim"]:
-        return selected.fed(drawn, vocabulary)
-
     def at(
         self,
         hidden: Float[Tensor, "rows dim"],
@@ -76,19 +65,9 @@ class Gumbel(Thought):
         logits = vocabulary.logits(hidden) if logits is None else logits
         return GumbelDistribution(logits, self, vocabulary)
 
-    def score(
-        self,
-        hidden: Float[Tensor, "rows dim"],
-        vocabulary: Vocabulary,
-        drawn: Draw,
-        expected_gradient: Float[Tensor, "rows"] | None = None,
-    ) -> Scores:
-        del expected_gradient
-        return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
-
 
 @dataclasses.dataclass(frozen=True)
-class GumbelDistribution(ThoughtDistribution):
+class GumbelDistribution(selected.SelectedDistribution):
     """Gumbel-top-k; event shape (vocab,), see `selected`. Densities are those of the differences d."""
 
     logits: Float[Tensor, "rows vocab"]
@@ -114,10 +93,6 @@ class GumbelDistribution(ThoughtDistribution):
 
     def entropy(self) -> Float[Tensor, "rows"]:
         raise ValueError("the entropy of a Gumbel thought has no closed form; average -log_prob over samples")
-
-    def sample(self, keys: StepKeys) -> Float[Tensor, "rows vocab"]:
-        with torch.no_grad():
-            return selected.as_value(*self._drawn(keys), self.logits)
 
     def _drawn(self, keys: StepKeys) -> tuple[Int[Tensor, "rows top_k"], Float[Tensor, "rows top_k"]]:
         """Tokens and log weights, the heaviest first."""
@@ -149,9 +124,6 @@ class GumbelDistribution(ThoughtDistribution):
         k = self.thought.top_k
         return math.lgamma(k) + torch.where(is_fed, excess, 0.0).sum(-1) - k * excess.logsumexp(-1)
 
-    def embed(self, value: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows dim"]:
-        return self.vocabulary.mix(value.exp())
-
     def draw(self, keys: StepKeys) -> Draw:
         with torch.no_grad():
             tokens, log_weights = self._drawn(keys)
@@ -160,17 +132,6 @@ class GumbelDistribution(ThoughtDistribution):
 
     def surrogate(self, draw: Draw) -> Float[Tensor, "rows"]:
         return self.log_prob(selected.as_value(draw.stored["tokens"], draw.stored["log_weights"], self.logits))
-
-    @torch.no_grad()
-    def stored_log_prob(self, draw: Draw) -> Float[Tensor, "rows"]:
-        return self.surrogate(draw)
-
-    @torch.no_grad()
-    def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
-        return (selected.fed(draw, self.vocabulary) - self.embed(self.mode)).norm(dim=-1)
-
-    def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
-        return torch.full_like(self.logits[:, 0], float("nan"))  # the sampler's full distribution is not stored
 
 
 def build(config: ThoughtConfig, embedding_rms: float, greedy: bool) -> Thought:

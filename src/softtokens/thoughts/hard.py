@@ -12,7 +12,7 @@ from softtokens.ops import streamed
 from softtokens.ops.mixture import Concentration, draw_tokens, tempered_log_softmax, tempered_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
-from softtokens.thoughts.base import Draw, Scores, Thought, ThoughtDistribution, require_event, score_in_chunks
+from softtokens.thoughts.base import Draw, Scores, Thought, ThoughtDistribution, require_event
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Hard(Thought):
         expected_gradient: Float[Tensor, "rows"] | None = None,
     ) -> Scores:
         if self.temperature == 0:
-            return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
+            return super().score(hidden, vocabulary, drawn, expected_gradient)
         log_prob, soft = streamed.token_log_prob(
             vocabulary, hidden, drawn.token, self.temperature, expected_gradient=expected_gradient
         )

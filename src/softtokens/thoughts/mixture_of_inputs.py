@@ -21,14 +21,14 @@ from softtokens.ops.mixture import Concentration, tempered_log_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import selected
-from softtokens.thoughts.base import Draw, Scores, Thought, ThoughtDistribution, require_at_least_one
+from softtokens.thoughts.base import Draw, Scores, ThoughtDistribution, require_at_least_one
 from softtokens.thoughts.divergence import kl, register
 from softtokens.thoughts.gaussian import require_not_negative, require_positive
 from softtokens.thoughts.hard import Hard, HardDistribution
 
 
 @dataclasses.dataclass(frozen=True)
-class MixtureOfInputs(Thought):
+class MixtureOfInputs(selected.SelectedThought):
     """top_k: number of tokens blended with the sampled one. beta: 0 or more; large means nearly the sampled token.
     is_greedy: blend the arg-max token instead."""
 
@@ -46,12 +46,9 @@ class MixtureOfInputs(Thought):
     def of_token(self) -> Hard:
         return Hard(0.0 if self.is_greedy else self.temperature)
 
-    def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
-        del dim
-        return selected.stores(self.top_k + 1)
-
-    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Float[Tensor, "rows dim"]:
-        return selected.fed(drawn, vocabulary)
+    @property
+    def stored_tokens(self) -> int:
+        return self.top_k + 1
 
     def at(
         self,
@@ -106,8 +103,7 @@ class MixtureOfInputsDistribution(ThoughtDistribution):
         return self.of_token.log_prob(value)
 
     def embed(self, value: Int[Tensor, "rows"]) -> Float[Tensor, "rows dim"]:
-        blend = self._blend(value)
-        return (blend["log_weights"].exp()[..., None] * self.vocabulary.embed(blend["tokens"])).sum(1)
+        return selected.fed(self._blend(value), self.vocabulary)
 
     def _blend(self, token: Int[Tensor, "rows"]) -> dict[str, Tensor]:
         """What is stored: the likeliest tokens and the sampled one, which may be among them, with their weights."""

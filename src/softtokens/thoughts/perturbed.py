@@ -18,14 +18,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from softtokens.ops import streamed
 from softtokens.ops.mixture import Concentration, tempered_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import normal
-from softtokens.thoughts.base import Draw, Scores, Thought, ThoughtDistribution, require_event, score_in_chunks
+from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution, require_event
 from softtokens.thoughts.gaussian import require_not_negative, require_positive
-from softtokens.types import UserError
+from softtokens.thoughts.selected import top_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,16 +53,6 @@ class HiddenGaussian(Thought):
     ) -> PerturbedDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
         return PerturbedDistribution(logits, self, vocabulary, hidden.to(logits.dtype), None)
-
-    def score(
-        self,
-        hidden: Float[Tensor, "rows dim"],
-        vocabulary: Vocabulary,
-        drawn: Draw,
-        expected_gradient: Float[Tensor, "rows"] | None = None,
-    ) -> Scores:
-        del expected_gradient
-        return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,23 +86,10 @@ class LogitGaussian(Thought):
         logits: Float[Tensor, "rows vocab"] | None = None,
     ) -> PerturbedDistribution:
         logits = vocabulary.logits(hidden) if logits is None else logits
-        real = vocabulary.of_tokens(logits)
         if self.top_k is None:
-            return PerturbedDistribution(logits, self, vocabulary, real, None)
-        if self.top_k > real.shape[-1]:
-            raise UserError(f"top_k is {self.top_k}; it must be at most {real.shape[-1]}, the tokens of the vocabulary")
-        support = logits.detach().topk(self.top_k, dim=-1).indices
+            return PerturbedDistribution(logits, self, vocabulary, vocabulary.of_tokens(logits), None)
+        support = top_tokens(logits, self.top_k, vocabulary)
         return PerturbedDistribution(logits, self, vocabulary, logits.gather(-1, support), support)
-
-    def score(
-        self,
-        hidden: Float[Tensor, "rows dim"],
-        vocabulary: Vocabulary,
-        drawn: Draw,
-        expected_gradient: Float[Tensor, "rows"] | None = None,
-    ) -> Scores:
-        del expected_gradient
-        return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
 
 
 @dataclasses.dataclass(frozen=True)

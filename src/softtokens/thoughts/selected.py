@@ -7,12 +7,16 @@ that are not fed. Logarithms, because weights far below the smallest float still
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
-from softtokens.thoughts.base import Draw
+from softtokens.thoughts.base import Draw, Thought, ThoughtDistribution
 from softtokens.types import UserError
 
 
@@ -29,14 +33,54 @@ def require_tokens(top_k: int, vocabulary: Vocabulary) -> None:
         raise UserError(f"top_k is {top_k}; it must be at most {most}, the tokens of the vocabulary")
 
 
-def stores(top_k: int) -> dict[str, tuple[int, torch.dtype]]:
-    return {"tokens": (top_k, torch.int64), "log_weights": (top_k, torch.float32)}
+class SelectedThought(Thought):
+    """Stores `stored_tokens` tokens and log weights, and feeds their sum."""
+
+    top_k: int
+
+    @property
+    def stored_tokens(self) -> int:
+        return self.top_k
+
+    def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
+        del dim
+        return {"tokens": (self.stored_tokens, torch.int64), "log_weights": (self.stored_tokens, torch.float32)}
+
+    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Float[Tensor, "rows dim"]:
+        return fed(drawn.stored, vocabulary)
 
 
-def fed(drawn: Draw, vocabulary: Vocabulary) -> Float[Tensor, "rows dim"]:
-    weights = drawn.stored["log_weights"].exp()
-    embeddings = vocabulary.embed(drawn.stored["tokens"])
-    return (weights.to(embeddings.dtype)[..., None] * embeddings).sum(1)
+def fed(stored: Mapping[str, Tensor], vocabulary: Vocabulary) -> Float[Tensor, "rows dim"]:
+    embeddings = vocabulary.embed(stored["tokens"])
+    return (stored["log_weights"].exp().to(embeddings.dtype)[..., None] * embeddings).sum(1)
+
+
+class SelectedDistribution(ThoughtDistribution):
+    """Over log weights; event shape (vocab,), see above."""
+
+    vocabulary: Vocabulary
+
+    @abc.abstractmethod
+    def _drawn(self, keys: StepKeys) -> tuple[Int[Tensor, "rows top_k"], Float[Tensor, "rows top_k"]]:
+        """Tokens and log weights."""
+
+    def sample(self, keys: StepKeys) -> Float[Tensor, "rows vocab"]:
+        with torch.no_grad():
+            return as_value(*self._drawn(keys), self.logits)
+
+    def embed(self, value: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows dim"]:
+        return self.vocabulary.mix(value.exp())
+
+    @torch.no_grad()
+    def stored_log_prob(self, draw: Draw) -> Float[Tensor, "rows"]:
+        return self.surrogate(draw)
+
+    @torch.no_grad()
+    def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
+        return (fed(draw.stored, self.vocabulary) - self.embed(self.mode)).norm(dim=-1)
+
+    def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
+        return torch.full_like(self.logits[:, 0], float("nan"))  # the sampler's parameters are not stored
 
 
 def as_value(

@@ -16,30 +16,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from softtokens.config.thought import ThoughtConfig
-from softtokens.ops import streamed
 from softtokens.ops.mixture import Concentration, tempered_log_softmax
 from softtokens.ops.random import StepKeys
 from softtokens.ops.vocabulary import Vocabulary
 from softtokens.thoughts import selected
-from softtokens.thoughts.base import Draw, Scores, Thought, ThoughtDistribution, require_at_least_one, score_in_chunks
+from softtokens.thoughts.base import Draw, require_at_least_one
 from softtokens.thoughts.gaussian import require_positive
 
 
 @dataclasses.dataclass(frozen=True)
-class SoftThinking(Thought):
+class SoftThinking(selected.SelectedThought):
     top_k: int
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
         require_positive("temperature", self.temperature)
         require_at_least_one("top_k", self.top_k)
-
-    def stores(self, dim: int) -> dict[str, tuple[int, torch.dtype]]:
-        del dim
-        return selected.stores(self.top_k)
-
-    def fed(self, drawn: Draw, vocabulary: Vocabulary) -> Float[Tensor, "rows dim"]:
-        return selected.fed(drawn, vocabulary)
 
     def at(
         self,
@@ -50,19 +42,9 @@ class SoftThinking(Thought):
         logits = vocabulary.logits(hidden) if logits is None else logits
         return SoftThinkingDistribution(logits, self, vocabulary)
 
-    def score(
-        self,
-        hidden: Float[Tensor, "rows dim"],
-        vocabulary: Vocabulary,
-        drawn: Draw,
-        expected_gradient: Float[Tensor, "rows"] | None = None,
-    ) -> Scores:
-        del expected_gradient
-        return score_in_chunks(self, hidden, vocabulary, drawn, streamed.default_chunk_rows(vocabulary))
-
 
 @dataclasses.dataclass(frozen=True)
-class SoftThinkingDistribution(ThoughtDistribution):
+class SoftThinkingDistribution(selected.SelectedDistribution):
     """One value; event shape (vocab,), see `selected`."""
 
     logits: Float[Tensor, "rows vocab"]
@@ -81,6 +63,10 @@ class SoftThinkingDistribution(ThoughtDistribution):
     def mode(self) -> Float[Tensor, "rows vocab"]:
         return selected.as_value(*self._chosen(), self.logits)
 
+    def _drawn(self, keys: StepKeys) -> tuple[Tensor, Tensor]:
+        del keys
+        return self._chosen()
+
     def _chosen(self) -> tuple[Tensor, Tensor]:
         tokens = selected.top_tokens(self.logits, self.thought.top_k, self.vocabulary)
         return tokens, tempered_log_softmax(self.logits.gather(-1, tokens), self.thought.temperature)
@@ -88,16 +74,9 @@ class SoftThinkingDistribution(ThoughtDistribution):
     def entropy(self) -> NoReturn:
         _refuse()
 
-    def sample(self, keys: StepKeys) -> Float[Tensor, "rows vocab"]:
-        del keys
-        return self.mode.detach()
-
     def log_prob(self, value: Tensor) -> NoReturn:
         del value
         _refuse()
-
-    def embed(self, value: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows dim"]:
-        return self.vocabulary.mix(value.exp())
 
     def draw(self, keys: StepKeys) -> Draw:
         with torch.no_grad():
@@ -115,9 +94,6 @@ class SoftThinkingDistribution(ThoughtDistribution):
 
     def noise_length(self, draw: Draw) -> Float[Tensor, "rows"]:
         return torch.zeros_like(self.logits[:, 0])
-
-    def mismatch(self, draw: Draw) -> Float[Tensor, "rows"]:
-        return torch.full_like(self.logits[:, 0], float("nan"))
 
 
 def _refuse() -> NoReturn:
